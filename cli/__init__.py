@@ -1,0 +1,6 @@
+"""The command line. `main` is the console script; `execute` is the same as a function from arguments to exit code."""
+
+from __future__ import annotations
+
+from .app import execute as execute
+from .app import main as main

@@ -1,0 +1,212 @@
+"""The commands. Each imports what it needs when it runs, so that `check` and `show` never import torch or z3."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .output import BadInput, ExitCode, complain
+
+EPILOG = (
+    "Exit codes: 0 done, proved or valid; 1 refuted or invalid; 2 unknown or holey; 3 bad input; "
+    "70 an error inside certiformer; 130 interrupted."
+)
+TRACEBACK = "CERTIFORMER_TRACEBACK"
+
+app = typer.Typer(
+    name="certiformer",
+    help="Compile RASP programs into transformers, prove what they compute on every input, check the proof.",
+    epilog=EPILOG,
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
+Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A model saved by `certiformer compile`.")]
+Certificate = Annotated[Path, typer.Argument(metavar="CERT", help="A certificate.")]
+Program = Annotated[str, typer.Argument(metavar="PROGRAM", help="A library program, or path.py:name for your own.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from .. import __version__
+
+        typer.echo(f"certiformer {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command("compile", epilog=EPILOG)
+def compile_(
+    program: Program,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Where to write: a file, or an existing folder.")],
+    vocab: Annotated[str, typer.Option(help="20: tokens 0 to 19, or the program's own of that size; or a,b,c.")] = "10",
+    max_len: Annotated[int, typer.Option(help="The longest sequence.")] = 16,
+    causal: Annotated[
+        bool | None,
+        typer.Option("--causal/--bidirectional", help="May a position see later ones? Default: as the program says."),
+    ] = None,
+    bos: Annotated[bool, typer.Option("--bos/--no-bos", help="Put a token for the beginning first.")] = True,
+    as_json: AsJson = False,
+) -> int:
+    """Compile PROGRAM into a transformer and save it."""
+    from .commands import compile_program
+
+    return compile_program(program, output, vocab, max_len, causal, bos, as_json)
+
+
+@app.command("run", epilog=EPILOG)
+def run(
+    model: Model,
+    tokens: Annotated[
+        list[str],
+        typer.Argument(metavar="TOKENS...", help="3 1 2, or 3,1,2, or ')(()' for tokens of one character each."),
+    ],
+    as_json: AsJson = False,
+) -> int:
+    """Run a model on one sequence, and its program beside it."""
+    from .commands import run_model
+
+    return run_model(model, tokens, as_json)
+
+
+@app.command("prove", epilog=EPILOG)
+def prove(
+    model: Model,
+    claim: Annotated[str, typer.Option(help="computes, margin or never-outputs.")] = "computes",
+    program: Annotated[
+        str | None, typer.Option(help="For computes: another program than the one the model was compiled from.")
+    ] = None,
+    at_least: Annotated[str | None, typer.Option(help="For margin: the bound, for example 0.25.")] = None,
+    outputs: Annotated[str | None, typer.Option(help="For never-outputs: values, separated by commas.")] = None,
+    lengths: Annotated[
+        str | None, typer.Option(help="FIRST:LAST, for example 1:32. Default: all the model takes.")
+    ] = None,
+    vocab: Annotated[str | None, typer.Option(help="Only sequences of these tokens: a,b,c. Default: all.")] = None,
+    seconds: Annotated[float, typer.Option(help="Time limit.")] = 60.0,
+    engine: Annotated[
+        list[str] | None, typer.Option(help="Use this engine only (may be repeated). Default: all that apply.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Where to write the certificate.")] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Prove or refute a claim about a model, for every input."""
+    from .commands import Wanted, prove_claim
+
+    wanted = Wanted(claim, program, at_least, outputs, lengths, vocab)
+    return prove_claim(model, wanted, seconds, engine, output, as_json)
+
+
+@app.command("check", epilog=EPILOG)
+def check(
+    certificate: Certificate,
+    model: Annotated[Path, typer.Option(help="The model the certificate is about.")],
+    expect: Annotated[
+        Path | None,
+        typer.Option(help="A JSON file with the theorem you want (`certiformer show --json` prints one); others fail."),
+    ] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Check a certificate with the independent checker."""
+    from .checking import check_certificate
+
+    return check_certificate(certificate, model, expect, as_json)
+
+
+@app.command("show", epilog=EPILOG)
+def show(certificate: Certificate, as_json: AsJson = False) -> int:
+    """Show a certificate's theorem in words; checks nothing."""
+    from .checking import show_certificate
+
+    return show_certificate(certificate, as_json)
+
+
+@app.command("programs", epilog=EPILOG)
+def programs(as_json: AsJson = False) -> int:
+    """List the library of programs."""
+    from .commands import list_programs
+
+    return list_programs(as_json)
+
+
+@app.command("demo", epilog=EPILOG)
+def demo(
+    folder: Annotated[
+        Path | None, typer.Option(help="Keep the model and the certificate here. Default: nowhere.")
+    ] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Compile sort, prove it on every input, check the proof, refute two false claims."""
+    from .demo import run_demo
+
+    return run_demo(folder, as_json)
+
+
+def execute(arguments: Sequence[str]) -> int:
+    """Runs the command line; the exit code. Errors are messages on stderr, never tracebacks."""
+    options = list(arguments)
+    as_json = "--json" in options[: options.index("--")] if "--" in options else "--json" in options
+    try:
+        result = app(args=options, prog_name="certiformer", standalone_mode=False)
+        return result if isinstance(result, int) else ExitCode.OK
+    except (KeyboardInterrupt, typer.Abort):
+        sys.stderr.write("interrupted\n")
+        return ExitCode.INTERRUPTED
+    except Exception as error:
+        return _failed(error, as_json)
+
+
+def _failed(error: Exception, as_json: bool) -> int:
+    """Tells wrong input from a bug of ours."""
+    show = getattr(error, "show", None)
+    if callable(show) and hasattr(error, "exit_code"):  # typer's own: wrong arguments
+        if as_json:
+            complain(str(getattr(error, "message", "") or error), as_json=True, kind="usage")
+        else:
+            show()
+        return ExitCode.BAD_INPUT
+    if isinstance(error, BadInput) or _is_input_error(error):
+        complain(str(error), as_json=as_json, kind="input")
+        return ExitCode.BAD_INPUT
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        complain(f"{where}{error.strerror or error}", as_json=as_json, kind="input")
+        return ExitCode.BAD_INPUT
+    if os.environ.get(TRACEBACK):
+        raise error
+    complain(
+        f"a bug in certiformer: {type(error).__name__}: {error}\nplease report it; {TRACEBACK}=1 shows where it is",
+        as_json=as_json,
+        kind="bug",
+    )
+    return ExitCode.BUG
+
+
+def _is_input_error(error: Exception) -> bool:
+    """Whether `error` is one of the packages' own. Looks only at what is imported already."""
+    for name, classes in (("models.errors", ("InputError",)), ("proofs", ("CertificateError", "InputError"))):
+        module = sys.modules.get(f"{__package__.rpartition('.')[0]}.{name}")
+        known = tuple(getattr(module, cls) for cls in classes if hasattr(module, cls))
+        if known and isinstance(error, known):
+            return True
+    return False
+
+
+def main() -> None:
+    """The console script `certiformer`."""
+    sys.exit(execute(sys.argv[1:]))

@@ -1,0 +1,227 @@
+"""`compile`, `run`, `prove` and `programs`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from . import inputs
+from .output import BadInput, ExitCode, Screen, facts, grouped, sequence_text, value_text
+from .words import about
+
+if TYPE_CHECKING:
+    from ..compiler import Compiled
+    from ..models import Language
+    from ..verifier import Claim
+
+
+def compile_program(
+    program: str, output: Path, vocab: str, max_len: int, causal: bool | None, bos: bool, as_json: bool
+) -> int:
+    """Compiles and saves; shows the model's shape."""
+    from ..compiler.compile import compile as compile_
+
+    screen = Screen(as_json)
+    named = inputs.load_program(program)
+    tokens = inputs.parse_vocab(vocab, named.entry)
+    if causal is None:
+        causal = named.entry.causal if named.entry else False
+    target = _target(output, f"{named.name}.safetensors")
+    started = time.perf_counter()
+    with screen.progress(f"compiling {named.name}"):
+        compiled = compile_(named.program, vocab=tokens, max_len=max_len, causal=causal, bos=bos)
+    seconds = round(time.perf_counter() - started, 3)
+    compiled.save(target)
+    data = {
+        "program": named.name,
+        "vocab": list(tokens),
+        "max_len": max_len,
+        "causal": causal,
+        "bos": bos,
+        **shape(compiled),
+        "seconds": seconds,
+        "path": str(target),
+    }
+    rows = {
+        "program": named.name,
+        "vocabulary": f"{len(tokens)} tokens: {sequence_text(tokens[:12])}{' ...' if len(tokens) > 12 else ''}",
+        "lengths": f"1 to {max_len}",
+        "model": shape_words(compiled),
+        "compiled in": f"{seconds:.2f} s",
+        "saved": str(target),
+    }
+    screen.show(data, facts(rows))
+    return ExitCode.OK
+
+
+def shape(compiled: Compiled) -> dict[str, object]:
+    """The model's shape as data."""
+    config = compiled.model.config
+    return {
+        "layers": config.n_layers,
+        "heads": [layer.n_heads for layer in config.layers],
+        "d_head": [layer.d_head for layer in config.layers],
+        "d_mlp": [layer.d_mlp for layer in config.layers],
+        "d_model": config.d_model,
+        "parameters": config.n_parameters,
+        "weights_sha256": compiled.model.weights_sha256(),
+    }
+
+
+def shape_words(compiled: Compiled) -> str:
+    """The model's shape on a line."""
+    config = compiled.model.config
+    heads = sum(layer.n_heads for layer in config.layers)
+    neurons = sum(layer.d_mlp for layer in config.layers)
+    return (
+        f"{config.n_layers} layers, {heads} attention heads, {grouped(neurons)} neurons, d_model {config.d_model}, "
+        f"{grouped(config.n_parameters)} parameters"
+    )
+
+
+def run_model(path: Path, tokens: Sequence[str], as_json: bool) -> int:
+    """The model's decoded output, and what its program gives."""
+    from ..compiler import Compiled
+    from ..compiler.core_evaluator import evaluate_core
+
+    compiled = Compiled.load(path)
+    xs = inputs.parse_tokens(tokens, compiled.codec.vocab)
+    found = compiled.run(xs)
+    wanted = evaluate_core(compiled.core, xs)
+    agree = found == wanted
+    Screen(as_json).show(
+        {"input": xs, "output": found, "program_output": wanted, "agree": agree},
+        sequence_text(found),
+        *([] if agree else [f"its program gives  {sequence_text(wanted)}"]),
+    )
+    return ExitCode.OK
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A claim and its domain, as typed."""
+
+    claim: str
+    program: str | None
+    at_least: str | None
+    outputs: str | None
+    lengths: str | None
+    vocab: str | None
+
+
+def prove_claim(
+    path: Path, wanted: Wanted, seconds: float, engines: Sequence[str] | None, output: Path | None, as_json: bool
+) -> int:
+    """`Proved` with a certificate, `Refuted` with a witness, or `Unknown` with what is left."""
+    from ..compiler import Compiled
+    from ..verifier import Proved, Refuted, Unknown, prove
+
+    if not seconds > 0:
+        raise BadInput(f"--seconds must be above 0, got {seconds:g}")
+    screen = Screen(as_json)
+    compiled = Compiled.load(path)
+    claim = _claim(compiled, wanted)
+    domain = _domain(compiled, wanted)
+    target = _target(output, f"{path.stem}.cert") if output else None
+    size = domain.size()
+    started = time.perf_counter()
+    with screen.progress(f"proving {wanted.claim} on {about(size)} inputs"):
+        verdict = prove(claim, domain, seconds=seconds, engines=engines or None)
+    took = round(time.perf_counter() - started, 3)
+    data: dict[str, object] = {"claim": wanted.claim, "domain_size": str(size), "seconds": took}
+    match verdict:
+        case Proved():
+            if target:
+                verdict.certificate.save(target)
+            data |= {"verdict": "proved", "certificate": str(target) if target else None}
+            saved = [f"certificate: {target}"] if target else []
+            screen.show(data, f"proved for all {about(size)} inputs  ({took:.1f} s)", *saved)
+            return ExitCode.OK
+        case Refuted():
+            data |= {"verdict": "refuted", "evidence": verdict.evidence}
+            screen.show(data, f"refuted  ({took:.1f} s)", str(verdict.evidence))
+            return ExitCode.NO
+        case Unknown():
+            data |= {"verdict": "unknown", "reason": verdict.reason, "left": verdict.left}
+            screen.show(data, f"unknown  ({took:.1f} s): {verdict.reason}", f"left: {verdict.left}")
+            return ExitCode.OPEN
+    raise AssertionError(verdict)
+
+
+def _claim(compiled: Compiled, wanted: Wanted) -> Claim:
+    """The claim asked for, with exactly the options that belong to it."""
+    from ..verifier import Computes, Margin, NeverOutputs
+
+    options = {"computes": ("--program",), "margin": ("--at-least",), "never-outputs": ("--outputs",)}
+    if wanted.claim not in options:
+        raise BadInput(f"--claim must be one of {', '.join(options)}, got {wanted.claim!r}")
+    given = {"--program": wanted.program, "--at-least": wanted.at_least, "--outputs": wanted.outputs}
+    foreign = [name for name, text in given.items() if text is not None and name not in options[wanted.claim]]
+    if foreign:
+        raise BadInput(f"{', '.join(foreign)} does not go with --claim {wanted.claim}")
+    if wanted.claim == "computes":
+        program = inputs.load_program(wanted.program).program if wanted.program else compiled.core
+        return Computes(compiled, program)
+    if wanted.claim == "margin":
+        if wanted.at_least is None:
+            raise BadInput("--claim margin needs --at-least NUMBER")
+        return Margin(compiled, inputs.parse_number(wanted.at_least, "--at-least"))
+    if wanted.outputs is None:
+        raise BadInput("--claim never-outputs needs --outputs VALUE,VALUE")
+    known = {value_text(item): item for item in compiled.codec.outputs}
+    names = [name.strip() for name in wanted.outputs.split(",")]
+    strange = [name for name in names if name not in known]
+    if strange:
+        raise BadInput(f"--outputs: the model has no output {strange[0]!r}; it has {', '.join(list(known)[:12])}")
+    return NeverOutputs(compiled, [known[name] for name in names])
+
+
+def _domain(compiled: Compiled, wanted: Wanted) -> Language:
+    """The sequences the claim is about."""
+    from ..models import sequences
+
+    longest = compiled.core.max_len
+    lengths = inputs.parse_lengths(wanted.lengths) if wanted.lengths else range(1, longest + 1)
+    if lengths[-1] > longest:
+        raise BadInput(f"--lengths goes to {lengths[-1]}, but the model takes at most {longest} tokens")
+    vocab: Sequence[object] = compiled.codec.vocab
+    if wanted.vocab:
+        vocab = inputs.parse_tokens(wanted.vocab.split(","), compiled.codec.vocab)
+    return sequences(vocab=vocab, length=lengths)
+
+
+def list_programs(as_json: bool) -> int:
+    """The library as a table."""
+    from ..compiler.programs import LIBRARY
+
+    data = [
+        {
+            "name": entry.name,
+            "signature": entry.signature,
+            "summary": entry.summary,
+            "causal": entry.causal,
+            "source": entry.source,
+            "tags": list(entry.tags),
+            "max_vocab": entry.max_vocab,
+            "max_len": entry.max_len,
+        }
+        for entry in LIBRARY.values()
+    ]
+    width = max(map(len, LIBRARY))
+    lines = [
+        f"{entry.name:<{width}}  {entry.summary.replace('`', '')}{'  (causal)' if entry.causal else ''}"
+        for entry in LIBRARY.values()
+    ]
+    Screen(as_json).show({"programs": data}, *lines, f"\n{len(data)} programs")
+    return ExitCode.OK
+
+
+def _target(output: Path, name: str) -> Path:
+    """The file to write: `output`, or `name` in it if it is a folder. Raises `BadInput` before any work is done."""
+    target = output / name if output.is_dir() else output
+    if not target.parent.is_dir():
+        raise BadInput(f"cannot write {target}: there is no folder {target.parent}")
+    return target

@@ -1,0 +1,190 @@
+"""The whole chain on one program: compile, prove, check, and two false claims refuted."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from .commands import shape, shape_words
+from .output import BadInput, ExitCode, Screen, grouped, plain, sequence_text
+from .words import about, theorem_words
+
+if TYPE_CHECKING:
+    from ..compiler import Compiled
+    from ..models import Language
+    from ..verifier import Claim
+
+T = TypeVar("T")
+VOCAB, LENGTH = 20, 32
+SECONDS = 60.0
+FAULT = ("embed.W_E", (17, 0), 1.5)
+
+# In a fresh interpreter: check, then look at what was imported.
+CHECK = """
+import json, sys
+from certiformer.cli import execute
+code = execute(sys.argv[1:])
+loaded = sorted({"torch", "z3", "sympy"} & set(sys.modules))
+if loaded:
+    sys.exit(f"the checker imported {loaded}")
+sys.exit(code)
+"""
+
+
+@dataclass(frozen=True)
+class Story:
+    """What has been shown, as text while it happens and as data at the end."""
+
+    screen: Screen
+    facts: dict[str, object] = field(default_factory=dict)
+
+    def title(self, text: str) -> None:
+        self.screen.say(f"\n{text}")
+
+    def line(self, text: str) -> None:
+        self.screen.say("\n".join(f"   {row}".rstrip() for row in text.splitlines()))
+
+
+def run_demo(folder: Path | None, as_json: bool) -> int:
+    """Everything below two minutes on two cores. Fails (exit code 1) if any step ends otherwise than it should."""
+    if folder is not None and not folder.is_dir():
+        raise BadInput(f"no folder {str(folder)!r}")
+    story = Story(Screen(as_json))
+    with nullcontext(str(folder)) if folder else tempfile.TemporaryDirectory() as place:
+        right = _tell(story, Path(place))
+    story.facts["as_expected"] = right
+    if as_json:
+        story.screen.show(story.facts)
+    return ExitCode.OK if right else ExitCode.NO
+
+
+def _tell(story: Story, folder: Path) -> bool:
+    from ..compiler import programs
+    from ..compiler.compile import compile as compile_
+    from ..models import sequences
+    from ..verifier import Computes
+
+    started = time.perf_counter()
+    story.title(f"1. Compile sort for {VOCAB} tokens and lengths 1 to {LENGTH}")
+    compiled, seconds = _timed(lambda: compile_(programs.sort(), vocab=range(VOCAB), max_len=LENGTH))
+    story.line(f"{shape_words(compiled)}  ({seconds:.1f} s)")
+    story.line(f"for example  {_example(compiled)}")
+    story.line("its circuit, known because it was compiled:")
+    story.line(compiled.circuit.to_text())
+    story.facts["model"] = shape(compiled)
+
+    domain = sequences(vocab=range(VOCAB), length=range(1, LENGTH + 1))
+    story.title(f"2. Prove that it sorts, on all {VOCAB}^1 + ... + {VOCAB}^{LENGTH} inputs")
+    story.line(f"{about(domain.size())} sequences")
+    proved = _prove(story, "sorts", Computes(compiled, programs.sort()), domain, "Proved", folder / "sort.cert")
+    compiled.save(folder / "sort.safetensors")
+
+    story.title("3. Check the certificate: another program, in a process that never imports torch")
+    checked = proved and _check(story, folder)
+
+    story.title("4. Plant a fault: change one weight")
+    faulty, change = _with_weight(compiled, *FAULT)
+    story.line(change)
+    found = _prove(story, "faulty", Computes(faulty, programs.sort()), domain, "Refuted")
+
+    story.title("5. A wrong explanation: the circuit without one of its edges")
+    wrong = _wrong_explanation(story, compiled, domain)
+    story.title(f"{time.perf_counter() - started:.0f} s in all")
+    return proved and checked and found and wrong
+
+
+def _timed(work: Callable[[], T]) -> tuple[T, float]:
+    started = time.perf_counter()
+    result = work()
+    return result, time.perf_counter() - started
+
+
+def _example(compiled: Compiled) -> str:
+    """One run of the model."""
+    xs = [7, 3, 19, 3, 0]
+    return f"{sequence_text(xs)}  ->  {sequence_text(compiled.run(xs))}"
+
+
+def _prove(
+    story: Story, key: str, claim: Claim, domain: Language, expected: str, certificate: Path | None = None
+) -> bool:
+    """Proves or refutes, says which, keeps the certificate; whether it ended as expected."""
+    from ..verifier import Proved, Refuted, Unknown, prove
+
+    with story.screen.progress("proving"):
+        verdict, seconds = _timed(lambda: prove(claim, domain, seconds=SECONDS))
+    data: dict[str, object] = {"verdict": type(verdict).__name__.lower(), "seconds": round(seconds, 2)}
+    match verdict:
+        case Proved():
+            story.line(f"Proved  ({seconds:.1f} s)")
+            if certificate:
+                verdict.certificate.save(certificate)
+                data["certificate_bytes"] = certificate.stat().st_size
+        case Refuted():
+            story.line(f"Refuted  ({seconds:.1f} s); the smallest input found:")
+            story.line(str(verdict.evidence))
+            data["evidence"] = plain(verdict.evidence)
+        case Unknown():
+            story.line(f"Unknown  ({seconds:.1f} s): {verdict.reason}")
+            data["reason"] = verdict.reason
+    story.facts[key] = data
+    return type(verdict).__name__ == expected
+
+
+def _check(story: Story, folder: Path) -> bool:
+    """The independent checker, in a process of its own."""
+    package = Path(str(sys.modules[__name__.split(".")[0]].__file__))
+    certificate, model = folder / "sort.cert", folder / "sort.safetensors"
+    arguments = ["check", str(certificate), "--model", str(model), "--json"]
+    environment = dict(os.environ)
+    environment["PYTHONPATH"] = os.pathsep.join(
+        [str(package.parent.parent), *filter(None, [environment.get("PYTHONPATH")])]
+    )
+    with story.screen.progress("checking"):
+        done, seconds = _timed(
+            lambda: subprocess.run(
+                [sys.executable, "-c", CHECK, *arguments], env=environment, capture_output=True, text=True, check=False
+            )
+        )
+    result: Mapping[str, Any] = json.loads(done.stdout) if done.stdout else {}
+    story.line(f"{grouped(certificate.stat().st_size)} bytes: {result.get('verdict', 'failed')}  ({seconds:.1f} s)")
+    if done.returncode:
+        story.line(done.stderr.strip() or str(result))
+    else:
+        story.line(theorem_words(result["theorem"]))
+    story.facts["check"] = {"verdict": result.get("verdict"), "seconds": round(seconds, 2)}
+    return done.returncode == 0
+
+
+def _with_weight(compiled: Compiled, name: str, where: tuple[int, ...], factor: float) -> tuple[Compiled, str]:
+    """A copy of the model with one weight multiplied, and the change in words."""
+    import torch
+
+    from ..models import Transformer
+
+    weights = {key: parameter.detach().clone() for key, parameter in compiled.model.named_parameters()}
+    before = float(weights[name][where])
+    with torch.no_grad():
+        weights[name][where] *= factor
+    model = Transformer.from_parameters(compiled.model.config, weights)
+    words = f"{name}[{', '.join(map(str, where))}]: {before:g} becomes {float(weights[name][where]):g}"
+    return replace(compiled, model=model), words
+
+
+def _wrong_explanation(story: Story, compiled: Compiled, domain: Language) -> bool:
+    """Claims that the model works without one edge of its circuit (zero ablation)."""
+    from ..verifier import Faithful
+
+    edge = compiled.circuit.ordered_edges()[0]
+    story.line(f"claim: the circuit without {edge} behaves as the model (zero ablation)")
+    claim = Faithful(compiled, compiled.circuit.without([edge]), ablation="zero")
+    return _prove(story, "wrong_explanation", claim, domain, "Refuted")

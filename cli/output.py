@@ -1,0 +1,123 @@
+"""What a command says: a result on stdout, as text or as one JSON object; progress and errors on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import IntEnum
+from fractions import Fraction
+
+from rich.console import Console, RenderableType
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+PATIENCE = 2.0  # seconds before progress is shown
+
+
+class ExitCode(IntEnum):
+    """The exit codes of every command."""
+
+    OK = 0
+    """Done; of a claim: proved; of a certificate: valid."""
+    NO = 1
+    """Of a claim: refuted; of a certificate: invalid."""
+    OPEN = 2
+    """Of a claim: unknown; of a certificate: holey."""
+    BAD_INPUT = 3
+    """The input is wrong: arguments, files, programs, tokens."""
+    BUG = 70
+    """An error inside certiformer."""
+    INTERRUPTED = 130
+    """Stopped by Ctrl-C."""
+
+
+class BadInput(Exception):
+    """Wrong arguments, found by the command line itself (`models.InputError` would import torch)."""
+
+
+@dataclass(frozen=True)
+class Screen:
+    """Where a command writes. `as_json`: stdout holds one JSON object and nothing else."""
+
+    as_json: bool = False
+
+    def show(self, data: Mapping[str, object], *parts: RenderableType) -> None:
+        """The result: `data` in JSON mode, else the parts, one below the other."""
+        if self.as_json:
+            sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False, default=plain) + "\n")
+            return
+        for part in parts:
+            self.say(part)
+
+    def say(self, part: RenderableType) -> None:
+        """A line of text for people; nothing in JSON mode."""
+        if not self.as_json:
+            console = Console(highlight=False, soft_wrap=True, emoji=False)
+            console.print(Text(part) if isinstance(part, str) else part)
+
+    @contextmanager
+    def progress(self, what: str) -> Iterator[None]:
+        """Shows on stderr that `what` is going on, if it takes over two seconds and a person is watching."""
+        console = Console(stderr=True)
+        if not console.is_terminal:
+            yield
+            return
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+        progress = Progress(*columns, console=console, transient=True)
+        progress.add_task(what, total=None)
+        timer = threading.Timer(PATIENCE, progress.start)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+            timer.join()
+            progress.stop()
+
+
+def complain(message: str, *, as_json: bool, kind: str) -> None:
+    """An error: on stderr for people; with `--json` also as an object on stdout."""
+    sys.stderr.write(f"error: {message}\n")
+    if as_json:
+        sys.stdout.write(json.dumps({"error": {"kind": kind, "message": message}}, indent=2) + "\n")
+
+
+def facts(rows: Mapping[str, object]) -> Table:
+    """Two columns: a name, and what it is."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows.items():
+        table.add_row(Text(name), Text(str(value)))
+    return table
+
+
+def value_text(value: object) -> str:
+    """A RASP value as a person types it."""
+    return "none" if value is None else str(value)
+
+
+def sequence_text(values: list[object] | tuple[object, ...]) -> str:
+    """A sequence of RASP values, separated by spaces."""
+    return " ".join(map(value_text, values))
+
+
+def plain(value: object) -> object:
+    """What `json` does not know: a Fraction is its text (`1/3`), a set a sorted list, anything else its `to_json()`."""
+    if isinstance(value, Fraction):
+        return str(value)
+    if isinstance(value, (set, frozenset)):
+        return sorted(value)
+    convert = getattr(value, "to_json", None)
+    return convert() if callable(convert) else str(value)
+
+
+def grouped(number: int) -> str:
+    """An exact integer in groups of three digits."""
+    return f"{number:,}"

@@ -1,0 +1,117 @@
+"""What a plan is made of: representations of nodes, heads and groups of neurons, before they get coordinates.
+
+Times: the embedding is ready at 0; the heads of layer l run at time 2l, its neurons at 2l + 1; what is written at
+time t can be read from t + 1 on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from .core import Bits
+
+
+class PlanError(Exception):
+    """A node that the compiler cannot realise: the node's position and the reason."""
+
+    def __init__(self, node: int, reason: str) -> None:
+        super().__init__(reason)
+        self.node = node
+        self.reason = reason
+
+
+@dataclass(eq=False)
+class Rep:
+    """A node's values in the residual stream: one-hot (value i at local coordinate `slot[i]`) or one scalar (`points[i]`).
+
+    `dims`, the coordinates, are chosen by the layout. `reads` collects the times at which components read it.
+    """
+
+    node: int
+    kind: Literal["onehot", "scalar"]
+    size: int
+    slot: npt.NDArray[np.int64]
+    points: npt.NDArray[np.float64] | None
+    written: int
+    last_read: int = -1
+    dims: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+
+    @property
+    def ready(self) -> int:
+        return self.written + 1
+
+    def read_at(self, time: int) -> None:
+        self.last_read = max(self.last_read, time)
+
+
+Weights: TypeAlias = list[tuple[Rep, int, float]]
+"""Sparse vectors over the residual stream: (representation, local coordinate, weight)."""
+
+
+@dataclass(eq=False)
+class Axis:
+    """A linear functional of the residual stream that carries a node's values as numbers.
+
+    On value v of node `over` it reads `points[v]` = bias + weights . residual; `affine`: points equal the (numeric) values.
+    `reads`: the nodes whose representations it touches.
+    """
+
+    over: int
+    reads: tuple[int, ...]
+    weights: Weights
+    bias: float
+    points: npt.NDArray[np.float64]
+    affine: bool
+    ready: int
+
+
+@dataclass(eq=False)
+class Neuron:
+    """relu(bias + weights . residual), times `writes`."""
+
+    weights: Weights
+    bias: float
+    writes: Weights
+
+
+@dataclass(eq=False)
+class GroupPlan:
+    """Neurons that compute `node` from `reads` into `out`; `clears`: they write minus `out` instead."""
+
+    time: int
+    node: int
+    reads: tuple[int, ...]
+    neurons: list[Neuron]
+    out: Rep
+    clears: bool = False
+
+
+@dataclass(eq=False)
+class AtomPlan:
+    key: Rep
+    query: Rep
+    table: Bits
+
+
+@dataclass(eq=False)
+class HeadPlan:
+    """A head that computes `node` into `out`.
+
+    `values`: (source representation, its local coordinate, local coordinate of `out`, weight); `offset` is added to every value
+    and `sink` is BOS's value, per local coordinate of `out`. `affine`: the output is a mean.
+    """
+
+    time: int
+    node: int
+    atoms: list[AtomPlan]
+    reads: tuple[int, ...]
+    values: list[tuple[Rep, int, int, float]]
+    offset: npt.NDArray[np.float64]
+    sink: npt.NDArray[np.float64]
+    out: Rep
+    is_width: bool
+    affine: bool = False

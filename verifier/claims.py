@@ -1,0 +1,308 @@
+"""Claims: a quantifier, and a body that is executable on one witness. Builders make the usual ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from ..compiler.core import Aggregate, CoreProgram, Indices, Tokens, Width
+from ..models.circuits import Circuit
+from ..models.codec import Codec
+from ..models.errors import InputError
+from ..models.transformer import Transformer
+from ..models.values import Value
+from .balls import Unsupported
+from .bodies import AndBody, Body, ComputesBody, InvariantBody, MarginBody, NeverOutputsBody
+from .circuit_bodies import FaithfulBody
+from .mechanism_bodies import AttendsBody, InterchangeBody, writes
+from .reading import FALSE, TRUE, UNDEFINED, Subject
+from .theorems import number_to_json
+from .witness import Outcome, Semantics, Witness, show_value
+
+Quantifier: TypeAlias = Literal["forall", "exists", "at_least"]
+QUANTIFIERS: tuple[Quantifier, ...] = ("forall", "exists", "at_least")
+
+
+@dataclass(frozen=True, eq=False)
+class Claim:
+    """`forall`: the body holds on every input of a domain; `exists`: on one; `at_least`: on a share of at least `share`.
+
+    A claim of arity 2 is about all pairs of inputs of equal length from the domain.
+    """
+
+    quantifier: Quantifier
+    body: Body
+    share: Fraction = Fraction(1)
+
+    def __post_init__(self) -> None:
+        if self.quantifier not in QUANTIFIERS:
+            raise InputError(f"a quantifier is one of {', '.join(QUANTIFIERS)}, got {self.quantifier!r}")
+        if not 0 <= self.share <= 1:
+            raise InputError(f"a share must lie between 0 and 1, got {self.share}")
+
+    @property
+    def subject(self) -> Subject:
+        return self.body.subject
+
+    @property
+    def arity(self) -> int:
+        return self.body.arity
+
+    def ids(self, witness: Witness) -> tuple[Tensor, ...]:
+        """The witness's inputs as token ids [1, pos]. Raises `InputError`."""
+        if len(witness.inputs) != self.arity:
+            raise InputError(f"this claim's witnesses have {self.arity} inputs, got {len(witness.inputs)}: {witness}")
+        if len({len(x) for x in witness.inputs}) != 1:
+            raise InputError(f"a witness's inputs must have one length, got {witness}")
+        codec = self.subject.codec
+        return tuple(torch.tensor([codec.ids(x)[int(codec.bos) :]]) for x in witness.inputs)
+
+    def witness(self, ids: Sequence[Tensor]) -> Witness:
+        """The witness that consists of one row of token ids for each input."""
+        vocab = self.subject.codec.vocab
+        return Witness(tuple(tuple(vocab[t] for t in row.tolist()) for row in ids))
+
+    def holds(self, witness: Witness) -> Outcome:
+        """What the body says on one witness, by the model's float32 run."""
+        return self.body.outcome(self.ids(witness))
+
+    def holds_really(self, witness: Witness) -> bool | None:
+        """What the body says on one witness over the reals; None if the enclosure or the program leaves it open."""
+        try:
+            code = int(self.body.judge(self.ids(witness), "real")[0])
+        except Unsupported:
+            return None
+        return {TRUE: True, FALSE: False}.get(code)
+
+    def holds_batch(self, *token_ids: Tensor, semantics: Semantics = "float32") -> Tensor:
+        """bool [batch]: where the body holds (certainly, if `real`); token ids [batch, pos], without BOS, per input."""
+        return self.body.judge(token_ids, semantics) == TRUE
+
+    def snapshot(self) -> Claim:
+        """The same claim about a copy of the model: later changes to the model do not reach it."""
+        return Claim(self.quantifier, self.body.with_subject(self.subject.snapshot()), self.share)
+
+    def exists(self) -> Claim:
+        """The body holds on some input."""
+        return Claim("exists", self.body)
+
+    def at_least(self, share: float | Fraction) -> Claim:
+        """The body holds on at least this share of the inputs."""
+        return Claim("at_least", self.body, Fraction(share))
+
+    def __and__(self, other: Claim) -> Claim:
+        if not isinstance(other, Claim):
+            return NotImplemented
+        if self.quantifier != "forall" or other.quantifier != "forall":
+            raise InputError("only claims about all inputs can be joined by &; prove the others one by one")
+        parts = [*_parts(self.body), *_parts(other.body)]
+        return Claim("forall", AndBody(tuple(parts)))
+
+    def describe(self) -> str:
+        opening = {"forall": "for every input, ", "exists": "for some input, "}
+        return opening.get(self.quantifier, f"for at least {float(self.share):g} of the inputs, ") + self.body.describe()
+
+    def __str__(self) -> str:
+        return self.describe()
+
+    def to_json(self) -> dict[str, object]:
+        """The claim's part of a theorem."""
+        data: dict[str, object] = {"quantifier": self.quantifier, "body": self.body.to_json()}
+        if self.quantifier == "at_least":
+            data["share"] = {"num": self.share.numerator, "den": self.share.denominator}
+        return data
+
+
+def _parts(body: Body) -> tuple[Body, ...]:
+    return body.parts if isinstance(body, AndBody) else (body,)
+
+
+def subject_of(of: Any, codec: Codec | None = None) -> Subject:
+    """A compiled program, or a Transformer with its codec. Raises `InputError`."""
+    if isinstance(of, Subject):
+        return of
+    if isinstance(getattr(of, "model", None), torch.nn.Module):
+        return Subject(of.model, codec or of.codec, getattr(of, "alignment", None))
+    if not isinstance(of, torch.nn.Module):
+        raise InputError(f"a claim is about a Transformer or a compiled program, got {of!r}")
+    if codec is None:
+        raise InputError("a model by itself does not say what its tokens mean: pass codec=Codec(...)")
+    return Subject(of, codec)
+
+
+def _core(program: Any, of: Any, subject: Subject) -> CoreProgram:
+    """The core program that a claim is about: the compiled one, one given, or one lowered from an s-op."""
+    if isinstance(program, CoreProgram):
+        return program
+    core = getattr(of, "core", None)
+    if program is None or program is getattr(of, "program", None):
+        if core is None:
+            raise InputError("which program? pass one: Computes(model, program, codec=codec)")
+        return core  # type: ignore[no-any-return]
+    from ..compiler.lower import lower
+
+    return lower(program, subject.codec.vocab, subject.longest, causal=bool(subject.model.config.causal))  # type: ignore[no-any-return]
+
+
+def Computes(of: Any, program: Any = None, *, codec: Codec | None = None) -> Claim:
+    """The model's decoded output equals the program's value at every position, on every input.
+
+    `of`: a compiled program, or a Transformer with `codec=`. `program`: an s-op or a core program; default: the one
+    that was compiled. Raises `InputError`, and the compiler's errors for a program that it refuses.
+    """
+    subject = subject_of(of, codec)
+    return Claim("forall", ComputesBody(subject, _core(program, of, subject)))
+
+
+def Margin(of: Any, at_least: float | Fraction, *, codec: Codec | None = None) -> Claim:
+    """The decoded logit exceeds every other by at least `at_least`, at every position, on every input.
+
+    For categorical read-outs. `at_least` is a number that float64 holds exactly. Raises `InputError`.
+    """
+    subject = subject_of(of, codec)
+    if subject.codec.kind != "categorical":
+        raise InputError("a margin compares logits, but this codec is scalar (one logit, nearest point); use Computes")
+    try:
+        exact = Fraction(at_least)
+    except (TypeError, ValueError, OverflowError):
+        raise InputError(f"a margin must be a finite number, got {at_least!r}") from None
+    if Fraction(float(exact)) != exact:
+        raise InputError(f"a margin must be a number that float64 holds exactly, got {at_least}; try {float(exact)!r}")
+    return Claim("forall", MarginBody(subject, exact))
+
+
+def NeverOutputs(of: Any, outputs: Sequence[Value], *, codec: Codec | None = None) -> Claim:
+    """No position ever decodes to one of `outputs`, on any input. Raises `InputError` for values it cannot output anyway."""
+    subject = subject_of(of, codec)
+    banned = tuple(outputs)
+    strange = [value for value in banned if value not in subject.codec.outputs]
+    if strange or not banned:
+        shown = ", ".join(map(show_value, subject.codec.outputs[:12]))
+        raise InputError(f"the model outputs only {shown}; got {', '.join(map(show_value, strange)) or 'no value'}")
+    return Claim("forall", NeverOutputsBody(subject, banned))
+
+
+def Invariant(
+    of: Any,
+    *,
+    relabelling: Mapping[Value, Value] | None = None,
+    outputs: Literal["same", "relabelled"] = "same",
+    irrelevant_positions: Sequence[int] = (),
+    codec: Codec | None = None,
+) -> Claim:
+    """Changing the input in one of two ways changes the outputs only as stated, on every input.
+
+    `relabelling={a: b, ...}` replaces tokens; the outputs stay the `same`, or are `relabelled` likewise.
+    `irrelevant_positions`: the outputs at the other positions do not depend on the tokens there. Raises `InputError`.
+    """
+    subject = subject_of(of, codec)
+    if (relabelling is None) == (not irrelevant_positions):
+        raise InputError("say either relabelling={...} or irrelevant_positions=[...]")
+    if outputs not in ("same", "relabelled"):
+        raise InputError(f"outputs must be 'same' or 'relabelled', got {outputs!r}")
+    pairs = tuple((relabelling or {}).items())
+    strange = [v for pair in pairs for v in pair if v not in subject.codec.vocab]
+    if strange:
+        raise InputError(f"a relabelling is between tokens of the vocabulary; {show_value(strange[0])} is none")
+    for position in irrelevant_positions:
+        if not isinstance(position, int) or not 0 <= position < subject.longest:
+            raise InputError(f"positions are 0 to {subject.longest - 1}, got {position!r}")
+    irrelevant = tuple(sorted(set(irrelevant_positions)))
+    return Claim("forall", InvariantBody(subject, pairs, outputs == "relabelled", irrelevant))
+
+
+def Attends(
+    of: Any, head: tuple[int, int], selector: Any, *, tolerance: float = 1e-3, codec: Codec | None = None
+) -> Claim:
+    """Head (layer, head) attends uniformly to what a selector selects (or, if nothing, to BOS), up to `tolerance`.
+
+    `selector`: a RASP selector, or the position of a selector or of an aggregate or width in the compiled core program.
+    The exact statement: `AttendsBody`. Raises `InputError`.
+    """
+    subject = subject_of(of, codec)
+    layer, index = head
+    layers = subject.model.config.layers
+    if not (0 <= layer < len(layers) and 0 <= index < layers[layer].n_heads):
+        raise InputError(f"the model has no head L{layer}H{index}; its layers have {[x.n_heads for x in layers]} heads")
+    if not 0 <= tolerance < 1:
+        raise InputError(f"a tolerance must be at least 0 and below 1, got {tolerance!r}")
+    if isinstance(selector, int):
+        core = subject.alignment.program if subject.alignment else _core(None, of, subject)
+        node = selector
+    else:
+        from ..compiler.rasp import selector_width
+
+        core = _core(selector_width(selector), of, subject)
+        node = core.output
+    if not 0 <= node < len(core.nodes):
+        raise InputError(f"the program has nodes 0 to {len(core.nodes) - 1}, got {node}")
+    found = core.nodes[node]
+    if isinstance(found, (Aggregate, Width)):
+        node = found.selector
+    elif hasattr(found, "values"):
+        raise InputError(f"node {node} is no selector, aggregate or width; it is {type(found).__name__.lower()}")
+    return Claim("forall", AttendsBody(subject, layer, index, core, node, float(tolerance)))
+
+
+def Faithful(
+    of: Any, circuit: Circuit | None = None, ablation: str | None = None, *, codec: Codec | None = None
+) -> Claim:
+    """The circuit alone, everything else ablated, decodes to the same outputs as the model, on every input.
+
+    `circuit`: default the compiled one. `ablation`: `zero`, or `resample` (the rest runs on a second input of equal
+    length, whichever it is); default the circuit's own, `any` being weakened to `resample`. Raises `InputError`.
+    """
+    subject = subject_of(of, codec)
+    circuit = circuit or getattr(of, "circuit", None)
+    if circuit is None:
+        raise InputError("which circuit? pass one: Faithful(model, circuit)")
+    return Claim("forall", FaithfulBody.of(subject, circuit, ablation))
+
+
+def Abstracts(of: Any, program: Any = None, *, codec: Codec | None = None) -> Claim:
+    """The program is a causal abstraction of the model, by interchange interventions.
+
+    For each aligned s-op, and all pairs of a base and a source of equal length: taking the s-op's representation from the
+    source gives the program's output when the s-op's values are taken from the source. `program`: default the one
+    compiled; for another one, s-ops are matched by name. Raises `InputError` if no s-op is aligned.
+    """
+    subject = subject_of(of, codec)
+    alignment = subject.alignment
+    if alignment is None:
+        raise InputError("Abstracts needs to know which component stands for which s-op: pass a compiled program")
+    source = alignment.program
+    core = source if program is None or program is getattr(of, "program", None) else _core(program, of, subject)
+    place: Callable[[int], int | None] = lambda node: node  # noqa: E731
+    if core is not source:
+        by_name = {getattr(node, "name", ""): index for index, node in enumerate(core.nodes)}
+        place = lambda node: by_name.get(source.value_node(node).name or "?")  # noqa: E731
+    parts: list[Body] = []
+    for node in range(alignment.n_source):
+        roles = tuple(r for r in (*alignment.heads, *alignment.neurons) if r.node == node and writes(r))
+        here = place(node)
+        if roles and here is not None and not isinstance(core.nodes[here], (Tokens, Indices)):
+            parts.append(InterchangeBody(subject, core, here, roles))
+    if not parts:
+        raise InputError("no component of the model is aligned with an s-op of this program")
+    return Claim("forall", parts[0] if len(parts) == 1 else AndBody(tuple(parts)))
+
+
+__all__ = [
+    "UNDEFINED",
+    "Abstracts",
+    "Attends",
+    "Claim",
+    "Computes",
+    "Faithful",
+    "Invariant",
+    "Margin",
+    "NeverOutputs",
+    "Transformer",
+    "number_to_json",
+    "subject_of",
+]

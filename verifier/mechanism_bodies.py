@@ -1,0 +1,254 @@
+"""Bodies of claims about mechanism: where a head looks, and what happens under interchange of representations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..compiler.alignment import HeadRole, NeuronRole, Scaled
+from ..compiler.core import CoreProgram
+from ..models.execution import RULES, Run
+from ..models.program import LOGITS, needed
+from ..models.values import Value
+from .balls import Ball, enclose, total
+from .bodies import STATUS, Ids, _texts
+from .program_values import Evaluator
+from .reading import UNDEFINED, Subject, Vocabulary, decoded, distance, judge, possible
+from .theorems import core_to_json, number_to_json
+from .witness import Outcome, Semantics, show_value
+
+
+@dataclass(frozen=True, eq=False)
+class AttendsBody:
+    """Head `head` of layer `layer` attends uniformly to what a selector selects, up to `tolerance`.
+
+    For every query position (other than BOS) let T be the visible keys that the selector selects there, or, if it
+    selects none, BOS. Each key of T has a weight within `tolerance` of 1 / |T|, and all other keys together have at
+    most `tolerance`. Without BOS an empty selection makes the claim false.
+    """
+
+    subject: Subject
+    layer: int
+    head: int
+    program: CoreProgram
+    selector: int
+    tolerance: float
+    _evaluator: list[Evaluator] = field(default_factory=list, repr=False)
+    kind: str = "attends"
+    arity: int = 1
+
+    @property
+    def site(self) -> str:
+        return f"blocks.{self.layer}.attn.hook_pattern"
+
+    def target(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """bool [batch, query, key] with BOS, if any, as key 0; and where the program is undefined [batch]."""
+        if not self._evaluator:
+            self._evaluator.append(Evaluator(self.program))
+        tokens = Vocabulary(self.subject.codec.vocab, self.program.vocab).table[ids].numpy()
+        trace = self._evaluator[0].run(tokens.astype(np.int64), (self.selector,))
+        selected = torch.from_numpy(np.array(trace.selections[self.selector]))
+        if self.subject.model.config.causal:
+            selected = selected.tril()
+        if self.subject.codec.bos:
+            selected = torch.cat([~selected.any(-1, keepdim=True), selected], dim=-1)
+        return selected, torch.from_numpy(trace.undefined)
+
+    def _pattern(self, ids: Tensor, semantics: Semantics) -> Ball:
+        tokens, first = self.subject.codec.with_bos(ids), int(self.subject.codec.bos)
+        if semantics == "real":
+            return enclose(self.subject.model, tokens, (self.site,))[self.site].map(lambda p: p[:, self.head, first:])
+        with torch.no_grad():
+            pattern = self.subject.model.run_with_cache(tokens, self.site)[1][self.site]
+        mid = pattern[:, self.head, first:].to(torch.float64)
+        return Ball(mid, torch.zeros_like(mid))
+
+    def _excess(self, ids: Tensor, semantics: Semantics) -> tuple[Tensor, Tensor, Tensor]:
+        """Bounds [batch, query] of the largest deviation, and where the program is undefined."""
+        target, undefined = self.target(ids)
+        weight = self._pattern(ids, semantics)
+        share = 1.0 / target.sum(-1, keepdim=True).clamp(min=1).to(torch.float64)
+        slack = 2.0**-52 if semantics == "real" else 0.0
+        low, high = (weight.low(), weight.high()) if semantics == "real" else (weight.mid, weight.mid)
+        most = torch.where(target, torch.maximum(high - share, share - low) + slack, 0.0).amax(-1)
+        least = torch.where(target, torch.maximum(low - share, share - high) - slack, 0.0).amax(-1)
+        rest = total(weight.map(lambda w: torch.where(target, 0.0, w)), -1)
+        outside = (rest.low(), rest.high()) if semantics == "real" else (rest.mid, rest.mid)
+        least, most = torch.maximum(least, outside[0][..., 0]), torch.maximum(most, outside[1][..., 0])
+        empty = ~target.any(-1)
+        return torch.where(empty, torch.inf, least), torch.where(empty, torch.inf, most), undefined
+
+    def judge(self, ids: Ids, semantics: Semantics) -> Tensor:
+        least, most, undefined = self._excess(ids[0], semantics)
+        return torch.where(undefined, UNDEFINED, judge(most <= self.tolerance, least > self.tolerance))
+
+    def score(self, ids: Ids) -> Tensor:
+        least, _, undefined = self._excess(ids[0], "float32")
+        return torch.where(undefined, torch.inf, self.tolerance - least.amax(-1))
+
+    def outcome(self, ids: Ids) -> Outcome:
+        least, _, undefined = self._excess(ids[0], "float32")
+        if bool(undefined[0]):
+            return Outcome("undefined", note="the selector has no meaning on this input")
+        query = int(least[0].argmax())
+        target, names = self.target(ids[0])[0][0, query], ["BOS"] * self.subject.codec.bos
+        names += [str(i) for i in range(ids[0].shape[1])]
+        weights = self._pattern(ids[0], "float32").mid[0, query]
+        seen = ", ".join(f"{name}: {w:.4g}" for name, w in zip(names, weights.tolist(), strict=True) if w > 1e-4)
+        wanted = ", ".join(name for name, t in zip(names, target.tolist(), strict=True) if t)
+        note = f"query {query} should attend uniformly to {{{wanted}}}; weights by key {{{seen}}}"
+        return Outcome(STATUS[int(self.judge(ids, "float32")[0])], note=note)
+
+    def readable(self) -> tuple[tuple[Value, ...], int]:
+        vocab = tuple(v for v in self.subject.codec.vocab if v in self.program.vocab)
+        return vocab, min(self.subject.longest, self.program.max_len)
+
+    def with_subject(self, subject: Subject) -> AttendsBody:
+        return replace(self, subject=subject)
+
+    def describe(self) -> str:
+        name = getattr(self.program.nodes[self.selector], "name", "") or f"selector {self.selector}"
+        return f"head L{self.layer}H{self.head} attends uniformly to `{name}`, up to {self.tolerance:g}"
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "kind": "attends",
+            "layer": self.layer,
+            "head": self.head,
+            "program": core_to_json(self.program),
+            "selector": self.selector,
+            "tolerance": number_to_json(self.tolerance),
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class InterchangeBody:
+    """Taking the representation of one s-op from a second input changes the output as the program says.
+
+    Witness: a base and a source of equal length. In the model, what the components aligned with `node` write on the
+    source replaces what they write on the base, at all positions; in the program, the node's values do.
+    The decoded outputs must equal the program's. Where the program is undefined under the interchange, so is the claim.
+    """
+
+    subject: Subject
+    program: CoreProgram
+    node: int
+    parts: tuple[HeadRole | NeuronRole, ...]
+    _evaluator: list[Evaluator] = field(default_factory=list, repr=False)
+    kind: str = "interchange"
+    arity: int = 2
+
+    @property
+    def name(self) -> str:
+        return self.program.value_node(self.node).name or f"node {self.node}"
+
+    def expected(self, base: Tensor, source: Tensor) -> tuple[Tensor, Tensor]:
+        """bool [batch, pos, output]: the program's output under the interchange; and where it is undefined [batch]."""
+        if not self._evaluator:
+            self._evaluator.append(Evaluator(self.program))
+        table = Vocabulary(self.subject.codec.vocab, self.program.vocab).table
+        given = self._evaluator[0].run(table[source].numpy(), (self.node,))
+        trace = self._evaluator[0].run(table[base].numpy(), (self.program.output,), {self.node: given.values[self.node]})
+        values = torch.from_numpy(np.array(trace.values[self.program.output], dtype=np.int64))
+        names = self.program.value_node(self.program.output).values
+        index = Vocabulary(names, self.subject.codec.outputs).table[values]
+        wanted = torch.arange(len(self.subject.codec.outputs)) == index.unsqueeze(-1)
+        return wanted, torch.from_numpy(given.undefined | trace.undefined)
+
+    def _places(self) -> dict[str, tuple[list[int], int]]:
+        """By site: the heads or neurons to replace, and the axis they stand on."""
+        places: dict[str, tuple[list[int], int]] = {}
+        for part in self.parts:
+            if isinstance(part, HeadRole):
+                places.setdefault(f"blocks.{part.layer}.attn.hook_z", ([], 2))[0].append(part.head)
+            else:
+                site = f"blocks.{part.layer}.mlp.hook_post"
+                places.setdefault(site, ([], 2))[0].extend(range(*part.neurons))
+        return places
+
+    def _logits(self, base: Tensor, source: Tensor, semantics: Semantics) -> tuple[Tensor, Ball | None]:
+        codec, places = self.subject.codec, self._places()
+        base, source = codec.with_bos(base), codec.with_bos(source)
+        if semantics == "float32":
+            taken = run_replaced(self.subject, source, tuple(places), {})
+            moves = {site: _replacing(taken[site], *place) for site, place in places.items()}
+            return self.subject._positions(run_replaced(self.subject, base, (LOGITS,), moves)[LOGITS]), None
+        given = enclose(self.subject.model, source, tuple(places))
+        swaps = {site: _replacing_ball(given[site], *place) for site, place in places.items()}
+        ball = enclose(self.subject.model, base, (LOGITS,), swaps)[LOGITS]
+        return ball.mid, ball.map(self.subject._positions)
+
+    def judge(self, ids: Ids, semantics: Semantics) -> Tensor:
+        wanted, undefined = self.expected(ids[0], ids[1])
+        logits, ball = self._logits(ids[0], ids[1], semantics)
+        reading = decoded(self.subject.codec, logits) if ball is None else possible(self.subject.codec, ball)
+        found = judge((reading == wanted).all(-1), ~(reading & wanted).any(-1))
+        return torch.where(undefined, UNDEFINED, found)
+
+    def score(self, ids: Ids) -> Tensor:
+        wanted, undefined = self.expected(ids[0], ids[1])
+        found = distance(self.subject.codec, self._logits(ids[0], ids[1], "float32")[0], wanted).amin(-1)
+        return torch.where(undefined, torch.inf, found)
+
+    def outcome(self, ids: Ids) -> Outcome:
+        wanted, _ = self.expected(ids[0], ids[1])
+        status = STATUS[int(self.judge(ids, "float32")[0])]
+        if status == "undefined":
+            return Outcome(status, note=f"the program is undefined when `{self.name}` is interchanged here")
+        outputs = self.subject.codec.outputs
+        expected = tuple(show_value(outputs[int(row.int().argmax())]) if row.any() else "no output" for row in wanted[0])
+        got = _texts(self.subject, decoded(self.subject.codec, self._logits(ids[0], ids[1], "float32")[0])[0])
+        return Outcome(status, expected, got, f"interchanged: `{self.name}`")
+
+    def readable(self) -> tuple[tuple[Value, ...], int]:
+        vocab = tuple(v for v in self.subject.codec.vocab if v in self.program.vocab)
+        return vocab, min(self.subject.longest, self.program.max_len)
+
+    def with_subject(self, subject: Subject) -> InterchangeBody:
+        return replace(self, subject=subject)
+
+    def describe(self) -> str:
+        return f"interchanging `{self.name}` changes the outputs as the program `{self.program.name}` says"
+
+    def to_json(self) -> dict[str, object]:
+        return {"kind": "interchange", "program": core_to_json(self.program), "node": self.node, "sites": self._json_sites()}
+
+    def _json_sites(self) -> list[object]:
+        return [{"site": site, "places": places} for site, (places, _) in sorted(self._places().items())]
+
+
+def writes(role: HeadRole | NeuronRole) -> bool:
+    """Whether a component writes its node's value, rather than clearing it."""
+    encoding, sign = role.encoding, 1
+    while isinstance(encoding, Scaled):
+        encoding, sign = encoding.of, sign * encoding.by
+    return sign > 0
+
+
+def run_replaced(
+    subject: Subject, tokens: Tensor, sites: tuple[str, ...], replace: Mapping[str, Callable[[Tensor], Tensor]]
+) -> dict[str, Tensor]:
+    """A float32 run in which `replace[site]` maps what a site computes to what later operations read."""
+    run = Run(tokens, subject.model.parameter, getattr(subject.model, "constants", {}))
+    with torch.no_grad():
+        for operation in needed(subject.model.program, sites):
+            value = RULES[type(operation)](operation, run)
+            move = replace.get(operation.output)
+            run.values[operation.output] = value if move is None else move(value)
+    return {site: run.values[site] for site in sites}
+
+
+def _replacing(source: Tensor, places: list[int], axis: int) -> Callable[[Tensor], Tensor]:
+    index = torch.tensor(places)
+    return lambda x: x.index_copy(axis, index, source.index_select(axis, index))
+
+
+def _replacing_ball(source: Ball, places: list[int], axis: int) -> Callable[[Ball], Ball]:
+    mid, rad = _replacing(source.mid, places, axis), _replacing(source.rad, places, axis)
+    return lambda x: Ball(mid(x.mid), rad(x.rad))
+
+
