@@ -57,7 +57,8 @@ def steps_to_json(alignment: Alignment) -> list[dict[str, object]]:
                 "head": head.head,
                 "node": head.node,
                 "atoms": [
-                    {"key": a.key, "query": a.query, "table": ["".join("01"[int(x)] for x in row) for row in a.table]} for a in head.atoms
+                    {"key": a.key, "query": a.query, "table": ["".join("01"[int(x)] for x in row) for row in a.table]}
+                    for a in head.atoms
                 ],
                 "reads": list(head.reads),
                 "encoding": encoding_to_json(head.encoding),
@@ -111,7 +112,9 @@ def alignment_from_json(data: Mapping[str, Any], core: CoreProgram) -> Alignment
             for g in step["groups"]:
                 first, end = g["neurons"]
                 encoding = encoding_from_json(g["encoding"])
-                neurons.append(NeuronRole(int(step["layer"]), (int(first), int(end)), _ints(g["reads"]), int(g["node"]), encoding))
+                neurons.append(
+                    NeuronRole(int(step["layer"]), (int(first), int(end)), _ints(g["reads"]), int(g["node"]), encoding)
+                )
         elif step["rule"] == "decode":
             reads = _ints(step["reads"])
     sums = tuple((int(s["node"]), tuple((int(p), int(c)) for p, c in s["terms"])) for s in data["width_sums"])
@@ -120,13 +123,18 @@ def alignment_from_json(data: Mapping[str, Any], core: CoreProgram) -> Alignment
 
 
 def _head(step: Mapping[str, Any]) -> HeadRole:
-    atoms = tuple(Atom(int(a["key"]), int(a["query"]), np.array([[c == "1" for c in row] for row in a["table"]], dtype=bool)) for a in step["atoms"])
+    atoms = tuple(
+        Atom(int(a["key"]), int(a["query"]), np.array([[c == "1" for c in row] for row in a["table"]], dtype=bool))
+        for a in step["atoms"]
+    )
     affine = None
     if "affine" in step:
         a = step["affine"]
         affine = (int(a["dim"]), dyadic_from_json(a["offset"]), dyadic_from_json(a["slope"]))
     encoding = encoding_from_json(step["encoding"])
-    return HeadRole(int(step["layer"]), int(step["head"]), int(step["node"]), atoms, _ints(step["reads"]), encoding, affine)
+    return HeadRole(
+        int(step["layer"]), int(step["head"]), int(step["node"]), atoms, _ints(step["reads"]), encoding, affine
+    )
 
 
 def _ints(items: Sequence[Any]) -> tuple[int, ...]:

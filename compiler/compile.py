@@ -56,7 +56,9 @@ def compile(  # noqa: A001 - the word for it
     config = _config(emitted, core, bos, codec)
     model = Transformer.from_parameters(config, {k: torch.from_numpy(v) for k, v in emitted.parameters.items()})
     circuit = ground_truth(config, emitted.parameters)
-    return Compiled(model, codec, circuit, emitted.alignment, core, Sizes(layout.d_model, layout.d_model_without), source)
+    return Compiled(
+        model, codec, circuit, emitted.alignment, core, Sizes(layout.d_model, layout.d_model_without), source
+    )
 
 
 def _codec(planned: Plan, core: CoreProgram, bos: bool) -> Codec:

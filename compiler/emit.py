@@ -166,13 +166,21 @@ def _attention(
         parameters[prefix + "b_Q"][i, : len(block.query_bias)] = block.query_bias
         parameters[prefix + "b_V"][i, : len(block.value_bias)] = block.value_bias
         parameters[prefix + "W_O"][i, : len(block.out)] = block.out
-        value = residual_bos @ block.value.astype(np.float32).astype(float) + block.value_bias.astype(np.float32).astype(float)
+        value = residual_bos @ block.value.astype(np.float32).astype(float) + block.value_bias.astype(
+            np.float32
+        ).astype(float)
         change += value @ block.out
     return change
 
 
 def _mlp(
-    parameters: dict[str, Array], prefix: str, groups: list[GroupPlan], d_model: int, d_mlp: int, bos: bool, residual_bos: Array
+    parameters: dict[str, Array],
+    prefix: str,
+    groups: list[GroupPlan],
+    d_model: int,
+    d_mlp: int,
+    bos: bool,
+    residual_bos: Array,
 ) -> None:
     into, bias, out = np.zeros((d_model, d_mlp)), np.zeros(d_mlp), np.zeros((d_mlp, d_model))
     column = 0

@@ -52,7 +52,8 @@ def lay_out(plan: Plan, bos: bool, reuse: bool = True) -> Layout:
             free += [(when, rep, local, dim) for local, dim in enumerate(dims)]
             free.sort(key=lambda entry: (entry[0], entry[3]))
     clears = [
-        GroupPlan(when, rep.node, (rep.node,), nn.clear(rep, locals_), rep, clears=True) for rep, when, locals_ in cleared.values()
+        GroupPlan(when, rep.node, (rep.node,), nn.clear(rep, locals_), rep, clears=True)
+        for rep, when, locals_ in cleared.values()
     ]
     return Layout(used, total, clears)
 

@@ -138,7 +138,10 @@ def _lookup(reads: list[Rep], table: npt.NDArray[np.int32], rep: Rep) -> list[Ne
                 continue
             sets = [*lead, last]
             weights = [
-                (r, int(r.slot[i]), 1.0) for r, members_ in zip(reads, sets, strict=True) for i in members_ if r.slot[i] >= 0
+                (r, int(r.slot[i]), 1.0)
+                for r, members_ in zip(reads, sets, strict=True)
+                for i in members_
+                if r.slot[i] >= 0
             ]
             writes = difference(rep, value, base) if base >= 0 else write(rep, value, 1.0)
             if writes:

@@ -225,7 +225,11 @@ class Planner:
                 return _axis_of(node, self._scalar[node], True)
         rep, function = self.carrier(node)
         numbers = _points(self.values(node))
-        weights = [(rep, int(rep.slot[i]), numbers[g]) for i, g in enumerate(function) if g >= 0 and numbers[g] and rep.slot[i] >= 0]
+        weights = [
+            (rep, int(rep.slot[i]), numbers[g])
+            for i, g in enumerate(function)
+            if g >= 0 and numbers[g] and rep.slot[i] >= 0
+        ]
         return Axis(node, (rep.node,), weights, 0.0, numbers, True, rep.ready)
 
     def _count_axis(self, width: int, node: int) -> Axis:
@@ -267,7 +271,9 @@ class Planner:
         rep = self._new_onehot(node, time)
         found = nn.lookup(node, reads, table, rep)
         if len(found) > MAX_NEURONS:
-            raise PlanError(node, f"its table needs {len(found)} neurons (limit {MAX_NEURONS}): it has too many argument values")
+            raise PlanError(
+                node, f"its table needs {len(found)} neurons (limit {MAX_NEURONS}): it has too many argument values"
+            )
         self._add_group(GroupPlan(time, node, tuple(r.node for r in reads), found, rep))
         return rep
 
@@ -287,7 +293,9 @@ class Planner:
                         continue
                     classes, inverse = nn.classes(table, position)
                     representative = [int(np.argmax(inverse == k)) for k in range(classes)]
-                    auxiliary = self._auxiliary_map((c,), inverse.astype(np.int32), classes, f"class of {self._name(c)}")
+                    auxiliary = self._auxiliary_map(
+                        (c,), inverse.astype(np.int32), classes, f"class of {self._name(c)}"
+                    )
                     table = np.take(table, representative, axis=position)
                     reads.append(self._digitised_class(auxiliary, c))
                 return reads, table
@@ -506,7 +514,13 @@ class Planner:
         parts = [a.over for a in axes]
         self.width_sums[node] = tuple((p, 1) for p in parts)
         return Axis(
-            node, tuple(parts), [w for a in axes for w in a.weights], 0.0, _points(op.values), True, max(a.ready for a in axes)
+            node,
+            tuple(parts),
+            [w for a in axes for w in a.weights],
+            0.0,
+            _points(op.values),
+            True,
+            max(a.ready for a in axes),
         )
 
     def _count_axis_of_term(self, width: int) -> Axis:
@@ -521,7 +535,15 @@ class Planner:
         time = _odd(axis.ready)
         rep = _new_scalar(width, _points(self.values(width)), time)
         function = np.arange(len(self.values(width)))
-        self._add_group(GroupPlan(time, width, axis.reads, nn.digitise(width, axis, function, rep, self.core.max_len, self.values(width)), rep))
+        self._add_group(
+            GroupPlan(
+                time,
+                width,
+                axis.reads,
+                nn.digitise(width, axis, function, rep, self.core.max_len, self.values(width)),
+                rep,
+            )
+        )
         return rep
 
     def _term_width(self, term: Term, parent: int) -> int:
@@ -597,9 +619,13 @@ def plan(core: CoreProgram, analysis: Analysis, bos: bool) -> Plan:
     scalar = len(basis) == 1 and planner.natural(basis[0]) == "scalar" and not isinstance(core.nodes[basis[0]], Width)
     if scalar and output == basis[0]:
         decode: tuple[Rep, IntArray] | Axis = planner.axis(output)
-    elif (scalar and planner.affine_map(output, basis[0]) is not None) or (number and len(values) >= SCALAR_OUTPUT_FROM):
+    elif (scalar and planner.affine_map(output, basis[0]) is not None) or (
+        number and len(values) >= SCALAR_OUTPUT_FROM
+    ):
         decode = planner.affine_axis(output)
     else:
         decode = planner.carrier(output)
     extended = core.extended(*planner.nodes[len(core.nodes) :])
-    return Plan(extended, len(core.nodes), planner.embeddings, planner.heads, planner.groups, planner.width_sums, decode)
+    return Plan(
+        extended, len(core.nodes), planner.embeddings, planner.heads, planner.groups, planner.width_sums, decode
+    )

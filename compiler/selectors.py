@@ -20,7 +20,9 @@ Term: TypeAlias = dict[Pair, Bits]
 MAX_TERMS = 64
 
 
-def disjoint_terms(nodes: tuple[Node, ...] | list[Node], selector: int, leaf: Callable[[int], list[Term]]) -> list[Term]:
+def disjoint_terms(
+    nodes: tuple[Node, ...] | list[Node], selector: int, leaf: Callable[[int], list[Term]]
+) -> list[Term]:
     """Pairwise disjoint terms whose union is the selector.
 
     `leaf(i)` gives the disjoint terms of the `Select` node i. Terms number at most `MAX_TERMS`, else `OverflowError`.
@@ -133,4 +135,3 @@ def split_product(table: Bits, pairs: tuple[Pair, Pair]) -> list[Term] | None:
             varying += 1
         terms.append(term)
     return simplify(terms) if varying <= 2 else None
-

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from . import program as ops
@@ -124,12 +125,60 @@ def _reading(operation: Operation, site: str) -> Operation:
 
 def _head_inputs(
     layer: int, slot: str, readers: list[tuple[str, str]], changes: Rewriting
-) -> Iterator[Operation] | Iterable[Operation]:
-    raise NotImplementedError
+) -> Generator[Operation, None, str]:
+    """One residual stream for each head; returns the site to read (normalised, if the model does that)."""
+    stacked = f"blocks.{layer}.hook_{slot}_input"
+    sources: list[str] = []
+    for reader in readers:
+        if reader in changes.edges:
+            sources.append(f"{stacked}.{reader[0]}")
+            yield from _sum(reader, sources[-1], layer, False, changes)
+        else:
+            sources.append(f"blocks.{layer}.hook_resid_pre")
+    yield ops.StackHeads(stacked, tuple(sources))
+    if changes.config.layer_norm is None:
+        return stacked
+    norm = f"blocks.{layer}.ln1"
+    normalised = f"{norm}.hook_normalized_{slot}"
+    yield ops.Normalise(normalised, stacked, f"{norm}.w", f"{norm}.b", changes.config.layer_norm)
+    return normalised
 
 
-def _sum(
-    reader: tuple[str, str], output: str, layer: int, with_heads: bool, changes: Rewriting
-) -> Iterator[Operation]:
-    """What `reader` sees: the sum, in the order of computation, of what the nodes before it write."""
-    raise NotImplementedError
+def _sum(reader: tuple[str, str], output: str, layer: int, with_heads: bool, changes: Rewriting) -> Iterator[Operation]:
+    """What `reader` sees: the sum, in the order of computation, of what the nodes before it write.
+
+    Those are the nodes of the layers before `layer`, and (`with_heads`) its heads.
+    """
+    replaced = changes.edges[reader]
+    terms: list[str] = []
+
+    def stand_ins(writers: Iterable[str]) -> Iterator[Operation]:
+        for writer in writers:
+            constant = replaced[writer]
+            if constant is not None:
+                terms.append(f"{output}.{writer}")
+                yield ops.Constant(terms[-1], constant)
+
+    if INPUT in replaced:
+        yield from stand_ins([INPUT])
+    else:
+        terms.append(input_site(changes.config))
+    for index, block in enumerate(changes.config.layers[: layer + with_heads]):
+        gone = [head for head in range(block.n_heads) if head_name(index, head) in replaced]
+        if gone:
+            kept = tuple(head for head in range(block.n_heads) if head not in gone)
+            terms.append(f"{output}.attn{index}")
+            yield ops.SumHeads(terms[-1], _results(index), f"blocks.{index}.attn.b_O", kept)
+            yield from stand_ins(head_name(index, head) for head in gone)
+        elif block.n_heads:
+            terms.append(f"blocks.{index}.hook_attn_out")
+        if index < layer and block.d_mlp:
+            if mlp_name(index) in replaced:
+                yield from stand_ins([mlp_name(index)])
+            else:
+                terms.append(f"blocks.{index}.hook_mlp_out")
+    if not terms:
+        changes.constants["zero"] = torch.zeros(1, 1, changes.config.d_model)
+        terms.append(f"{output}.zero")
+        yield ops.Constant(terms[-1], "zero")
+    yield ops.Add(output, tuple(terms))

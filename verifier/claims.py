@@ -14,14 +14,12 @@ from ..compiler.core import Aggregate, CoreProgram, Indices, Tokens, Width
 from ..models.circuits import Circuit
 from ..models.codec import Codec
 from ..models.errors import InputError
-from ..models.transformer import Transformer
 from ..models.values import Value
 from .balls import Unsupported
 from .bodies import AndBody, Body, ComputesBody, InvariantBody, MarginBody, NeverOutputsBody
 from .circuit_bodies import FaithfulBody
 from .mechanism_bodies import AttendsBody, InterchangeBody, writes
-from .reading import FALSE, TRUE, UNDEFINED, Subject
-from .theorems import number_to_json
+from .reading import FALSE, TRUE, Subject
 from .witness import Outcome, Semantics, Witness, show_value
 
 Quantifier: TypeAlias = Literal["forall", "exists", "at_least"]
@@ -291,18 +289,3 @@ def Abstracts(of: Any, program: Any = None, *, codec: Codec | None = None) -> Cl
         raise InputError("no component of the model is aligned with an s-op of this program")
     return Claim("forall", parts[0] if len(parts) == 1 else AndBody(tuple(parts)))
 
-
-__all__ = [
-    "UNDEFINED",
-    "Abstracts",
-    "Attends",
-    "Claim",
-    "Computes",
-    "Faithful",
-    "Invariant",
-    "Margin",
-    "NeverOutputs",
-    "Transformer",
-    "number_to_json",
-    "subject_of",
-]

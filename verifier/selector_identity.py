@@ -52,7 +52,10 @@ def _literally(analysis: Analysis, selector: int, atoms: Sequence[Atom]) -> bool
             return False
     left = list(atoms)
     for leaf in leaves:
-        match = next((a for a in left if (a.key, a.query) == (leaf.keys, leaf.queries) and np.array_equal(a.table, leaf.table)), None)
+        match = next(
+            (a for a in left if (a.key, a.query) == (leaf.keys, leaf.queries) and np.array_equal(a.table, leaf.table)),
+            None,
+        )
         if match is None:
             return False
         left.remove(match)

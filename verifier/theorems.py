@@ -49,15 +49,15 @@ def node_to_json(node: Node) -> dict[str, object]:
     """One node of core RASP."""
     match node:
         case Tokens():
-            return {"node": "tokens", "values": _values(node.values)}
+            return {"kind": "tokens", "values": _values(node.values)}
         case Indices():
-            return {"node": "indices", "values": _values(node.values)}
+            return {"kind": "indices", "values": _values(node.values)}
         case Map():
             table = [int(entry) for entry in node.table.reshape(-1)]
-            return {"node": "map", "args": list(node.args), "table": table, "values": _values(node.values)}
+            return {"kind": "map", "args": list(node.args), "table": table, "values": _values(node.values)}
         case Linear():
             return {
-                "node": "linear",
+                "kind": "linear",
                 "args": list(node.args),
                 "coefficients": [_coefficient(c) for c in node.coefficients],
                 "constant": _coefficient(node.constant),
@@ -65,18 +65,18 @@ def node_to_json(node: Node) -> dict[str, object]:
             }
         case Select():
             rows = ["".join("1" if entry else "0" for entry in row) for row in np.asarray(node.table)]
-            return {"node": "select", "keys": node.keys, "queries": node.queries, "table": rows}
+            return {"kind": "select", "keys": node.keys, "queries": node.queries, "table": rows}
         case And():
-            return {"node": "and", "left": node.left, "right": node.right}
+            return {"kind": "and", "left": node.left, "right": node.right}
         case Or():
-            return {"node": "or", "left": node.left, "right": node.right}
+            return {"kind": "or", "left": node.left, "right": node.right}
         case Not():
-            return {"node": "not", "arg": node.arg}
+            return {"kind": "not", "arg": node.arg}
         case Width():
-            return {"node": "width", "selector": node.selector, "values": _values(node.values)}
+            return {"kind": "width", "selector": node.selector, "values": _values(node.values)}
         case Aggregate():
             return {
-                "node": "aggregate",
+                "kind": "aggregate",
                 "selector": node.selector,
                 "value": node.value,
                 "default": node.default,
