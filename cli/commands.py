@@ -13,9 +13,10 @@ from .output import BadInput, ExitCode, Screen, facts, grouped, sequence_text, v
 from .words import about
 
 if TYPE_CHECKING:
-    from ..compiler import Compiled
+    from ..compiler.compiled import Compiled
     from ..models import Language
-    from ..verifier import Claim
+    from ..verifier.claims import Claim
+    from ..verifier.verdicts import Refuted
 
 
 def compile_program(
@@ -32,7 +33,7 @@ def compile_program(
     target = _target(output, f"{named.name}.safetensors")
     started = time.perf_counter()
     with screen.progress(f"compiling {named.name}"):
-        compiled = compile_(named.program, vocab=tokens, max_len=max_len, causal=causal, bos=bos)
+        compiled = compile_(named.program, vocab=tokens, max_len=max_len, causal=causal, bos=bos, name=named.name)
     seconds = round(time.perf_counter() - started, 3)
     compiled.save(target)
     data = {
@@ -84,7 +85,7 @@ def shape_words(compiled: Compiled) -> str:
 
 def run_model(path: Path, tokens: Sequence[str], as_json: bool) -> int:
     """The model's decoded output, and what its program gives."""
-    from ..compiler import Compiled
+    from ..compiler.compiled import Compiled
     from ..compiler.core_evaluator import evaluate_core
 
     compiled = Compiled.load(path)
@@ -116,8 +117,9 @@ def prove_claim(
     path: Path, wanted: Wanted, seconds: float, engines: Sequence[str] | None, output: Path | None, as_json: bool
 ) -> int:
     """`Proved` with a certificate, `Refuted` with a witness, or `Unknown` with what is left."""
-    from ..compiler import Compiled
-    from ..verifier import Proved, Refuted, Unknown, prove
+    from ..compiler.compiled import Compiled
+    from ..verifier.portfolio import prove
+    from ..verifier.verdicts import EmptyDomain, Proved, Refuted, Unknown, Vacuous
 
     if not seconds > 0:
         raise BadInput(f"--seconds must be above 0, got {seconds:g}")
@@ -138,22 +140,39 @@ def prove_claim(
                 verdict.certificate.save(target)
             data |= {"verdict": "proved", "certificate": str(target) if target else None}
             saved = [f"certificate: {target}"] if target else []
-            screen.show(data, f"proved for all {about(size)} inputs  ({took:.1f} s)", *saved)
+            screen.show(data, str(verdict), *saved)
             return ExitCode.OK
         case Refuted():
-            data |= {"verdict": "refuted", "evidence": verdict.evidence}
-            screen.show(data, f"refuted  ({took:.1f} s)", str(verdict.evidence))
+            data |= {"verdict": "refuted", "evidence": verdict.evidence, "outcome": outcome_data(verdict)}
+            screen.show(data, str(verdict))
             return ExitCode.NO
         case Unknown():
             data |= {"verdict": "unknown", "reason": verdict.reason, "left": verdict.left}
-            screen.show(data, f"unknown  ({took:.1f} s): {verdict.reason}", f"left: {verdict.left}")
-            return ExitCode.OPEN
-    raise AssertionError(verdict)
+        case EmptyDomain():
+            data |= {"verdict": "empty", "reason": verdict.reason}
+        case Vacuous():
+            data |= {"verdict": "vacuous", "reason": verdict.reason}
+    screen.show(data, str(verdict))
+    return ExitCode.OPEN
+
+
+def outcome_data(refuted: Refuted) -> dict[str, object] | None:
+    """What the claim says on the witness, as data."""
+    outcome = refuted.outcome
+    if outcome is None:
+        return None
+    return {
+        "status": outcome.status,
+        "expected": list(outcome.expected),
+        "got": list(outcome.got),
+        "positions": list(outcome.positions),
+        "note": outcome.note,
+    }
 
 
 def _claim(compiled: Compiled, wanted: Wanted) -> Claim:
     """The claim asked for, with exactly the options that belong to it."""
-    from ..verifier import Computes, Margin, NeverOutputs
+    from ..verifier.claims import Computes, Margin, NeverOutputs
 
     options = {"computes": ("--program",), "margin": ("--at-least",), "never-outputs": ("--outputs",)}
     if wanted.claim not in options:

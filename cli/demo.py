@@ -19,9 +19,9 @@ from .output import BadInput, ExitCode, Screen, grouped, plain, sequence_text
 from .words import about, theorem_words
 
 if TYPE_CHECKING:
-    from ..compiler import Compiled
+    from ..compiler.compiled import Compiled
     from ..models import Language
-    from ..verifier import Claim
+    from ..verifier.claims import Claim
 
 T = TypeVar("T")
 VOCAB, LENGTH = 20, 32
@@ -71,7 +71,7 @@ def _tell(story: Story, folder: Path) -> bool:
     from ..compiler import programs
     from ..compiler.compile import compile as compile_
     from ..models import sequences
-    from ..verifier import Computes
+    from ..verifier.claims import Computes
 
     started = time.perf_counter()
     story.title(f"1. Compile sort for {VOCAB} tokens and lengths 1 to {LENGTH}")
@@ -118,7 +118,8 @@ def _prove(
     story: Story, key: str, claim: Claim, domain: Language, expected: str, certificate: Path | None = None
 ) -> bool:
     """Proves or refutes, says which, keeps the certificate; whether it ended as expected."""
-    from ..verifier import Proved, Refuted, Unknown, prove
+    from ..verifier.portfolio import prove
+    from ..verifier.verdicts import Proved, Refuted, Unknown
 
     with story.screen.progress("proving"):
         verdict, seconds = _timed(lambda: prove(claim, domain, seconds=SECONDS))
@@ -182,7 +183,7 @@ def _with_weight(compiled: Compiled, name: str, where: tuple[int, ...], factor: 
 
 def _wrong_explanation(story: Story, compiled: Compiled, domain: Language) -> bool:
     """Claims that the model works without one edge of its circuit (zero ablation)."""
-    from ..verifier import Faithful
+    from ..verifier.claims import Faithful
 
     edge = compiled.circuit.ordered_edges()[0]
     story.line(f"claim: the circuit without {edge} behaves as the model (zero ablation)")

@@ -107,7 +107,7 @@ class Edited:
         return self.forward(tokens)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Logits, as `Transformer.forward`. Raises `InputError` when an edit's values are for another batch or length."""
+        """As `Transformer.forward`. Raises `InputError` when an edit's values are for another batch or length."""
         return self._execute(tokens, (LOGITS,))[LOGITS]
 
     def run_with_cache(self, tokens: Tensor, names_filter: NamesFilter = None) -> tuple[Tensor, dict[str, Tensor]]:
@@ -243,9 +243,10 @@ class _Editing:
             assert size is not None
             mask = mask & _one_hot_axis([head], size, axis, len(shape))
         if positions is not None:
-            axis = next((i for i, kind in enumerate(site.axes) if kind in ("pos", "query")), None)
-            if axis is None:
+            along = [i for i, kind in enumerate(site.axes) if kind in ("pos", "query")]
+            if not along:
                 raise InputError(f"{name} has no positions; leave positions out")
+            axis = along[0]
             length = value.shape[axis]
             if bad := [place for place in positions if not -length <= place < length]:
                 raise InputError(f"position {bad[0]} is outside the source's {length} positions")

@@ -183,9 +183,10 @@ class Ranges:
 
     def _linear(self, number: int, node: Node) -> Bits:
         """All sums over the product of the arguments' possible values."""
-        if len(node.args) > 2:
+        try:
+            joint = self.joint(dict.fromkeys(node.args))
+        except TooLarge:
             return self._long_linear(node)
-        joint = self.joint(dict.fromkeys(node.args))
         index = linear_indices(node, self.program.nodes, [joint.columns[arg] for arg in node.args])
         return self._image(node, np.broadcast_to(index, (joint.size,)), joint.mask)
 

@@ -214,14 +214,15 @@ class _Run:
     tokens: Tensor
     config: TransformerConfig
     parameter: Callable[[str], Tensor]
-    constants: Mapping[str, Tensor]
+    constants: Mapping[str, Tensor | Ball]
     values: dict[str, Ball] = field(default_factory=dict)
 
     def weight(self, name: str) -> Ball:
         return exact(self.parameter(name))
 
     def constant(self, name: str) -> Ball:
-        return exact(self.constants[name])
+        value = self.constants[name]
+        return value if isinstance(value, Ball) else exact(value)
 
 
 def enclose(
@@ -236,7 +237,7 @@ def enclose(
     Raises `Unsupported` where no rule is known, and for balls that grew too wide for one.
     """
     check_arithmetic()
-    constants: Mapping[str, Tensor] = getattr(model, "constants", {})
+    constants: Mapping[str, Tensor | Ball] = getattr(model, "constants", {})
     run = _Run(tokens.to(torch.int64), model.config, model.parameter, constants)
     program = needed(model.program, sites)
     last: dict[str, int] = {}
@@ -363,8 +364,8 @@ def _stack_heads(op: ops.StackHeads, run: _Run) -> Ball:
 
 
 def _replace(op: ops.Replace, run: _Run) -> Ball:
-    mask, value, x = run.constants[op.mask], run.constant(op.value), run.values[op.input]
-    return Ball(torch.where(mask, value.mid, x.mid), torch.where(mask, 0.0, x.rad))
+    mask, value, x = run.constant(op.mask).mid.bool(), run.constant(op.value), run.values[op.input]
+    return Ball(torch.where(mask, value.mid, x.mid), torch.where(mask, value.rad, x.rad))
 
 
 def _project(op: ops.Project, run: _Run) -> Ball:

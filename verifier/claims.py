@@ -248,18 +248,24 @@ def Attends(
 
 
 def Faithful(
-    of: Any, circuit: Circuit | None = None, ablation: str | None = None, *, codec: Codec | None = None
+    of: Any,
+    circuit: Circuit | None = None,
+    ablation: str | None = None,
+    *,
+    reference: Tensor | None = None,
+    codec: Codec | None = None,
 ) -> Claim:
     """The circuit alone, everything else ablated, decodes to the same outputs as the model, on every input.
 
-    `circuit`: default the compiled one. `ablation`: `zero`, or `resample` (the rest runs on a second input of equal
-    length, whichever it is); default the circuit's own, `any` being weakened to `resample`. Raises `InputError`.
+    `circuit`: default the compiled one. `ablation`: `zero`; `mean` over `reference` token ids [batch, pos]; or `resample`
+    (the rest is taken from a second input of equal length, whichever it is). Default: the circuit's own, `any` being
+    weakened to `resample`. Raises `InputError`.
     """
     subject = subject_of(of, codec)
     circuit = circuit or getattr(of, "circuit", None)
     if circuit is None:
         raise InputError("which circuit? pass one: Faithful(model, circuit)")
-    return Claim("forall", FaithfulBody.of(subject, circuit, ablation))
+    return Claim("forall", FaithfulBody.of(subject, circuit, ablation, reference))
 
 
 def Abstracts(of: Any, program: Any = None, *, codec: Codec | None = None) -> Claim:

@@ -73,6 +73,14 @@ class Composition:
             raise Failed("model", f"composition does not cover {', '.join(unsupported)}")
         if not all(np.isfinite(v).all() for v in self.c.w.values()):
             raise Failed("model", "a weight is not finite")
+        shift = 1 if self.c.codec.bos else 0
+        if self.c.codec.vocab != self.c.program.vocab:
+            raise Failed("codec", "its vocabulary is not the program's")
+        if c.d_vocab < len(self.c.program.vocab) + shift or c.n_ctx < self.c.max_len + shift:
+            raise Failed("model", "it cannot read the program's inputs: too few tokens or positions")
+        outputs = 1 if self.c.codec.kind == "scalar" else len(self.c.codec.outputs)
+        if c.d_vocab_out != outputs:
+            raise Failed("codec", f"it reads {outputs} logits, the model has {c.d_vocab_out}")
 
     def _start(self) -> State:
         d = self.c.config.d_model
@@ -81,7 +89,10 @@ class Composition:
         terms = {0: embed[: len(self.c.program.vocab)].copy()}
         bos = np.zeros(d)
         if positions is not None:
-            terms[1] = positions[shift : shift + self.c.program.max_len].copy()
+            rows = np.zeros((self.c.program.max_len, d))
+            found = positions[shift : shift + self.c.program.max_len]
+            rows[: len(found)] = found
+            terms[1] = rows
             if self.c.codec.bos:
                 bos = bos + positions[0]
         result = Enclosure.exact(bos)
@@ -186,6 +197,8 @@ class Composition:
         for target in np.unique(targets):
             rows = tuples[targets == target]
             column = column_of[target]
+            if column < 0:
+                raise Failed("decode", f"output {values[target]!r} is missing from the codec")
             others_ = np.arange(w.shape[1]) != column
             if not others_.any():
                 continue

@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from os import PathLike
 
-    from .compiler import Compiled as Compiled
-    from .compiler import SOp as SOp
-    from .compiler import Selector as Selector
-    from .compiler import evaluate as evaluate
     from .compiler import programs as programs
     from .compiler import rasp as rasp
-    from .compiler.compile import compile as compile
+    from .compiler.compiled import Compiled as Compiled
+    from .compiler.core import CoreProgram
+    from .compiler.interpreter import evaluate as evaluate
+    from .compiler.rasp import Selector as Selector
+    from .compiler.rasp import SOp as SOp
     from .models import CertiformerError as CertiformerError
     from .models import Circuit as Circuit
     from .models import Codec as Codec
@@ -30,30 +31,33 @@ if TYPE_CHECKING:
     from .models import LayerConfig as LayerConfig
     from .models import Transformer as Transformer
     from .models import TransformerConfig as TransformerConfig
+    from .models import Value as Value
     from .models import sequences as sequences
     from .proofs import Holey as Holey
     from .proofs import Invalid as Invalid
     from .proofs import Valid as Valid
-    from .verifier import Abstracts as Abstracts
-    from .verifier import Attends as Attends
-    from .verifier import Claim as Claim
-    from .verifier import Computes as Computes
-    from .verifier import Faithful as Faithful
-    from .verifier import Invariant as Invariant
-    from .verifier import Margin as Margin
-    from .verifier import NeverOutputs as NeverOutputs
-    from .verifier import Proved as Proved
-    from .verifier import Refuted as Refuted
-    from .verifier import Unknown as Unknown
-    from .verifier import prove as prove
+    from .verifier.claims import Abstracts as Abstracts
+    from .verifier.claims import Attends as Attends
+    from .verifier.claims import Claim as Claim
+    from .verifier.claims import Computes as Computes
+    from .verifier.claims import Faithful as Faithful
+    from .verifier.claims import Invariant as Invariant
+    from .verifier.claims import Margin as Margin
+    from .verifier.claims import NeverOutputs as NeverOutputs
+    from .verifier.portfolio import prove as prove
+    from .verifier.verdicts import Certificate as Certificate
+    from .verifier.verdicts import EmptyDomain as EmptyDomain
+    from .verifier.verdicts import Proved as Proved
+    from .verifier.verdicts import Refuted as Refuted
+    from .verifier.verdicts import Unknown as Unknown
+    from .verifier.verdicts import Vacuous as Vacuous
 
-# Public name -> module. `check` is defined here, since the checker knows nothing of our claims.
+# Public name -> module. `compile` and `check` are defined here: they tie packages together that know nothing of each other.
 _NAMES: dict[str, str] = {
-    "Compiled": "compiler",
-    "SOp": "compiler",
-    "Selector": "compiler",
-    "compile": "compiler.compile",
-    "evaluate": "compiler",
+    "Compiled": "compiler.compiled",
+    "SOp": "compiler.rasp",
+    "Selector": "compiler.rasp",
+    "evaluate": "compiler.interpreter",
     "programs": "compiler",
     "rasp": "compiler",
     "CertiformerError": "models",
@@ -65,24 +69,74 @@ _NAMES: dict[str, str] = {
     "LayerConfig": "models",
     "Transformer": "models",
     "TransformerConfig": "models",
+    "Value": "models",
     "sequences": "models",
     "Holey": "proofs",
     "Invalid": "proofs",
     "Valid": "proofs",
-    "Abstracts": "verifier",
-    "Attends": "verifier",
-    "Claim": "verifier",
-    "Computes": "verifier",
-    "Faithful": "verifier",
-    "Invariant": "verifier",
-    "Margin": "verifier",
-    "NeverOutputs": "verifier",
-    "Proved": "verifier",
-    "Refuted": "verifier",
-    "Unknown": "verifier",
-    "prove": "verifier",
+    "Abstracts": "verifier.claims",
+    "Attends": "verifier.claims",
+    "Certificate": "verifier.verdicts",
+    "Claim": "verifier.claims",
+    "Computes": "verifier.claims",
+    "EmptyDomain": "verifier.verdicts",
+    "Faithful": "verifier.claims",
+    "Invariant": "verifier.claims",
+    "Margin": "verifier.claims",
+    "NeverOutputs": "verifier.claims",
+    "Proved": "verifier.verdicts",
+    "Refuted": "verifier.verdicts",
+    "Unknown": "verifier.verdicts",
+    "Vacuous": "verifier.verdicts",
+    "prove": "verifier.portfolio",
 }
-__all__ = sorted([*_NAMES, "check", "__version__"])
+__all__ = sorted([*_NAMES, "check", "compile", "__version__"])
+
+
+def compile(
+    program: SOp | CoreProgram,
+    *,
+    vocab: Iterable[Value] | None = None,
+    max_len: int | None = None,
+    causal: bool = False,
+    bos: bool = True,
+    reuse: bool = True,
+    name: str | None = None,
+    certify: bool = False,
+    seconds: float = 60.0,
+) -> Compiled:
+    """Compile a RASP program to a softmax transformer that computes it on every sequence of 1..max_len tokens.
+
+    `vocab`: the tokens, all numbers or all strings. `causal`: position i sees positions up to i only. `bos`: put a token for
+    the beginning first (needed where a selection can be empty, or selected positions are counted). `reuse`: give the residual
+    coordinates of dead values to new ones. `certify`: prove within `seconds` that the model computes the program on all
+    these inputs, and attach the certificate. The same program gives the same bytes.
+
+    Raises `CompileError` naming everything in the program that cannot be compiled, each with its place, reason and remedy;
+    with `certify`, `CertiformerError` if the proof is not found in time.
+    """
+    from dataclasses import replace
+
+    from .compiler.compile import compile as compile_program
+
+    compiled = compile_program(program, vocab=vocab, max_len=max_len, causal=causal, bos=bos, reuse=reuse, name=name)
+    if not certify:
+        return compiled
+    from .models import CertiformerError, InternalError, sequences
+    from .verifier.claims import Computes
+    from .verifier.portfolio import prove
+    from .verifier.verdicts import Proved, Refuted
+
+    domain = sequences(vocab=compiled.vocab, length=range(1, compiled.max_len + 1))
+    verdict = prove(Computes(compiled, compiled.core), domain, seconds=seconds)
+    if isinstance(verdict, Proved):
+        return replace(compiled, certificate=verdict.certificate)
+    if isinstance(verdict, Refuted):
+        raise InternalError(f"the compiled model does not compute its program; please report this:\n{verdict}")
+    raise CertiformerError(
+        f"{compiled.core.name} is compiled, but not proved correct within {seconds:g} s; "
+        f"allow more seconds, or compile without certify=True and use the model unproved:\n{verdict}"
+    )
 
 
 def check(

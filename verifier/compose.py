@@ -1,0 +1,136 @@
+"""Engine `composition`: prove a claim about a model from its alignment, and write the certificate."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from ..compiler.alignment import Alignment
+from ..compiler.alignment_json import alignment_to_json
+from ..compiler.analysis import Analysis, analyse
+from ..compiler.core import CoreProgram, Value
+from ..models import TransformerConfig
+from ..models.languages import Language
+from .abstract_state import Context, Failed
+from .bodies import AndBody, Body, ComputesBody, MarginBody, NeverOutputsBody
+from .claims import Claim
+from .composition import Composed, Composition
+from .theorems import codec_to_json, core_to_json, domain_to_json
+from .verdicts import Certificate
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why there is no proof by composition. `hints`: values of nodes (position in the program -> value) where it broke down."""
+
+    text: str
+    hints: tuple[Mapping[int, Value], ...] = ()
+
+
+def prove_by_composition(claim: Claim, domain: Language) -> Certificate | Reason:
+    """A certificate for a claim about all inputs of a domain, or why composition cannot give one.
+
+    Covers `Computes` (of the program that the alignment is about), `Margin`, `NeverOutputs` and their conjunctions. Needs an
+    alignment; every statement of it is verified against the weights, so a wrong one cannot produce a certificate.
+    """
+    if claim.quantifier != "forall":
+        return Reason("composition proves claims about all inputs only")
+    alignment = claim.subject.alignment
+    if alignment is None:
+        return Reason("composition needs an alignment (an explanation of the model); pass a compiled program")
+    parts = _parts(claim.body)
+    strange = [part.kind for part in parts if not isinstance(part, (ComputesBody, MarginBody, NeverOutputsBody))]
+    if strange:
+        return Reason(f"composition does not cover claims of kind {', '.join(strange)}")
+    source = _source(alignment)
+    for part in parts:
+        if isinstance(part, ComputesBody) and not _same_program(part.program, source):
+            return Reason("the claim is about another program than the alignment")
+    analysis = _analyse(alignment, domain)
+    if analysis.problems:
+        return Reason(f"the program is not total on this domain: {analysis.problems[0].reason}")
+    try:
+        found = compose(claim, alignment, analysis)
+    except Failed as failure:
+        return Reason(str(failure), _hints(failure, alignment.program))
+    for part in parts:
+        missing = _missing(part, found, analysis, source)
+        if missing is not None:
+            return missing
+    return _certificate(claim, domain, alignment, source)
+
+
+def compose(claim: Claim, alignment: Alignment, analysis: Analysis) -> Composed:
+    """Verify the alignment against the claim's model. Raises `Failed`."""
+    model = claim.subject.model
+    if not isinstance(getattr(model, "config", None), TransformerConfig) or not hasattr(model, "named_parameters"):
+        raise Failed("model", "composition covers plain transformers, not edited ones")
+    weights = {name: p.detach().cpu().numpy() for name, p in model.named_parameters()}
+    return Composition(Context(model.config, weights, claim.subject.codec, alignment, analysis)).run()
+
+
+def _parts(body: Body) -> tuple[Body, ...]:
+    return body.parts if isinstance(body, AndBody) else (body,)
+
+
+def _source(alignment: Alignment) -> CoreProgram:
+    p = alignment.program
+    return CoreProgram(p.vocab, p.max_len, p.causal, p.nodes[: alignment.n_source], p.output, p.name)
+
+
+def _same_program(a: CoreProgram, b: CoreProgram) -> bool:
+    return a is b or _anonymous(core_to_json(a)) == _anonymous(core_to_json(b))
+
+
+def _anonymous(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {k: _anonymous(v) for k, v in data.items() if k != "name"}
+    return [_anonymous(v) for v in data] if isinstance(data, list) else data
+
+
+def _analyse(alignment: Alignment, domain: Language) -> Analysis:
+    lengths = [n for n in domain.lengths if domain.size(n)]
+    return analyse(alignment.program, lengths, {n: sorted_alphabet(domain, n) for n in lengths})
+
+
+def sorted_alphabet(domain: Language, length: int) -> tuple[Value, ...]:
+    """The tokens that occur in some word of this length, in canonical order."""
+    letters = domain.alphabet(length)
+    return tuple(v for v in domain.vocab if v in letters)
+
+
+def _missing(part: Body, found: Composed, analysis: Analysis, source: CoreProgram) -> Reason | None:
+    if isinstance(part, MarginBody) and Fraction(found.margin) < part.at_least:
+        return Reason(f"the margin is at least {found.margin:.9g}; {float(part.at_least):g} is not shown")
+    if isinstance(part, NeverOutputsBody):
+        values = source.value_node(source.output).values
+        possible = [v for v, here in zip(values, analysis.ever(source.output), strict=True) if here and v in part.outputs]
+        if possible:
+            return Reason(f"the program may output {possible[0]!r}")
+    return None
+
+
+def _certificate(claim: Claim, domain: Language, alignment: Alignment, source: CoreProgram) -> Certificate:
+    subject = claim.subject
+    theorem = {
+        "quantifier": "forall",
+        "domain": domain_to_json(domain),
+        "body": claim.body.to_json(),
+        "codec": codec_to_json(subject.codec),
+        "config": json.loads(subject.model.config_json()),
+        "weights_sha256": subject.model.weights_sha256(),
+        "semantics": "real",
+    }
+    proof: dict[str, object] = {"rule": "composition", **alignment_to_json(alignment)}
+    if not any(isinstance(part, ComputesBody) for part in _parts(claim.body)):
+        proof["program"] = core_to_json(source)
+    return Certificate.of(theorem, proof)
+
+
+def _hints(failure: Failed, program: CoreProgram) -> tuple[Mapping[int, Value], ...]:
+    if not failure.hint:
+        return ()
+    return ({node: program.value_node(node).values[v] for node, v in failure.hint.items()},)

@@ -1,0 +1,288 @@
+"""The search for a counterexample: short inputs exhaustively, random and structured ones, then descent on the margin.
+
+Everything runs in float32, batched. What is found is only a candidate; `refutation` shrinks it and replays it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ..models.languages import Language
+from .claims import Claim
+from .reading import FALSE, Vocabulary
+
+Ids = npt.NDArray[np.int64]
+Candidate = tuple[Ids, ...]
+Hint = Mapping[int, object]
+
+
+@dataclass
+class Search:
+    """One search: what it looks for, the domain, the clock, and the best inputs seen.
+
+    Words are arrays of domain ids [batch, length]; a candidate has one word for each of the claim's inputs.
+    `fails` is the meaning of the claim in float32; `deadline` is a `time.monotonic` value.
+    """
+
+    claim: Claim
+    domain: Language
+    deadline: float
+    rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
+    runs: int = 0
+
+    def __post_init__(self) -> None:
+        self.codes = Vocabulary(self.domain.vocab, self.claim.subject.codec.vocab).table
+        self.lengths = [n for n in self.domain.lengths if self.domain.size(n)]
+
+    @property
+    def out_of_time(self) -> bool:
+        return time.monotonic() > self.deadline
+
+    def ids(self, words: Candidate) -> tuple[Tensor, ...]:
+        """Token ids as the claim's body takes them."""
+        return tuple(self.codes[torch.from_numpy(np.ascontiguousarray(word))] for word in words)
+
+    def _chunks(self, words: Candidate) -> Iterator[slice]:
+        size = self.claim.subject.chunk(words[0].shape[1], rigorous=False)
+        return (slice(at, at + size) for at in range(0, len(words[0]), size))
+
+    def first_failure(self, words: Candidate) -> Candidate | None:
+        """The first row on which the body is false; None if there is none (or time ran out before one was met)."""
+        for part in self._chunks(words):
+            chunk = tuple(word[part] for word in words)
+            failing = self.claim.body.judge(self.ids(chunk), "float32") == FALSE
+            self.runs += len(chunk[0])
+            if bool(failing.any()):
+                row = int(failing.to(torch.int8).argmax())
+                return tuple(word[row : row + 1] for word in chunk)
+            if self.out_of_time:
+                return None
+        return None
+
+    def scores(self, words: Candidate) -> npt.NDArray[np.float64]:
+        """How far each row is from failing; rows not reached in time are infinitely far."""
+        found = np.full(len(words[0]), np.inf)
+        for part in self._chunks(words):
+            score = self.claim.body.score(self.ids(tuple(word[part] for word in words)))
+            found[part] = torch.nan_to_num(score, nan=-np.inf).numpy()
+            self.runs += len(found[part])
+            if self.out_of_time:
+                break
+        return found
+
+    def failure(self, words: Candidate, scores: npt.NDArray[np.float64]) -> Candidate | None:
+        """A failing row among those of lowest score."""
+        near = np.flatnonzero(scores <= max(0.0, float(np.min(scores, initial=np.inf))))[:64]
+        return self.first_failure(tuple(word[near] for word in words)) if near.size else None
+
+    def inside(self, words: Candidate) -> Candidate:
+        """The rows that lie in the domain."""
+        keep = np.logical_and.reduce([self.domain.contains_ids(word) for word in words])
+        return tuple(word[keep] for word in words)
+
+
+def short_inputs(search: Search, budget: int) -> Candidate | None:
+    """Every input, shortest first, as many as the budget allows (whole lengths only)."""
+    arity = search.claim.arity
+    for n in search.lengths:
+        size = search.domain.size(n)
+        if size**arity > budget:
+            return None
+        budget -= size**arity
+        for ranks in _ranks(size**arity):
+            words = tuple(search.domain.unrank(n, part) for part in split_ranks(ranks, size, arity))
+            if found := search.first_failure(words):
+                return found
+            if search.out_of_time:
+                return None
+    return None
+
+
+def _ranks(size: int, batch: int = 8192) -> Iterator[Ids]:
+    return (np.arange(first, min(first + batch, size)) for first in range(0, size, batch))
+
+
+def split_ranks(ranks: Ids, size: int, arity: int) -> Iterator[Ids]:
+    """The ranks of the words that a tuple's rank stands for."""
+    for place in range(arity - 1, -1, -1):
+        yield ranks // size**place % size
+
+
+def pick_lengths(search: Search, count: int) -> list[int]:
+    """Lengths to try: the longest most often, the shortest too, the rest at random."""
+    lengths = search.lengths
+    fixed = [lengths[-1], lengths[0], lengths[len(lengths) // 2]]
+    drawn = [int(search.rng.choice(lengths)) for _ in range(max(0, count - len(fixed)))]
+    return [*fixed, *drawn][:count]
+
+
+def random_inputs(search: Search, rows: int) -> Iterator[Candidate]:
+    """Uniform words of several lengths."""
+    for n in pick_lengths(search, 6):
+        yield tuple(search.domain.sample_length(search.rng, n, rows) for _ in range(search.claim.arity))
+
+
+def structured_inputs(search: Search, rows: int) -> Iterator[Candidate]:
+    """Words of the kinds that break programs: few distinct tokens, sorted, repeated blocks, one odd token out, runs."""
+    for n in pick_lengths(search, 6):
+        alphabets = search.domain.alphabets(n)
+        letters = np.array(sorted({search.domain.index[v] for alphabet in alphabets for v in alphabet}), dtype=np.int64)
+        words = tuple(structured_words(search.rng, letters, n, rows) for _ in range(search.claim.arity))
+        kept = search.inside(words)
+        if len(kept[0]):
+            yield kept
+
+
+def structured_words(rng: np.random.Generator, letters: Ids, n: int, rows: int) -> Ids:
+    """Words of one length over some letters; see `structured_inputs`."""
+    words = np.empty((rows, n), dtype=np.int64)
+    for row in range(rows):
+        few = rng.choice(letters, size=min(len(letters), 1 + int(rng.integers(4))), replace=False)
+        word = rng.choice(few, size=n)
+        kind = row % 6
+        if kind == 1:
+            word = np.sort(word)[:: 1 if rng.integers(2) else -1]
+        elif kind == 2:
+            block = word[: 1 + int(rng.integers(n))]
+            word = np.resize(block, n)
+        elif kind == 3:
+            word = np.full(n, few[0])
+            word[rng.integers(n)] = rng.choice(letters)
+        elif kind == 4:
+            word = np.full(n, few[0])
+            word[: int(rng.integers(n + 1))] = rng.choice(letters)
+        elif kind == 5:
+            word = np.resize(rng.permutation(letters), n)
+        words[row] = word
+    return words
+
+
+def hinted_inputs(search: Search, hints: Sequence[Hint], rows: int) -> Iterator[Candidate]:
+    """Words with the tokens that a hint names at the positions it names (or anywhere), the rest random.
+
+    A hint maps positions to token values; negative keys are tokens that must occur, at a place not known.
+    """
+    index = search.domain.index
+    for hint in hints:
+        for n in pick_lengths(search, 6):
+            words = [search.domain.sample_length(search.rng, n, rows) for _ in range(search.claim.arity)]
+            for position, value in hint.items():
+                symbol = index.get(value)  # type: ignore[call-overload]
+                if symbol is None:
+                    continue
+                for word in words:
+                    if 0 <= position < n:
+                        word[:, position] = symbol
+                    elif position < 0:
+                        word[np.arange(rows), search.rng.integers(n, size=rows)] = symbol
+            kept = search.inside(tuple(words))
+            if len(kept[0]):
+                yield kept
+
+
+def neighbours(search: Search, words: Candidate, letters: Ids, limit: int) -> Candidate:
+    """All words that differ from the single rows `words` in one token, and some with two places swapped or copied."""
+    n, arity = words[0].shape[1], len(words)
+    moves: list[Candidate] = []
+    for which in range(arity):
+        single = np.repeat(words[which], n * len(letters), axis=0)
+        single[np.arange(n * len(letters)), np.repeat(np.arange(n), len(letters))] = np.tile(letters, n)
+        pairs = min(4 * n, 64)
+        first, second = search.rng.integers(n, size=pairs), search.rng.integers(n, size=pairs)
+        swapped = np.repeat(words[which], pairs, axis=0)
+        row = np.arange(pairs)
+        swapped[row, first], swapped[row, second] = words[which][0, second], words[which][0, first]
+        copied = np.repeat(words[which], pairs, axis=0)
+        copied[row, first] = words[which][0, second]
+        copied[row, second] = search.rng.choice(letters, size=pairs)
+        changed = np.concatenate([single, swapped, copied])
+        if len(changed) > limit:
+            changed = changed[search.rng.choice(len(changed), size=limit, replace=False)]
+        moves.append(tuple(changed if i == which else np.repeat(w, len(changed), axis=0) for i, w in enumerate(words)))
+    together = tuple(np.concatenate([move[i] for move in moves]) for i in range(arity))
+    return search.inside(together)
+
+
+def descend(search: Search, start: Candidate, patience: int = 2, beam: int = 4, limit: int = 4096) -> Candidate | None:
+    """From the best rows of `start`, change one token at a time to what lowers the score most; a failing row, or None."""
+    letters = np.array(
+        sorted({search.domain.index[v] for v in search.domain.alphabet(start[0].shape[1])}), dtype=np.int64
+    )
+    scores = search.scores(start)
+    if found := search.failure(start, scores):
+        return found
+    order = np.argsort(scores, kind="stable")[:beam]
+    front = [(float(scores[i]), tuple(word[i : i + 1] for word in start)) for i in order]
+    best, stale = front[0][0], 0
+    seen: set[bytes] = set()
+    while stale < patience and not search.out_of_time:
+        parts: list[Candidate] = []
+        for _, words in front:
+            key = b"|".join(word.tobytes() for word in words)
+            if key not in seen:
+                seen.add(key)
+                parts.append(neighbours(search, words, letters, limit))
+        parts = [part for part in parts if len(part[0])]
+        if not parts:
+            return None
+        together = tuple(np.concatenate([part[i] for part in parts]) for i in range(len(start)))
+        scores = search.scores(together)
+        if found := search.failure(together, scores):
+            return found
+        order = np.argsort(scores, kind="stable")
+        pool = [*front, *((float(scores[i]), tuple(w[i : i + 1] for w in together)) for i in order[: 4 * beam])]
+        front = _distinct(sorted(pool, key=lambda item: item[0]), beam)
+        stale = stale + 1 if front[0][0] >= best else 0
+        best = min(best, front[0][0])
+    return None
+
+
+def _distinct(pool: list[tuple[float, Candidate]], count: int) -> list[tuple[float, Candidate]]:
+    kept: dict[bytes, tuple[float, Candidate]] = {}
+    for item in pool:
+        kept.setdefault(b"|".join(word.tobytes() for word in item[1]), item)
+        if len(kept) == count:
+            break
+    return list(kept.values())
+
+
+def search_for_failure(
+    claim: Claim,
+    domain: Language,
+    seconds: float,
+    *,
+    hints: Sequence[Hint] = (),
+    seed: int = 0,
+    quick: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> tuple[Candidate | None, Search]:
+    """A candidate on which the body fails in float32 (domain ids, one row each), or None when time is up.
+
+    `quick` ends after a first pass instead of using all the time. Deterministic up to the clock.
+    """
+    search = Search(claim, domain, time.monotonic() + seconds, np.random.default_rng(seed))
+    say = progress or (lambda _: None)
+    say("refuting: short inputs")
+    if found := short_inputs(search, 4096 if quick else 65536):
+        return found, search
+    rounds = 0
+    while not search.out_of_time:
+        say(f"refuting: round {rounds + 1}, {search.runs:,} inputs run")
+        rows = 128 if rounds == 0 else 512
+        sources = [hinted_inputs(search, hints, rows), random_inputs(search, rows), structured_inputs(search, rows)]
+        for words in (w for source in sources for w in source):
+            if found := descend(search, words, patience=1 if rounds == 0 else 2):
+                return found, search
+            if search.out_of_time:
+                break
+        rounds += 1
+        if quick:
+            break
+    return None, search
