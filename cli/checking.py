@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rich.console import RenderableType
 from rich.padding import Padding
 
 from . import words
@@ -21,7 +22,8 @@ def check_certificate(certificate: Path, model: Path, expect: Path | None, as_js
     from .. import proofs
 
     screen = Screen(as_json)
-    _exists(certificate), _exists(model)
+    _exists(certificate)
+    _exists(model)
     wanted = _json_file(expect) if expect else None
     started = time.perf_counter()
     with screen.progress(f"checking {certificate.name}"):
@@ -81,7 +83,7 @@ def show_certificate(path: Path, as_json: bool) -> int:
         "trusted_base": trusted_base(),
         "checked": False,
     }
-    blocks = []
+    blocks: list[RenderableType] = []
     for program, lines in listings:
         blocks += [f"\nprogram {program.get('name', '')}, as core RASP:", Padding("\n".join(lines), (0, 0, 0, 2))]
     screen.show(data, facts(parts), *blocks, "\nNothing has been checked: certiformer check does that.")

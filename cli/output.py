@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
@@ -103,7 +103,7 @@ def value_text(value: object) -> str:
     return "none" if value is None else str(value)
 
 
-def sequence_text(values: list[object] | tuple[object, ...]) -> str:
+def sequence_text(values: Sequence[object]) -> str:
     """A sequence of RASP values, separated by spaces."""
     return " ".join(map(value_text, values))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -152,7 +152,7 @@ def node_words(node: Json) -> str:
 def _relation(table: Sequence[str]) -> str:
     """The comparison a square select table is, if it is one over equally ordered values."""
     size = len(table)
-    comparisons = {
+    comparisons: dict[str, Callable[[int, int], bool]] = {
         "==": lambda k, q: k == q,
         "!=": lambda k, q: k != q,
         "<": lambda k, q: k < q,

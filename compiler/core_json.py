@@ -7,6 +7,7 @@ same JSON.
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
 
@@ -192,11 +193,15 @@ _READERS: dict[str, tuple[tuple[str, ...], Callable[[_Item, Sequence[Node], str]
     "select": (("keys", "queries", "table"), _read_select),
     "and": (
         ("left", "right"),
-        lambda item, nodes, name: And(*(_reference(item[side], nodes, True) for side in ("left", "right")), name),
+        lambda item, nodes, name: And(
+            _reference(item["left"], nodes, True), _reference(item["right"], nodes, True), name
+        ),
     ),
     "or": (
         ("left", "right"),
-        lambda item, nodes, name: Or(*(_reference(item[side], nodes, True) for side in ("left", "right")), name),
+        lambda item, nodes, name: Or(
+            _reference(item["left"], nodes, True), _reference(item["right"], nodes, True), name
+        ),
     ),
     "not": (("arg",), lambda item, nodes, name: Not(_reference(item["arg"], nodes, True), name)),
     "aggregate": (("selector", "value", "default", "values"), _read_aggregate),
@@ -276,5 +281,4 @@ def _record(data: object, what: str, required: Sequence[str], optional: Sequence
 
 
 def _show(data: object) -> str:
-    text = repr(data)
-    return text if len(text) <= 80 else text[:77] + "..."
+    return reprlib.repr(data)

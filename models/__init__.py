@@ -9,6 +9,17 @@ from .codec import Codec as Codec
 from .config import LayerConfig as LayerConfig
 from .config import TransformerConfig as TransformerConfig
 from .config import parameter_shapes as parameter_shapes
+from .edits import Ablate as Ablate
+from .edits import Edited as Edited
+from .edits import Given as Given
+from .edits import Interchange as Interchange
+from .edits import Mean as Mean
+from .edits import Resample as Resample
+from .edits import Subspace as Subspace
+from .edits import Zero as Zero
+from .edits import change_weight as change_weight
+from .edits import edit as edit
+from .edits import outside as outside
 from .errors import CertiformerError as CertiformerError
 from .errors import InputError as InputError
 from .errors import InternalError as InternalError

@@ -111,7 +111,7 @@ def _join(op: ops.Join, run: Run) -> Tensor:
     z, weight = run.values[op.input], run.parameter(op.weight)
     batch, length, heads, d_head = z.shape
     flat = torch.addmm(run.parameter(op.bias), z.reshape(-1, heads * d_head), weight.reshape(heads * d_head, -1))
-    return flat.view(batch, length, -1)
+    return flat.view(batch, length, weight.shape[2])
 
 
 def _results(op: ops.Results, run: Run) -> Tensor:

@@ -53,7 +53,7 @@ class Language:
 
     def __repr__(self) -> str:
         size = self.size()
-        shown = str(size) if size < 10**15 else f"about 10^{int((size.bit_length() - 0.5) * math.log10(2))}"
+        shown = str(size) if size < 10**15 else f"about 10^{int(math.log10(size))}"
         return f"Language({len(self.vocab)} tokens, lengths {_lengths_text(self.lengths)}, {shown} words)"
 
     @cached_property
@@ -217,7 +217,7 @@ class Language:
         for length in self.lengths if lengths is None else sorted(set(lengths)):
             size = self.size(length)
             if size >= 2**62:
-                raise InputError(f"{size} words of length {length} cannot be enumerated; sample them")
+                raise InputError(f"the words of length {length} are more than 2^62: sample them")
             for first in range(0, size, batch):
                 yield self.unrank(length, np.arange(first, min(first + batch, size)))
 
@@ -225,7 +225,7 @@ class Language:
         """The words of one length that stand at the given places of the order of `enumerate`; below 2^62 of them."""
         size = self.size(length)
         if size >= 2**62 or (ranks.size and not 0 <= int(ranks.min()) <= int(ranks.max()) < size):
-            raise InputError(f"ranks must be below the {size} words of length {length}, and those below 2^62")
+            raise InputError(f"ranks must be places of words of length {length}, fewer than 2^62 (there are {self!r})")
         words = np.empty((len(ranks), length), dtype=np.int64)
         ranks = ranks.astype(np.int64)
         if self.distinct:

@@ -97,12 +97,15 @@ class Exact:
         return -(-self).lower()
 
     def _near(self) -> Radii:
-        """Within a factor 1 +- 2^-51, or 2^-1070, of the values (infinite beyond float64)."""
-        if self.data.dtype != object:
-            with np.errstate(all="ignore"):
-                return np.ldexp(self.data.astype(np.float64), np.clip(self.exp, -4000, 4000))
-        flat = [_near_float(int(x), self.exp) for x in self.data.reshape(-1)]
-        return np.array(flat, dtype=np.float64).reshape(self.data.shape)
+        """Within a factor 1 +- 2^-51, or 2^-1070, of the values. Raises `Rejected` beyond float64."""
+        with np.errstate(all="ignore"):
+            if self.data.dtype != object:
+                near = np.ldexp(self.data.astype(np.float64), max(-4000, min(4000, self.exp)))
+            else:
+                flat = [_near_float(int(x), self.exp) for x in self.data.reshape(-1)]
+                near = np.array(flat, dtype=np.float64).reshape(self.data.shape)
+        require(np.isfinite(near).all(), "a number is too large")
+        return near
 
 
 def _near_float(x: int, exp: int) -> float:

@@ -10,6 +10,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
+
 from certiformer.models.circuits import Circuit, all_edges, all_nodes, full_circuit, parse_edge
 from certiformer.models.codec import Codec
 from certiformer.models.config import LayerConfig, TransformerConfig
@@ -70,7 +71,7 @@ def test_scalar_decoding_is_nearest() -> None:
     generator = torch.Generator().manual_seed(0)
     points = torch.randperm(40, generator=generator).double() * 0.37 - 5
     codec = Codec((0,), False, "scalar", tuple(range(40)), tuple(points.tolist()))
-    x = torch.cat([torch.randn(500, generator=generator) * 9, torch.tensor([-1e30, 1e30])])
+    x = torch.cat([torch.randn(500, generator=generator) * 9, torch.tensor([-1e4, 1e4])])
     expected = (x.double()[:, None] - points).abs().argmin(1)
     assert torch.equal(codec.decode_indices(x.view(1, -1, 1))[0], expected)
     assert torch.equal(codec.decode_indices(torch.stack([x, -x], -1)[None])[0], expected)
@@ -155,7 +156,7 @@ def test_circuit_operations() -> None:
         assert Circuit.from_json(json.loads(json.dumps(circuit.to_json()))) == circuit
     with pytest.raises(InputError, match="a0.h0->m0"):
         some.without(["a0.h0->m0"])
-    with pytest.raises(InputError, match="near names"):
+    with pytest.raises(InputError, match="such nodes or edges: m1, input->m1"):
         Circuit.from_edges(["input->m1"]).validate(CONFIG)
     with pytest.raises(InputError, match="m7, m8"):
         Circuit(frozenset({"m7", "m8"}), frozenset()).validate(CONFIG)

@@ -6,6 +6,8 @@ import copy
 
 import pytest
 import torch
+from torch import Tensor
+
 from certiformer.models.circuits import Circuit, all_edges, full_circuit
 from certiformer.models.config import LayerConfig, TransformerConfig
 from certiformer.models.edits import (
@@ -22,14 +24,13 @@ from certiformer.models.edits import (
 )
 from certiformer.models.errors import InputError
 from certiformer.models.transformer import Transformer
-from torch import Tensor
 
 LAYERS = (LayerConfig(2, 3, 5), LayerConfig(3, 2, 0), LayerConfig(0, 0, 4), LayerConfig(1, 4, 6))
 
 
 def make(**changes: object) -> Transformer:
-    fields: dict[str, object] = dict(d_model=8, n_ctx=6, d_vocab=5, d_vocab_out=4, layers=LAYERS, causal=True)
-    config = TransformerConfig(**{**fields, **changes})  # type: ignore[arg-type]
+    fields: dict[str, object] = {"d_model": 8, "n_ctx": 6, "d_vocab": 5, "d_vocab_out": 4}
+    config = TransformerConfig(**{**fields, "layers": LAYERS, "causal": True, **changes})  # type: ignore[arg-type]
     model = Transformer.initialised(config, seed=3)
     generator = torch.Generator().manual_seed(4)
     with torch.no_grad():

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+
 from certiformer.models import execution
 from certiformer.models.config import LayerConfig, TransformerConfig, parameter_shapes
 from certiformer.models.errors import InputError

@@ -148,9 +148,9 @@ def modules_after(code: str) -> set[str]:
         "import certiformer",
         "import certiformer.proofs",
         "import certiformer; certiformer.Valid",
-        "from certiformer.cli import run; assert run(['check', '--help']) == 0",
-        "from certiformer.cli import run; assert run(['check', 'missing.cert', '--model', 'missing.safetensors']) == 3",
-        "from certiformer.cli import run; assert run(['show', 'missing.cert']) == 3",
+        "from certiformer.cli import execute; assert execute(['check', '--help']) == 0",
+        "from certiformer.cli import execute; assert execute(['check', 'no.cert', '--model', 'no.safetensors']) == 3",
+        "from certiformer.cli import execute; assert execute(['show', 'missing.cert']) == 3",
     ],
 )
 def test_starts_without_torch_or_z3(code: str) -> None:

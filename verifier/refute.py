@@ -1,6 +1,6 @@
 """The search for a counterexample: short inputs exhaustively, random and structured ones, then descent on the margin.
 
-Everything runs in float32, batched. What is found is only a candidate; `refutation` shrinks it and replays it.
+Everything runs in float32, batched; what fails there is confirmed over the reals by balls. Then see `shrinking`.
 """
 
 from __future__ import annotations
@@ -15,27 +15,37 @@ import torch
 from torch import Tensor
 
 from ..models.languages import Language
+from ..models.values import Value
+from .balls import Unsupported
 from .claims import Claim
+from .program_values import Evaluator
 from .reading import FALSE, Vocabulary
 
 Ids = npt.NDArray[np.int64]
 Candidate = tuple[Ids, ...]
-Hint = Mapping[int, object]
+Hint = Mapping[int, Value]
+CONFIRMED = 64
+DIRECTED_STEPS = 40
+STEP_SECONDS = 1.0
 
 
 @dataclass
 class Search:
-    """One search: what it looks for, the domain, the clock, and the best inputs seen.
+    """One search: what it looks for, the domain, the clock, and what it met.
 
     Words are arrays of domain ids [batch, length]; a candidate has one word for each of the claim's inputs.
-    `fails` is the meaning of the claim in float32; `deadline` is a `time.monotonic` value.
+    It looks for rows where the body is `goal` (FALSE for a counterexample), in float32 and, where balls can tell, over
+    the reals; `float_only` keeps the first row that float32 alone found. `deadline` is a `time.monotonic` value.
     """
 
     claim: Claim
     domain: Language
     deadline: float
     rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
+    goal: int = FALSE
+    rigorous: bool = True
     runs: int = 0
+    float_only: Candidate | None = None
 
     def __post_init__(self) -> None:
         self.codes = Vocabulary(self.domain.vocab, self.claim.subject.codec.vocab).table
@@ -54,16 +64,33 @@ class Search:
         return (slice(at, at + size) for at in range(0, len(words[0]), size))
 
     def first_failure(self, words: Candidate) -> Candidate | None:
-        """The first row on which the body is false; None if there is none (or time ran out before one was met)."""
+        """The first row that meets the goal; None if there is none (or time ran out before one was met)."""
         for part in self._chunks(words):
             chunk = tuple(word[part] for word in words)
-            failing = self.claim.body.judge(self.ids(chunk), "float32") == FALSE
+            met = self.claim.body.judge(self.ids(chunk), "float32") == self.goal
             self.runs += len(chunk[0])
-            if bool(failing.any()):
-                row = int(failing.to(torch.int8).argmax())
-                return tuple(word[row : row + 1] for word in chunk)
+            rows = np.flatnonzero(met.numpy())[:CONFIRMED]
+            if rows.size and (found := self.confirmed(tuple(word[rows] for word in chunk))):
+                return found
             if self.out_of_time:
                 return None
+        return None
+
+    def confirmed(self, words: Candidate) -> Candidate | None:
+        """The first of these rows that meets the goal over the reals too; without rigorous rules, the first."""
+        size = self.claim.subject.chunk(words[0].shape[1], rigorous=True)
+        for at in range(0, len(words[0]), size):
+            chunk = tuple(word[at : at + size] for word in words)
+            met = np.ones(len(chunk[0]), dtype=bool)
+            if self.rigorous:
+                try:
+                    met = (self.claim.body.judge(self.ids(chunk), "real") == self.goal).numpy()
+                except Unsupported:
+                    self.rigorous = False
+            if met.any():
+                row = int(met.argmax())
+                return tuple(word[row : row + 1] for word in chunk)
+        self.float_only = self.float_only or tuple(word[:1] for word in words)
         return None
 
     def scores(self, words: Candidate) -> npt.NDArray[np.float64]:
@@ -71,6 +98,7 @@ class Search:
         found = np.full(len(words[0]), np.inf)
         for part in self._chunks(words):
             score = self.claim.body.score(self.ids(tuple(word[part] for word in words)))
+            score = score if self.goal == FALSE else -score
             found[part] = torch.nan_to_num(score, nan=-np.inf).numpy()
             self.runs += len(found[part])
             if self.out_of_time:
@@ -165,26 +193,51 @@ def structured_words(rng: np.random.Generator, letters: Ids, n: int, rows: int) 
 
 
 def hinted_inputs(search: Search, hints: Sequence[Hint], rows: int) -> Iterator[Candidate]:
-    """Words with the tokens that a hint names at the positions it names (or anywhere), the rest random.
+    """Words on which the program's nodes take the values that a hint names, all at one position, as far as found.
 
-    A hint maps positions to token values; negative keys are tokens that must occur, at a place not known.
+    A hint maps nodes of the aligned program to values. Found by descent on the discrete program alone, which is cheap.
     """
-    index = search.domain.index
+    alignment = search.claim.subject.alignment
+    if alignment is None:
+        return
+    program = alignment.program
+    evaluator = Evaluator(program)
+    codes = Vocabulary(search.domain.vocab, program.vocab).table.numpy()
     for hint in hints:
-        for n in pick_lengths(search, 6):
-            words = [search.domain.sample_length(search.rng, n, rows) for _ in range(search.claim.arity)]
-            for position, value in hint.items():
-                symbol = index.get(value)  # type: ignore[call-overload]
-                if symbol is None:
-                    continue
-                for word in words:
-                    if 0 <= position < n:
-                        word[:, position] = symbol
-                    elif position < 0:
-                        word[np.arange(rows), search.rng.integers(n, size=rows)] = symbol
-            kept = search.inside(tuple(words))
-            if len(kept[0]):
-                yield kept
+        wanted = {node: program.value_node(node).values.index(value) for node, value in hint.items()}
+        for n in pick_lengths(search, 4):
+            words = _directed(search, evaluator, codes, wanted, search.domain.sample_length(search.rng, n, rows))
+            others = (search.domain.sample_length(search.rng, n, len(words)) for _ in range(search.claim.arity - 1))
+            yield (words, *others)
+
+
+def _directed(search: Search, evaluator: Evaluator, codes: Ids, wanted: Mapping[int, int], words: Ids) -> Ids:
+    """Changes tokens of the words to bring the nodes' value indices nearer to `wanted` at some position."""
+    rows, n = words.shape
+    letters = np.array(sorted({search.domain.index[v] for v in search.domain.alphabet(n)}), dtype=np.int64)
+
+    def gap(some: Ids) -> npt.NDArray[np.float64]:
+        trace = evaluator.run(codes[some], tuple(wanted))
+        apart = np.zeros(some.shape)
+        for node, value in wanted.items():
+            off = np.abs(trace.values[node] - value)
+            apart += np.where(off == 0, 0.0, 1.0 + off / (1.0 + off))
+        return np.where(trace.undefined, np.inf, apart.min(axis=1))
+
+    gaps = gap(words)
+    for _ in range(DIRECTED_STEPS):
+        if search.out_of_time or np.count_nonzero(gaps == 0) > rows // 4:
+            break
+        order = np.argsort(gaps, kind="stable")[: max(8, rows // 8)]
+        parents = words[search.rng.choice(order, size=rows)].copy()
+        for _ in range(1 + int(search.rng.integers(3))):
+            parents[np.arange(rows), search.rng.integers(n, size=rows)] = search.rng.choice(letters, size=rows)
+        (parents,) = search.inside((parents,))
+        words = np.concatenate([words, parents])
+        gaps = np.concatenate([gaps, gap(parents)])
+        kept = np.argsort(gaps, kind="stable")[:rows]
+        words, gaps = words[kept], gaps[kept]
+    return words
 
 
 def neighbours(search: Search, words: Candidate, letters: Ids, limit: int) -> Candidate:
@@ -210,14 +263,20 @@ def neighbours(search: Search, words: Candidate, letters: Ids, limit: int) -> Ca
     return search.inside(together)
 
 
-def descend(search: Search, start: Candidate, patience: int = 2, beam: int = 4, limit: int = 4096) -> Candidate | None:
-    """From the best rows of `start`, change one token at a time to what lowers the score most; a failing row, or None."""
+def descend(search: Search, start: Candidate, patience: int = 2, beam: int = 4) -> Candidate | None:
+    """From the best rows of `start`, change one token at a time to what lowers the score most; a failing row, or None.
+
+    A step tries all single changes of the `beam` best rows, or as many as take about STEP_SECONDS.
+    """
+    began, before = time.monotonic(), search.runs
     letters = np.array(
         sorted({search.domain.index[v] for v in search.domain.alphabet(start[0].shape[1])}), dtype=np.int64
     )
     scores = search.scores(start)
     if found := search.failure(start, scores):
         return found
+    rate = (search.runs - before) / max(1e-6, time.monotonic() - began)
+    limit = int(min(4096, max(64, rate * STEP_SECONDS / beam)))
     order = np.argsort(scores, kind="stable")[:beam]
     front = [(float(scores[i]), tuple(word[i : i + 1] for word in start)) for i in order]
     best, stale = front[0][0], 0
@@ -258,16 +317,17 @@ def search_for_failure(
     domain: Language,
     seconds: float,
     *,
+    goal: int = FALSE,
     hints: Sequence[Hint] = (),
     seed: int = 0,
     quick: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> tuple[Candidate | None, Search]:
-    """A candidate on which the body fails in float32 (domain ids, one row each), or None when time is up.
+    """A candidate that meets the goal (domain ids, one row each), or None when time is up; and the search.
 
     `quick` ends after a first pass instead of using all the time. Deterministic up to the clock.
     """
-    search = Search(claim, domain, time.monotonic() + seconds, np.random.default_rng(seed))
+    search = Search(claim, domain, time.monotonic() + seconds, np.random.default_rng(seed), goal)
     say = progress or (lambda _: None)
     say("refuting: short inputs")
     if found := short_inputs(search, 4096 if quick else 65536):

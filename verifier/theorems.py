@@ -6,21 +6,8 @@ from fractions import Fraction
 
 import numpy as np
 
-from ..compiler.core import (
-    Aggregate,
-    And,
-    CoreProgram,
-    Indices,
-    Linear,
-    Map,
-    Node,
-    Not,
-    Or,
-    Select,
-    Tokens,
-    Value,
-    Width,
-)
+from ..compiler.core import Value
+from ..compiler.core_json import core_to_json as core_to_json
 from ..models.automata import length_automaton
 from ..models.codec import Codec
 from ..models.errors import InputError
@@ -37,63 +24,8 @@ def number_to_json(value: Fraction | int | float) -> object:
     return exact.numerator if not log2den else {"num": exact.numerator, "log2den": log2den}
 
 
-def _coefficient(value: Fraction) -> object:
-    return int(value) if value.denominator == 1 else {"num": value.numerator, "den": value.denominator}
-
-
 def _values(values: tuple[Value, ...]) -> list[object]:
     return [value_to_json(value) for value in values]
-
-
-def node_to_json(node: Node) -> dict[str, object]:
-    """One node of core RASP."""
-    match node:
-        case Tokens():
-            return {"kind": "tokens", "values": _values(node.values)}
-        case Indices():
-            return {"kind": "indices", "values": _values(node.values)}
-        case Map():
-            table = [int(entry) for entry in node.table.reshape(-1)]
-            return {"kind": "map", "args": list(node.args), "table": table, "values": _values(node.values)}
-        case Linear():
-            return {
-                "kind": "linear",
-                "args": list(node.args),
-                "coefficients": [_coefficient(c) for c in node.coefficients],
-                "constant": _coefficient(node.constant),
-                "values": _values(node.values),
-            }
-        case Select():
-            rows = ["".join("1" if entry else "0" for entry in row) for row in np.asarray(node.table)]
-            return {"kind": "select", "keys": node.keys, "queries": node.queries, "table": rows}
-        case And():
-            return {"kind": "and", "left": node.left, "right": node.right}
-        case Or():
-            return {"kind": "or", "left": node.left, "right": node.right}
-        case Not():
-            return {"kind": "not", "arg": node.arg}
-        case Width():
-            return {"kind": "width", "selector": node.selector, "values": _values(node.values)}
-        case Aggregate():
-            return {
-                "kind": "aggregate",
-                "selector": node.selector,
-                "value": node.value,
-                "default": node.default,
-                "values": _values(node.values),
-            }
-
-
-def core_to_json(core: CoreProgram) -> dict[str, object]:
-    """A core program."""
-    return {
-        "vocab": _values(core.vocab),
-        "max_len": core.max_len,
-        "causal": core.causal,
-        "nodes": [node_to_json(node) for node in core.nodes],
-        "output": core.output,
-        "name": core.name,
-    }
 
 
 def codec_to_json(codec: Codec) -> dict[str, object]:

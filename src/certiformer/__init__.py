@@ -52,7 +52,8 @@ if TYPE_CHECKING:
     from .verifier.verdicts import Unknown as Unknown
     from .verifier.verdicts import Vacuous as Vacuous
 
-# Public name -> module. `compile` and `check` are defined here: they tie packages together that know nothing of each other.
+# Public name -> module.
+# `compile` and `check` are defined here: they tie together packages that know nothing of each other.
 _NAMES: dict[str, str] = {
     "Compiled": "compiler.compiled",
     "SOp": "compiler.rasp",
@@ -107,12 +108,13 @@ def compile(
 ) -> Compiled:
     """Compile a RASP program to a softmax transformer that computes it on every sequence of 1..max_len tokens.
 
-    `vocab`: the tokens, all numbers or all strings. `causal`: position i sees positions up to i only. `bos`: put a token for
-    the beginning first (needed where a selection can be empty, or selected positions are counted). `reuse`: give the residual
-    coordinates of dead values to new ones. `certify`: prove within `seconds` that the model computes the program on all
-    these inputs, and attach the certificate. The same program gives the same bytes.
+    `vocab`: the tokens, all numbers or all strings. `causal`: position i sees positions up to i only. `bos`: put a
+    token for the beginning first (needed where a selection can be empty, or selected positions are counted).
+    `reuse`: give the residual coordinates of dead values to new ones. `certify`: prove within `seconds` that the
+    model computes the program on all these inputs, and attach the certificate. The same program gives the same
+    bytes.
 
-    Raises `CompileError` naming everything in the program that cannot be compiled, each with its place, reason and remedy;
+    Raises `CompileError` naming everything in the program that cannot be compiled, each with place, reason and remedy;
     with `certify`, `CertiformerError` if the proof is not found in time.
     """
     from dataclasses import replace

@@ -1,0 +1,391 @@
+"""Lowering: a RASP program, a vocabulary and a maximal length to core RASP, where every function is a finite table.
+
+Law: `evaluate_core(lower(p, vocab, N, causal), xs) == interpreter.evaluate(p, xs, causal=causal)` for every sequence xs
+of 1..N tokens. A program for which this cannot be promised is refused, with all the reasons at once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Literal
+
+import numpy as np
+
+from ..models.errors import InputError
+from ..models.values import canonical_vocab
+from .affine import Form, Means
+from .analysis import (
+    NO_DEFAULT,
+    NoDefault,
+    aggregate_range,
+    indices_range,
+    linear_range,
+    map_domain,
+    map_words,
+    references,
+    start,
+    width_range,
+)
+from .core import (
+    Aggregate,
+    And,
+    CoreProgram,
+    Indices,
+    Linear,
+    Map,
+    Node,
+    Not,
+    Or,
+    Select,
+    Tokens,
+    Value,
+    Width,
+)
+from .functions import Function, Undefined
+from .ranges import Ranges, Refused, Words
+from .rasp import (
+    AggregateOp,
+    AndOp,
+    Constant,
+    Expression,
+    IndicesOp,
+    LinearOp,
+    MapOp,
+    NotOp,
+    OrOp,
+    SelectOp,
+    SOp,
+    TokensOp,
+    WidthOp,
+    describe,
+)
+from .structure import canonicalise, children, nodes_of
+from .tabulation import tabulate, tabulate_predicate
+from .terms import Apply, Arg, Const, Term, show
+
+MAX_LEN = 1 << 10
+LARGE = 1 << 16
+"""An affine map with a larger table becomes a linear combination."""
+
+
+class CompileError(InputError):
+    """A program that cannot be compiled; one line for each problem: the node with its place, the reason, the remedy."""
+
+    def __init__(self, message: str, problems: Sequence[str] = ()) -> None:
+        super().__init__("\n".join((message, *(f"  {problem}" for problem in problems))))
+        self.problems = tuple(problems)
+
+
+@dataclass(frozen=True, eq=False)
+class Lowered:
+    """A core program, and the encodings its nodes were wished to have (node -> "categorical" or "numerical")."""
+
+    core: CoreProgram
+    hints: dict[int, Literal["categorical", "numerical"]]
+
+
+def lower(
+    program: SOp, vocab: Iterable[Value], max_len: int, causal: bool = False, name: str | None = None
+) -> CoreProgram:
+    """The core program that computes `program` on every sequence of 1..max_len tokens of `vocab`.
+
+    Structurally equal parts are merged, parts that nothing reads are left out, the vocabulary is put in canonical
+    order. Raises `CompileError` (an `InputError`) listing everything that stands in the way.
+    """
+    return lower_with_hints(program, vocab, max_len, causal, name).core
+
+
+def lower_with_hints(
+    program: SOp, vocab: Iterable[Value], max_len: int, causal: bool = False, name: str | None = None
+) -> Lowered:
+    """As `lower`, with the encoding hints."""
+    words = _check_input(program, vocab, max_len, causal)
+    title = name or program.name or "program"
+    merged = canonicalise(program)
+    lowering = _Lowering(words, max_len, causal)
+    problems: list[str] = []
+    for node in nodes_of(merged):
+        if any(child in lowering.failed for child in children(node)):
+            lowering.failed.add(node)
+            continue
+        try:
+            lowering.place[node] = lowering.node(node)
+        except Refused as why:
+            lowering.failed.add(node)
+            problems.append(f"{describe(node)}: {why}")
+    if problems:
+        raise CompileError(f"cannot compile {title!r} for {len(words)} tokens and length {max_len}:", problems)
+    return lowering.finish(merged, title)
+
+
+def _check_input(program: object, vocab: Iterable[Value], max_len: object, causal: object) -> tuple[Value, ...]:
+    if not isinstance(program, SOp):
+        raise CompileError(
+            f"a program is an s-op, got {program!r} of type {type(program).__name__}; "
+            "from a selector make one with aggregate or selector_width"
+        )
+    if isinstance(max_len, bool) or not isinstance(max_len, (int, np.integer)):
+        raise CompileError(f"max_len must be an integer, got {max_len!r}")
+    if not 1 <= max_len <= MAX_LEN:
+        raise CompileError(f"max_len must be at least 1 and at most {MAX_LEN}, got {max_len}")
+    if not isinstance(causal, bool):
+        raise CompileError(f"causal must be True or False, got {causal!r}")
+    try:
+        words = canonical_vocab(vocab)
+    except InputError as error:
+        raise CompileError(str(error)) from None
+    if None in words:
+        raise CompileError("the vocabulary contains None, which in RASP stands for no value; use a string or a number")
+    kinds: dict[str, Value] = {}
+    for word in words:
+        kind = "string" if isinstance(word, str) else "truth value" if isinstance(word, bool) else "number"
+        kinds.setdefault(kind, word)
+    if len(kinds) > 1:
+        (first, a), (second, b), *_ = kinds.items()
+        raise CompileError(
+            f"the vocabulary mixes types: {a!r} is a {first} and {b!r} is a {second}; use tokens of one type"
+        )
+    return words
+
+
+class _Lowering:
+    """The core program being built. Nodes that are equal are placed once."""
+
+    def __init__(self, vocab: tuple[Value, ...], max_len: int, causal: bool) -> None:
+        self.vocab, self.max_len, self.causal = vocab, int(max_len), causal
+        self.ranges: Ranges
+        self.ranges, words = start(vocab, self.max_len, causal)
+        self.place: dict[Expression, int] = {}
+        self.failed: set[Expression] = set()
+        self.twins: dict[int, frozenset[int]] = {}
+        self._known: dict[tuple[object, ...], int] = {}
+        self.add(Tokens(vocab), words)
+        positions = indices_range(self.ranges)
+        self.add(Indices(positions.values), positions.words)
+        self.means = Means(self.ranges, self.add_aggregate, self.add_map)
+
+    # -- nodes --------------------------------------------------------------------------------------------------------
+
+    def node(self, op: Expression) -> int:
+        """Place one node of the language whose children are placed. Raises `Refused`."""
+        name = op.name or ""
+        place = self.place
+        match op:
+            case TokensOp():
+                return 0
+            case IndicesOp():
+                return 1
+            case Constant(value):
+                return self.constant(value, name)
+            case MapOp(function, args):
+                labels = [arg.name or f"x{t}" for t, arg in enumerate(args)]
+                return self.map(function, [place[arg] for arg in args], labels, name)
+            case LinearOp(args, coefficients, constant):
+                return self.linear([place[arg] for arg in args], coefficients, constant, name)
+            case SelectOp(keys, queries, predicate):
+                table = tabulate_predicate(
+                    self.ranges, predicate, place[keys], place[queries], self.twins, ("the key", "the query")
+                )
+                return self.add(Select(place[keys], place[queries], table, name), None)
+            case AndOp(left, right):
+                return self.combine(And(place[left], place[right], name))
+            case OrOp(left, right):
+                return self.combine(Or(place[left], place[right], name))
+            case NotOp(arg):
+                inner = self.ranges.nodes[place[arg]]
+                if isinstance(inner, Select):
+                    return self.add(Select(inner.keys, inner.queries, ~inner.table, name), None)
+                return self.add(inner_of(inner) if isinstance(inner, Not) else Not(place[arg], name), None)
+            case WidthOp(selector):
+                found = width_range(self.ranges, place[selector])
+                return self.add(Width(place[selector], found.values, name), found.words)
+            case AggregateOp(selector, value, default):
+                return self.add_aggregate(place[selector], place[value], default, name)
+        raise AssertionError(f"{op!r} is no node of the language")
+
+    def constant(self, value: Value, name: str = "") -> int:
+        words = self.ranges.all_lengths()[:, None]
+        return self.add(Map((), np.array(0, np.int32), (value,), name), words)
+
+    def map(self, function: Function, args: Sequence[int], labels: Sequence[str], name: str) -> int:
+        """A function of placed nodes: constants and repetitions among the arguments are taken out first."""
+        free = list(dict.fromkeys(arg for arg in args if self.fixed(arg) is None))
+        if len(free) < len(args):
+            parts = [self.fixed(arg) or free.index(arg) for arg in args]
+            fixed = [part[0] if isinstance(part, tuple) else None for part in parts]
+            if any(isinstance(part, tuple) and part[0] is None for part in parts):
+                return self.constant(None, name)
+            if not free:
+                outcome = function.try_evaluate(fixed)
+                if isinstance(outcome, Undefined):
+                    at = ", ".join(f"{label} = {show(value)}" for label, value in zip(labels, fixed, strict=True))
+                    raise Refused(f"undefined where {at}: {outcome.reason}; define it there")
+                return self.constant(outcome, name)
+            labels = [labels[list(args).index(arg)] for arg in free]
+            function = _specialised(function, parts, len(free))
+        if (form := self.means.of_function(function, free)) is not None:
+            if (merged := self.means.merge(form, name)) is not None:
+                return self.keep_form(merged, form)
+            if self.table_size(free) > LARGE and (affine := function.affine()) is not None:
+                return self.keep_form(self.add_linear(free, affine[0], affine[1], name), form)
+            return self.keep_form(self.add_map(function, free, labels, name), form)
+        affine = function.affine()
+        if affine is not None and self.table_size(free) > LARGE and self.numeric(free):
+            return self.add_linear(free, affine[0], affine[1], name)
+        simpler = self.means.rewrite(function, free)
+        if simpler is not None:
+            function, free = simpler
+            return self.map(function, free, [self.ranges.nodes[arg].name or f"x{t}" for t, arg in enumerate(free)], name)
+        return self.add_map(function, free, labels, name)
+
+    def linear(self, args: Sequence[int], coefficients: Sequence[Fraction], constant: Fraction, name: str) -> int:
+        for arg in args:
+            for value, ever in zip(self.ranges.values(arg), self.ranges.ever(arg).tolist(), strict=True):
+                if ever and isinstance(value, str):
+                    raise Refused(f"a linear combination is of numbers, and an argument may be {value!r}")
+        term: Term = Const(_exact(constant))
+        for index, coefficient in enumerate(coefficients):
+            term = Apply("+", (term, Apply("*", (Const(_exact(coefficient)), Arg(index)))))
+        return self.map(Function(len(args), term=term), args, [f"x{t}" for t in range(len(args))], name)
+
+    def combine(self, node: And | Or) -> int:
+        """Selects of the same keys and queries combine to one select."""
+        left, right = self.ranges.nodes[node.left], self.ranges.nodes[node.right]
+        if node.left == node.right:
+            return node.left
+        if isinstance(left, Select) and isinstance(right, Select):
+            if (left.keys, left.queries) == (right.keys, right.queries):
+                table = left.table & right.table if isinstance(node, And) else left.table | right.table
+                return self.add(Select(left.keys, left.queries, table, node.name), None)
+        return self.add(node, None)
+
+    # -- placing ------------------------------------------------------------------------------------------------------
+
+    def add(self, node: Node, words: Words | None) -> int:
+        key = _identity(node)
+        found = self._known.get(key)
+        if found is None:
+            found = self._known[key] = self.ranges.append(node, words)
+        elif node.name and not self.ranges.nodes[found].name:
+            self.ranges.nodes[found] = replace(self.ranges.nodes[found], name=node.name)
+        return found
+
+    def add_map(self, function: Function, args: Sequence[int], labels: Sequence[str], name: str) -> int:
+        found = tabulate(self.ranges, function, args, map_domain(self.ranges, args), self.twins, labels)
+        node = Map(tuple(args), found.table, found.values, name)
+        return self.with_twins(self.add(node, map_words(self.ranges, node)), found.twins)
+
+    def add_linear(self, args: Sequence[int], coefficients: Sequence[Fraction], constant: Fraction, name: str) -> int:
+        kept = [(arg, c) for arg, c in zip(args, coefficients, strict=True) if c or None in self.ranges.values(arg)]
+        nodes, factors = tuple(arg for arg, _ in kept), tuple(c for _, c in kept)
+        found = linear_range(self.ranges, nodes, factors, constant)
+        return self.add(Linear(nodes, factors, constant, found.values, name), found.words)
+
+    def add_aggregate(self, selector: int, value: int, default: Value | NoDefault, name: str = "") -> int:
+        found = aggregate_range(self.ranges, selector, value, default)
+        index = -1
+        if not isinstance(default, NoDefault) and default in found.values:
+            lo, _, possible = self.means.bounds(selector)
+            index = found.values.index(default) if bool((possible & (lo == 0)).any()) else -1
+        node = Aggregate(selector, value, index, found.values, name)
+        return self.with_twins(self.add(node, found.words), self.means.twins(node, default, self.twins))
+
+    def with_twins(self, index: int, twins: frozenset[int]) -> int:
+        if twins:
+            self.twins[index] = self.twins.get(index, frozenset()) | twins
+        return index
+
+    def keep_form(self, index: int, form: Form) -> int:
+        self.means.forms.setdefault(index, form)
+        return index
+
+    def fixed(self, index: int) -> tuple[Value] | None:
+        """The value of a node with one value only."""
+        values = self.ranges.values(index)
+        return (values[0],) if len(values) == 1 and index not in self.twins else None
+
+    def numeric(self, args: Sequence[int]) -> bool:
+        return not any(isinstance(value, str) for arg in args for value in self.ranges.values(arg))
+
+    def table_size(self, args: Sequence[int]) -> int:
+        return math.prod(self.ranges.sizes(args))
+
+    # -- finishing ----------------------------------------------------------------------------------------------------
+
+    def finish(self, program: SOp, name: str) -> Lowered:
+        """The nodes that the output needs, renumbered."""
+        output = self.place[program]
+        nodes = self.ranges.nodes
+        needed = {0, 1, output}
+        for index in range(len(nodes) - 1, 1, -1):
+            if index in needed:
+                needed.update(references(nodes[index]))
+        kept = sorted(needed)
+        renumbered = {old: new for new, old in enumerate(kept)}
+        moved = tuple(_moved(nodes[index], renumbered) for index in kept)
+        core = CoreProgram(self.vocab, self.max_len, self.causal, moved, renumbered[output], name)
+        hints: dict[int, Literal["categorical", "numerical"]] = {}
+        for op, index in self.place.items():
+            if isinstance(op, SOp) and index in renumbered and op.encoding != "auto":
+                hints.setdefault(renumbered[index], op.encoding)
+        return Lowered(core, hints)
+
+
+def _identity(node: Node) -> tuple[object, ...]:
+    """What makes two nodes the same: everything but the name. True and 1 are kept apart."""
+    parts: list[object] = [type(node).__name__]
+    for field, content in vars(node).items():
+        if isinstance(content, np.ndarray):
+            parts.append((content.shape, content.tobytes()))
+        elif field == "values":
+            parts.append(tuple((type(value).__name__, value) for value in content))
+        elif field != "name":
+            parts.append(content)
+    return tuple(parts)
+
+
+def _moved(node: Node, to: dict[int, int]) -> Node:
+    match node:
+        case Tokens() | Indices():
+            return node
+        case Map() | Linear():
+            return replace(node, args=tuple(to[arg] for arg in node.args))
+        case Select():
+            return replace(node, keys=to[node.keys], queries=to[node.queries])
+        case And() | Or():
+            return replace(node, left=to[node.left], right=to[node.right])
+        case Not():
+            return replace(node, arg=to[node.arg])
+        case Aggregate():
+            return replace(node, selector=to[node.selector], value=to[node.value])
+        case Width():
+            return replace(node, selector=to[node.selector])
+
+
+def _specialised(function: Function, parts: Sequence[tuple[Value] | int], arity: int) -> Function:
+    """The function with some arguments fixed (1-tuples) and the others taken from `arity` arguments by position."""
+    if function.reading is not None:
+        term = _substituted(function.reading, [Const(p[0]) if isinstance(p, tuple) else Arg(p) for p in parts])
+        return Function(arity, term=term)
+
+    def specialised(*values: object) -> object:
+        full = [part[0] if isinstance(part, tuple) else values[part] for part in parts]
+        if function.python is not None:
+            return function.python(*(lift(v) if isinstance(p, tuple) else v for p, v in zip(parts, full, strict=True)))
+        outcome = function.try_evaluate([settle(value) for value in full])
+        if isinstance(outcome, Undefined):
+            raise KeyError(outcome.reason)
+        return outcome
+
+    return Function(arity, python=specialised)
+
+
+def _substituted(term: Term, parts: Sequence[Term]) -> Term:
+    if isinstance(term, Arg):
+        return parts[term.index]
+    if isinstance(term, Const):
+        return term
+    return Apply(term.op, tuple(_substituted(arg, parts) for arg in term.args))

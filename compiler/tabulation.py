@@ -1,0 +1,208 @@
+"""Functions to finite tables: evaluated where their arguments can occur together, and nowhere else relied on."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .core import Bits, Table, Value
+from .functions import Comparison, Function, Predicate, Undefined
+from .ranges import PAIR_LIMIT, VALUE_LIMIT, Ranges, Refused, index_of, ordered
+from .terms import show
+
+TABLE_LIMIT = 1 << 20
+"""The largest table of a map, and the most pairs on which a predicate that is no comparison is asked."""
+_ELSEWHERE = "define it there, or keep these values from occurring together"
+
+Twins = Mapping[int, frozenset[int]]
+"""For a node: which of 0 and 1 it takes both as a number and as False or True. They are one value of core RASP."""
+
+
+@dataclass(frozen=True, eq=False)
+class Tabulated:
+    """A function as a table over its arguments' values lists (-1: cannot occur), its values, and their twins."""
+
+    table: Table
+    values: tuple[Value, ...]
+    twins: frozenset[int]
+
+
+def occurring(ranges: Ranges, args: Sequence[int], over: Sequence[int]) -> Bits:
+    """`[value of args[0], ...]`: which tuples of argument values occur, as functions of joint values of `over`."""
+    sizes = ranges.sizes(args)
+    joint = np.broadcast_to((ranges.joint(over) != 0).any(axis=0), ranges.sizes(over))
+    if tuple(args) == tuple(over):
+        return joint
+    axes = {basis: axis for axis, basis in enumerate(over)}
+    columns = [np.broadcast_to(ranges.along(arg, axes, len(over)), joint.shape)[joint] for arg in args]
+    defined = np.logical_and.reduce([column >= 0 for column in columns])
+    out = np.zeros(sizes, np.bool_)
+    out[tuple(column[defined] for column in columns)] = True
+    return out
+
+
+def tabulate(
+    ranges: Ranges, function: Function, args: Sequence[int], over: Sequence[int], twins: Twins, labels: Sequence[str]
+) -> Tabulated:
+    """The table of a None-strict function of distinct value nodes.
+
+    Raises `Refused`, naming the values, where the function is undefined on values that may occur.
+    """
+    lists = [ranges.values(arg) for arg in args]
+    size = math.prod(map(len, lists))
+    if size > TABLE_LIMIT:
+        counts = " x ".join(str(len(values)) for values in lists)
+        raise Refused(
+            f"its table would have {counts} = {size} entries, more than {TABLE_LIMIT}; "
+            "split it into maps of fewer arguments, or use fewer values"
+        )
+    occurs = occurring(ranges, args, over)
+    outcomes = _outcomes(function.try_evaluate, function.tabulate, lists, occurs, labels, _twin_lists(args, twins))
+    flat = outcomes.tolist()
+    where = np.flatnonzero(occurs.ravel())
+    values = ordered(flat[at] for at in where)
+    if len(values) > VALUE_LIMIT:
+        raise Refused(f"it has {len(values)} different values, more than {VALUE_LIMIT}; round it to fewer")
+    index = index_of(values)
+    table = np.full(size, -1, np.int32)
+    table[where] = [index[flat[at]] for at in where]
+    kinds = {(int(flat[at]), isinstance(flat[at], bool)) for at in where if _is_bit(flat[at])}
+    both = frozenset(bit for bit in (0, 1) if {(bit, True), (bit, False)} <= kinds)
+    return Tabulated(table.reshape(occurs.shape), values, both)
+
+
+def tabulate_predicate(
+    ranges: Ranges, predicate: Predicate, keys: int, queries: int, twins: Twins, labels: Sequence[str]
+) -> Bits:
+    """`[key value, query value]`: whether the predicate selects; False for None and for pairs that never occur.
+
+    Raises `Refused` where the predicate is undefined on a pair that may occur.
+    """
+    lists = [ranges.values(keys), ranges.values(queries)]
+    size = len(lists[0]) * len(lists[1])
+    if size > PAIR_LIMIT:
+        raise Refused(f"it relates {len(lists[0])} x {len(lists[1])} values, more than {PAIR_LIMIT} pairs")
+    key_words, query_words = ranges.words[keys], ranges.words[queries]
+    assert key_words is not None and query_words is not None
+    occurs = np.zeros((len(lists[0]), len(lists[1])), np.bool_)
+    for key_word, query_word in zip(key_words, query_words, strict=True):
+        occurs |= (key_word[:, None] & query_word[None, :]) != 0
+    occurs &= _not_none(lists)
+    if predicate.comparison is not None:
+        compared = _compare(predicate.comparison, *lists)
+        if compared is not None:
+            return compared & occurs
+    if size > TABLE_LIMIT:
+        raise Refused(f"the predicate would be asked about {size} pairs, more than {TABLE_LIMIT}; use a comparison")
+    outcomes = _outcomes(
+        predicate.try_evaluate, predicate.tabulate, lists, occurs, labels, _twin_lists((keys, queries), twins)
+    )
+    return np.array([held is True for held in outcomes.ravel().tolist()], np.bool_).reshape(occurs.shape) & occurs
+
+
+_OPERATORS: dict[Comparison, Callable[[Any, Any], Any]] = {
+    Comparison.EQ: operator.eq,
+    Comparison.NEQ: operator.ne,
+    Comparison.LT: operator.lt,
+    Comparison.LEQ: operator.le,
+    Comparison.GT: operator.gt,
+    Comparison.GEQ: operator.ge,
+}
+
+
+def _compare(comparison: Comparison, keys: Sequence[Value], queries: Sequence[Value]) -> Bits | None:
+    """A comparison for all pairs by the places of the values in one order; None if strings meet numbers in one."""
+    if comparison in (Comparison.TRUE, Comparison.FALSE):
+        return np.full((len(keys), len(queries)), comparison is Comparison.TRUE)
+    kinds = {isinstance(value, str) for value in (*keys, *queries) if value is not None}
+    if len(kinds) > 1 and comparison not in (Comparison.EQ, Comparison.NEQ):
+        return None
+    places = index_of(ordered((*keys, *queries)))
+    key_places, query_places = (np.array([places[v] for v in values], np.int32) for values in (keys, queries))
+    out: Bits = _OPERATORS[comparison](key_places[:, None], query_places[None, :])
+    return out
+
+
+def _outcomes(
+    evaluate: Callable[[Sequence[Value]], Value | Undefined],
+    tabulate_all: Callable[[Sequence[Sequence[Value]]], Sequence[Value | Undefined]],
+    lists: Sequence[Sequence[Value]],
+    occurs: Bits,
+    labels: Sequence[str],
+    twins: Sequence[frozenset[int]],
+) -> npt.NDArray[np.object_]:
+    """The outcomes on the tuples that occur, None where an argument is None; elsewhere anything."""
+    shape = tuple(map(len, lists))
+    out = np.full(shape, None, object)
+    wanted = occurs & _not_none(lists)
+    axes = [np.flatnonzero(wanted.any(axis=tuple(a for a in range(len(shape)) if a != axis))) for axis in range(len(shape))]
+    if math.prod(len(axis) for axis in axes) <= 4 * int(wanted.sum()):
+        domains = [[values[i] for i in axis.tolist()] for values, axis in zip(lists, axes, strict=True)]
+        block = np.empty([len(axis) for axis in axes], object)
+        block.reshape(-1)[:] = tabulate_all(domains)
+        out[np.ix_(*axes)] = block
+    else:
+        for at in zip(*(column.tolist() for column in np.nonzero(wanted)), strict=True):
+            out[at] = evaluate([values[i] for values, i in zip(lists, at, strict=True)])
+    flat, asked = out.reshape(-1), wanted.reshape(-1)
+    for position in np.flatnonzero(asked).tolist():
+        outcome = flat[position]
+        if isinstance(outcome, Undefined):
+            at = np.unravel_index(position, shape)
+            values = [members[int(i)] for members, i in zip(lists, at, strict=True)]
+            raise Refused(f"undefined where {_listed(labels, values)}: {outcome.reason}; {_ELSEWHERE}")
+    if any(twins):
+        _check_twins(evaluate, lists, wanted, out, labels, twins)
+    out[~wanted] = None
+    return out
+
+
+def _check_twins(
+    evaluate: Callable[[Sequence[Value]], Value | Undefined],
+    lists: Sequence[Sequence[Value]],
+    wanted: Bits,
+    out: npt.NDArray[np.object_],
+    labels: Sequence[str],
+    twins: Sequence[frozenset[int]],
+) -> None:
+    """Refuse a function that tells True from 1 (False from 0) where an argument may be either."""
+    for at in zip(*(column.tolist() for column in np.nonzero(wanted)), strict=True):
+        values = [members[i] for members, i in zip(lists, at, strict=True)]
+        choices = [
+            (int(v), bool(v)) if _is_bit(v) and v in twin else (v,) for v, twin in zip(values, twins, strict=True)
+        ]
+        for other in itertools.product(*choices):
+            outcome = evaluate(other)
+            if outcome != out[at] or isinstance(outcome, bool) != isinstance(out[at], bool):
+                raise Refused(
+                    f"it tells a truth value from the number it equals where {_listed(labels, values)}, "
+                    "and both occur; make the argument always a number or always a truth value"
+                )
+
+
+def _twin_lists(args: Sequence[int], twins: Twins) -> list[frozenset[int]]:
+    return [twins.get(arg, frozenset()) for arg in args]
+
+
+def _is_bit(value: Value) -> bool:
+    return isinstance(value, int) and value in (0, 1)
+
+
+def _not_none(lists: Sequence[Sequence[Value]]) -> Bits:
+    """Tuples without a None."""
+    out = np.ones(tuple(map(len, lists)), np.bool_)
+    for axis, values in enumerate(lists):
+        keep = np.array([value is not None for value in values], np.bool_)
+        out &= keep.reshape([-1 if a == axis else 1 for a in range(len(lists))])
+    return out
+
+
+def _listed(labels: Sequence[str], values: Sequence[Value]) -> str:
+    return ", ".join(f"{label} = {show(value)}" for label, value in zip(labels, values, strict=True))

@@ -1,0 +1,128 @@
+"""Tuples of values at one position, and nodes whose value follows from them (section 4, *Resolving*; width sums)."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+
+from .core import Bits, Ints, linear_indices, weighted_indices
+from .format import Json, integer, listing, record, require
+from .ranges import MAX_CELLS, Joint, Ranges, TooLarge, look_up
+
+MAX_COEFFICIENT = 2**20
+MAX_TERMS = 64
+
+
+class Resolver:
+    """Values that follow from other values at the same position of the same input."""
+
+    def __init__(self, ranges: Ranges, sums: dict[int, list[tuple[int, int]]]) -> None:
+        self.ranges, self.sums = ranges, sums
+
+    def tuples(self, reads: list[int]) -> Joint:
+        """The possible tuples: those all of whose values are possible at one and the same length."""
+        joint = self.ranges.joint(reads)
+        kept = joint.kept(joint.mask.any(axis=0))
+        require(kept.size > 0, f"no tuple of values of nodes {reads} is possible")
+        return kept
+
+    def resolve(self, node: int, joint: Joint) -> tuple[Ints, Bits]:
+        """The node's value index on each tuple, and at which lengths the tuple (with all resolved values) is possible.
+
+        Index -1, and no length: the tuple cannot occur. Raises `Rejected` if the node does not follow from the tuple.
+        """
+        mask = joint.mask.copy()
+        index = self._resolve(node, joint, mask, {}, ())
+        return index, mask
+
+    def _resolve(self, node: int, joint: Joint, mask: Bits, memo: dict[int, Ints], above: tuple[int, ...]) -> Ints:
+        if node in joint.columns:
+            return joint.columns[node]
+        if node in memo:
+            return memo[node]
+        require(node not in above and len(above) < 500, f"node {node} is defined through itself")
+        program = self.ranges.program
+        definition = program.nodes[node]
+        terms = self.sums.get(node)
+        followed = definition.kind in ("map", "linear") or (definition.kind == "width" and terms is not None)
+        require(followed, f"node {node} ({definition.kind}) does not follow from nodes {list(joint.nodes)}")
+        sources = definition.args if terms is None else tuple(term for term, _ in terms)
+        args = [self._resolve(arg, joint, mask, memo, (*above, node)) for arg in sources]
+        if definition.kind == "map":
+            assert definition.table is not None
+            index = look_up(definition.table, args, joint.size)
+        elif definition.kind == "linear":
+            index = np.broadcast_to(linear_indices(definition, program.nodes, args), (joint.size,))
+        else:
+            assert terms is not None
+            tables = [[Fraction(c) * Fraction(v) for v in program.nodes[w].values] for w, c in terms]  # type: ignore[arg-type]
+            bad = np.zeros(joint.size, dtype=np.bool_)
+            for arg in args:
+                bad = bad | (arg < 0)
+            index = weighted_indices(definition, list(tables), args, Fraction(0), bad, np.zeros_like(bad))  # type: ignore[arg-type]
+        mask &= self.ranges.possible[node][:, index] & (index >= 0)
+        index = np.where(mask.any(axis=0), index, -1)
+        memo[node] = index
+        return index
+
+
+def read_width_sums(data: Json, ranges: Ranges) -> dict[int, list[tuple[int, int]]]:
+    """Width sums: [selector of w] = sum of c_t [selector of w_t], checked for all joint key and query values."""
+    sums: dict[int, list[tuple[int, int]]] = {}
+    count = len(ranges.program.nodes)
+    for entry in listing(data, "width_sums", count):
+        item = record(entry, "a width sum", ("node", "terms"))
+        node = integer(item["node"], "a width sum's node", 0, count - 1)
+        require(node not in sums, f"two width sums for node {node}")
+        terms = []
+        for term in listing(item["terms"], "terms", MAX_TERMS):
+            pair = listing(term, "a term", 2, 2)
+            terms.append(
+                (
+                    integer(pair[0], "a term's node", 0, count - 1),
+                    integer(pair[1], "a coefficient", -MAX_COEFFICIENT, MAX_COEFFICIENT),
+                )
+            )
+        check_width_sum(ranges, node, terms)
+        sums[node] = terms
+    return sums
+
+
+def check_width_sum(ranges: Ranges, node: int, terms: list[tuple[int, int]]) -> None:
+    """The identity that makes w = sum_t c_t w_t true on every input, for every pair of positions."""
+    selectors = []
+    for width in [node, *(term for term, _ in terms)]:
+        require(ranges.program.nodes[width].kind == "width", f"node {width} of a width sum is not a width")
+        selectors.append(ranges.program.nodes[width].args[0])
+    keys = ranges.joint(sorted({k for s in selectors for k in ranges.keys[s]}))
+    queries = ranges.joint(sorted({q for s in selectors for q in ranges.queries[s]}))
+    total = -ranges.selector_on(selectors[0], keys, queries).astype(np.int32)
+    for selector, (_, coefficient) in zip(selectors[1:], terms, strict=True):
+        total += coefficient * ranges.selector_on(selector, keys, queries)
+    require(identity_holds(total != 0, keys, queries), f"the width sum of node {node} is not an identity of selectors")
+
+
+def identity_holds(differs: Bits, keys: Joint, queries: Joint) -> bool:
+    """No pair of a key tuple and a query tuple that are possible at one length differs."""
+    if not differs.any():
+        return True
+    together = keys.mask.T.astype(np.float32) @ queries.mask.astype(np.float32) > 0
+    return not (differs & together).any()
+
+
+def check_atoms(ranges: Ranges, selector: int, atoms: list[tuple[int, int, Bits]]) -> None:
+    """(k selected by q under the selector) <=> all atoms hold, for all joint values of the nodes concerned."""
+    keys = ranges.joint(sorted({*ranges.keys[selector], *(n for x, _, _ in atoms for n in ranges.cuts[x])}))
+    queries = ranges.joint(sorted({*ranges.queries[selector], *(n for _, z, _ in atoms for n in ranges.cuts[z])}))
+    if keys.size * queries.size > MAX_CELLS:
+        raise TooLarge(f"{keys.size} key tuples times {queries.size} query tuples")
+    all_hold = np.ones((keys.size, queries.size), dtype=np.bool_)
+    for x, z, table in atoms:
+        all_hold &= table[ranges.value_on(x, keys)[:, None], ranges.value_on(z, queries)[None, :]]
+    differs = selector_differs(ranges.selector_on(selector, keys, queries), all_hold)
+    require(identity_holds(differs, keys, queries), f"the atoms are not equivalent to selector {selector}")
+
+
+def selector_differs(selected: Bits, all_hold: Bits) -> Bits:
+    return np.asarray(selected != all_hold, dtype=np.bool_)

@@ -1,0 +1,290 @@
+"""`prove`: picks engines for a claim on a domain, within a time budget, and gives a verdict."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+
+from ..models.errors import InputError
+from ..models.languages import Language
+from .bodies import InvariantBody
+from .claims import Claim
+from .enumeration import MAX_INPUTS, Tally, enumerate_inputs, size_of
+from .reading import FALSE, TRUE
+from .refute import Candidate, Hint, Search, search_for_failure
+from .sampling import sample_accuracy
+from .shrinking import shrink
+from .theorems import codec_to_json, domain_to_json
+from .verdicts import Certificate, EmptyDomain, Proved, Refuted, Setting, Unknown, Vacuous, Verdict
+from .witness import Outcome, Semantics, Witness, show_value
+
+ENGINES = ("refute", "enumeration", "composition")
+CHECKED_KINDS = ("computes", "margin", "never_outputs", "and")
+QUICK_SHARE, QUICK_SECONDS, SHRINK_SECONDS = 0.1, 3.0, 10.0
+
+
+def prove(
+    claim: Claim,
+    domain: Language,
+    *,
+    seconds: float = 60.0,
+    engines: Collection[str] | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Verdict:
+    """Proves or refutes a claim on a domain, or says what is left.
+
+    In order: a quick search for a counterexample; enumeration, if there are at most 2^20 inputs; composition; a longer
+    search. `engines` (of `refute`, `enumeration`, `composition`) restricts this to the named ones. The model's weights
+    are copied at the start. `progress` is called with a line now and then. Ctrl-C ends with `Unknown`.
+    Raises `InputError` when the domain has tokens or lengths that the claim has no meaning for.
+    """
+    if not isinstance(claim, Claim):
+        raise InputError(f"prove takes a claim, such as Computes(compiled), got {claim!r}")
+    if not isinstance(domain, Language):
+        raise InputError(f"prove takes a token language, such as sequences(vocab, length), got {domain!r}")
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds > 0:
+        raise InputError(f"seconds must be a positive number, got {seconds!r}")
+    chosen = _engines(engines)
+    check_domain(claim, domain)
+    attempt = _Attempt(claim.snapshot(), domain, time.monotonic(), float(seconds), chosen, progress or (lambda _: None))
+    if domain.is_empty:
+        return EmptyDomain("no token sequence of these lengths is in the domain; widen it", attempt.setting("none"))
+    if reason := _vacuous(claim, domain):
+        return Vacuous(reason, attempt.setting("none"))
+    try:
+        return attempt.run()
+    except KeyboardInterrupt:
+        return Unknown("interrupted", size_of(claim, domain), attempt.setting(attempt.engine))
+
+
+def _engines(engines: Collection[str] | None) -> tuple[str, ...]:
+    if engines is None:
+        return ENGINES
+    names = (engines,) if isinstance(engines, str) else tuple(engines)
+    unknown = [name for name in names if name not in ENGINES]
+    if unknown or not names:
+        shown = ", ".join(map(repr, unknown)) or "none"
+        raise InputError(f"engines are {', '.join(map(repr, ENGINES))}; got {shown}")
+    return tuple(name for name in ENGINES if name in names)
+
+
+def check_domain(claim: Claim, domain: Language) -> None:
+    """Raises `InputError` naming the tokens and lengths of the domain for which the claim has no meaning."""
+    lengths = [n for n in domain.lengths if domain.size(n)]
+    if not lengths:
+        return
+    vocab, longest = claim.body.readable()
+    if max(lengths) > longest:
+        raise InputError(f"the domain has sequences of length {max(lengths)}, the claim reads at most {longest}; shorten it")
+    letters = frozenset[object]().union(*(domain.alphabet(n) for n in lengths))
+    if strange := [value for value in domain.vocab if value in letters and value not in vocab]:
+        shown = ", ".join(map(show_value, strange[:8]))
+        known = ", ".join(map(show_value, vocab[:12])) + (", ..." if len(vocab) > 12 else "")
+        raise InputError(f"the domain has tokens that the claim's model or program does not know: {shown}; it knows {known}")
+
+
+def _vacuous(claim: Claim, domain: Language) -> str:
+    """Why the claim says nothing about the model on this domain; empty if it does."""
+    body = claim.body
+    if isinstance(body, InvariantBody):
+        letters = frozenset[object]().union(*(domain.alphabet(n) for n in domain.lengths if domain.size(n)))
+        if body.relabelling and not any(a in letters and a != b for a, b in body.relabelling):
+            return "no input of the domain is changed by this relabelling"
+        longest = max(n for n in domain.lengths if domain.size(n))
+        if body.irrelevant and not any(p < longest for p in body.irrelevant):
+            return "no input of the domain has these positions"
+    return ""
+
+
+@dataclass
+class _Attempt:
+    """One call of `prove`."""
+
+    claim: Claim
+    domain: Language
+    began: float
+    seconds: float
+    engines: tuple[str, ...]
+    progress: Callable[[str], None]
+    engine: str = "none"
+    reasons: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    left: int | None = None
+
+    @property
+    def remaining(self) -> float:
+        return self.seconds - (time.monotonic() - self.began)
+
+    def setting(self, engine: str, semantics: Semantics = "real", notes: Sequence[str] = ()) -> Setting:
+        spent = time.monotonic() - self.began
+        return Setting(self.claim, self.domain, semantics, engine, spent, (*self.notes, *notes))
+
+    def run(self) -> Verdict:
+        size = size_of(self.claim, self.domain)
+        self.left = size
+        hints: Sequence[Hint] = ()
+        searching = "refute" in self.engines and self.claim.quantifier != "at_least"
+        if searching:
+            quick = min(self.remaining, QUICK_SECONDS, self.seconds * QUICK_SHARE if len(self.engines) > 1 else self.seconds)
+            if verdict := self.search(quick, quick=len(self.engines) > 1 or size <= MAX_INPUTS):
+                return verdict
+        if "enumeration" in self.engines and (verdict := self.enumerate(size)):
+            return verdict
+        if "composition" in self.engines and self.remaining > 0:
+            verdict, hints = self.compose()
+            if verdict:
+                return verdict
+        if searching and self.remaining > 0 and not self.exhausted(size):
+            if verdict := self.search(self.remaining, hints=hints):
+                return verdict
+            self.reasons.append(f"no counterexample found in {self.seconds:g} s")
+        if self.claim.quantifier == "at_least":
+            self.notes.append(f"sampled: {sample_accuracy(self.claim, self.domain, 2000)}")
+        reason = "; ".join(self.reasons) or "no engine applies"
+        return Unknown(reason, self.left, self.setting("+".join(self.engines)))
+
+    def exhausted(self, size: int) -> bool:
+        """Whether everything that a search could meet has been decided already."""
+        return "enumeration" in self.engines and size <= MAX_INPUTS and self.left is not None and self.left < size
+
+    # Search
+
+    def search(self, seconds: float, *, quick: bool = False, hints: Sequence[Hint] = ()) -> Verdict | None:
+        """A refutation (of `exists`: a proof) by a replayed witness, or None."""
+        self.engine = "refute"
+        goal = TRUE if self.claim.quantifier == "exists" else FALSE
+        found, search = search_for_failure(
+            self.claim, self.domain, seconds, goal=goal, hints=hints, quick=quick, progress=self.progress
+        )
+        if found is None:
+            if search.float_only is not None:
+                witness = self.claim.witness([row[0] for row in search.ids(search.float_only)])
+                self.notes.append(f"the float32 run differs from the real semantics on {witness}")
+            return None
+        return self.by_witness(found, search, "refute")
+
+    def by_witness(self, found: Candidate, search: Search, engine: str, smallest: bool = False) -> Verdict | None:
+        """Shrinks, replays through the single-input path, and reports; None if the replay does not confirm it."""
+        if not smallest:
+            self.progress("shrinking")
+            search.deadline = time.monotonic() + SHRINK_SECONDS
+            found = shrink(search, found)
+        witness = self.claim.witness([row[0] for row in search.ids(found)])
+        outcome, really = self.claim.holds(witness), self.claim.holds_really(witness)
+        met = "true" if search.goal == TRUE else "false"
+        if really is (search.goal == TRUE):
+            notes = [] if outcome.status == met else [f"float32 run differs: there the body is {outcome.status}"]
+            return self.settle(witness, outcome, self.setting(engine, "real", notes))
+        if outcome.status == met and really is None and not search.rigorous:
+            notes = ["no rigorous rule covers this model: this is about the float32 run only"]
+            return self.settle(witness, outcome, self.setting(engine, "float32", notes))
+        self.notes.append(f"the float32 run differs from the real semantics on {witness}: {outcome}")
+        return None
+
+    def settle(self, witness: Witness, outcome: Outcome, setting: Setting) -> Verdict:
+        if self.claim.quantifier == "exists":
+            return Proved(self.certificate({"rule": "witness", **witness.to_json()}, setting.semantics), setting)
+        return Refuted(witness, setting, outcome)
+
+    # Enumeration
+
+    def enumerate(self, size: int) -> Verdict | None:
+        self.engine = "enumeration"
+        if size > MAX_INPUTS:
+            self.reasons.append(f"enumeration: {size:,} inputs are more than 2^20" if size < 10**15 else "too many inputs")
+            return None
+        if self.remaining <= 0:
+            return None
+        tally = enumerate_inputs(self.claim, self.domain, self.remaining, progress=self.progress)
+        self.left = tally.left
+        return self.counted(tally)
+
+    def counted(self, tally: Tally) -> Verdict | None:
+        """What a tally settles; else its reason is noted."""
+        setting, found = self.setting("enumeration", tally.semantics), None
+        if self.claim.quantifier == "forall" and tally.first_false:
+            found = self.by_witness(tally.first_false, self._replay(FALSE, tally), "enumeration", smallest=True)
+        elif self.claim.quantifier == "exists" and tally.first_true:
+            found = self.by_witness(tally.first_true, self._replay(TRUE, tally), "enumeration", smallest=True)
+        if found:
+            return found
+        if tally.semantics == "real" and tally.complete:
+            if self._holds(tally):
+                notes = self._unchecked()
+                return Proved(self.certificate({"rule": "enumerate"}), self.setting("enumeration", notes=notes))
+            if self._fails(tally):
+                evidence = self.certificate({"rule": "enumerate", "true": tally.true, "false": tally.false})
+                return Refuted(evidence, setting)
+        self.reasons.append(self._why(tally))
+        return None
+
+    def _replay(self, goal: int, tally: Tally) -> Search:
+        search = Search(self.claim, self.domain, time.monotonic(), goal=goal)
+        search.rigorous = tally.semantics == "real"
+        return search
+
+    def _holds(self, tally: Tally) -> bool:
+        if self.claim.quantifier == "at_least":
+            return tally.true >= self.claim.share * tally.total
+        return self.claim.quantifier == "forall" and tally.true == tally.total
+
+    def _fails(self, tally: Tally) -> bool:
+        if self.claim.quantifier == "at_least":
+            return tally.total - tally.false < self.claim.share * tally.total
+        return self.claim.quantifier == "exists" and tally.false == tally.total
+
+    def _why(self, tally: Tally) -> str:
+        if not tally.complete and not tally.obstacle:
+            return f"enumeration: time was up after {tally.seen:,} of {tally.total:,} inputs"
+        parts = [f"enumeration: {tally.true:,} inputs hold, {tally.false:,} fail"]
+        if tally.undecided:
+            parts.append(f"{tally.undecided:,} lie too near the boundary for float64 balls")
+        if tally.undefined:
+            parts.append(f"on {tally.undefined:,} the program is undefined")
+        if tally.first_open:
+            ids = self._replay(FALSE, tally).ids(tally.first_open)
+            parts.append(f"the first is {self.claim.witness([row[0] for row in ids])}")
+        if tally.obstacle:
+            parts.append(f"{tally.semantics} semantics only: {tally.obstacle}")
+        return ", ".join(parts)
+
+    # Composition
+
+    def compose(self) -> tuple[Verdict | None, Sequence[Hint]]:
+        self.engine = "composition"
+        self.progress("composing")
+        from .compose import prove_by_composition
+
+        result = prove_by_composition(self.claim, self.domain)
+        if isinstance(result, Certificate):
+            return Proved(result, self.setting("composition")), ()
+        self.reasons.append(f"composition: {result.text}")
+        return None, result.hints
+
+    # Certificates
+
+    def certificate(self, proof: dict[str, object], semantics: Semantics = "real") -> Certificate:
+        return Certificate.of(theorem(self.claim, self.domain, semantics), proof)
+
+    def _unchecked(self) -> list[str]:
+        kinds = [part.kind for part in getattr(self.claim.body, "parts", (self.claim.body,))]
+        strange = sorted({kind for kind in kinds if kind not in CHECKED_KINDS})
+        if self.claim.quantifier != "forall":
+            strange.append(f"the quantifier {self.claim.quantifier}")
+        return [f"the independent checker does not cover {', '.join(strange)} yet"] if strange else []
+
+
+def theorem(claim: Claim, domain: Language, semantics: Semantics = "real") -> dict[str, object]:
+    """What a certificate of this claim states (`proofs/SPECIFICATION.md`, section 3)."""
+    subject = claim.subject
+    model = getattr(subject.model, "base", subject.model)
+    return {
+        **claim.to_json(),
+        "domain": domain_to_json(domain),
+        "codec": codec_to_json(subject.codec),
+        "config": json.loads(model.config_json()),
+        "weights_sha256": model.weights_sha256(),
+        "semantics": semantics,
+    }
