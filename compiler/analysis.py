@@ -326,7 +326,6 @@ def linear_range(ranges: Ranges, args: Sequence[int], coefficients: Sequence[Fra
 
 
 def width_range(ranges: Ranges, selector: int) -> Range:
-    limit(ranges, selector)
     lo, hi, possible = _flat_bounds(ranges, selector)
     table = np.zeros((ranges.max_len + 1, ranges.max_len + 1), np.bool_)
     for n in ranges.lengths:
@@ -356,7 +355,7 @@ def selection(ranges: Ranges, selector: int, value: int) -> Selection:
 
 def _selection(ranges: Ranges, selector: int, value: int) -> Selection:
     keys, queries = ranges.selector_cuts(selector)
-    cut = ranges.cut(value)
+    cut = ranges.value_basis(selector, value)
     shared, rest = tuple(c for c in cut if c in keys), tuple(c for c in cut if c not in keys)
     picked = ranges.selected_lengths(selector, shared)
     n_queries = picked.shape[-1]
@@ -394,17 +393,20 @@ def _value_follows_rank(ranges: Ranges, width: int, value: int, cut: Cut) -> boo
 def aggregate_range(ranges: Ranges, selector: int, value: int, default: Value | NoDefault) -> Range:
     """The possible values of an aggregate. Raises `Refused` if an undefined case may occur."""
     keys, queries = ranges.selector_cuts(selector)
-    joint = set(keys) | set(ranges.cut(value))
-    if ranges.product(joint) * ranges.product(queries) > PAIR_LIMIT:
-        raise Refused(f"the selection relates more than {PAIR_LIMIT} pairs of key and query values")
-    limit(ranges, selector)
+    joint = {*keys, *ranges.value_basis(selector, value)}
+    tabulated = math.prod(ranges.sizes(keys)) * math.prod(ranges.sizes(queries))
+    if ranges.product(joint) * ranges.product(queries) > PAIR_LIMIT or tabulated > 2 * PAIR_LIMIT:
+        raise Refused(
+            f"the selection relates {ranges.product(joint)} joint key values to {ranges.product(queries)} joint query "
+            f"values, more than {PAIR_LIMIT} pairs; select by fewer or coarser values"
+        )
     picked = selection(ranges, selector, value)
     lo, hi, possible = _flat_bounds(ranges, selector)
     found: dict[Value, int] = {}
     empty = np.bitwise_or.reduce(ranges.pack(possible & (lo == 0)), axis=1)
     if empty.any():
         if isinstance(default, NoDefault):
-            raise Refused("the selection may be empty and there is no default")
+            raise Refused("the selection may be empty and there is no default; give a default")
         found[default] = _as_ints(empty[:, None])[0]
     taken = ranges.pack(possible & (hi >= 1))
     single = _as_ints(np.bitwise_or.reduce(picked.words & taken[:, None, :], axis=2))
@@ -443,16 +445,6 @@ def _averaged(
             )
             out.setdefault(members, {})[n] = count
     return out
-
-
-def limit(ranges: Ranges, selector: int) -> None:
-    """Refuse a selector whose bounds would not fit in memory."""
-    keys, queries = ranges.selector_cuts(selector)
-    n_keys, n_queries = math.prod(ranges.sizes(keys)), math.prod(ranges.sizes(queries))
-    if n_keys * n_queries > 2 * PAIR_LIMIT and ranges.product((*keys, *queries)) > PAIR_LIMIT:
-        raise Refused(f"the selector relates {n_keys} joint key values to {n_queries} joint query values, too many")
-    if n_queries * (ranges.max_len + 1) > 2 * PAIR_LIMIT:
-        raise Refused(f"the selector has {n_queries} joint query values, too many")
 
 
 def _flat_bounds(ranges: Ranges, selector: int) -> widths.Bounds:

@@ -135,6 +135,8 @@ def _head(head: HeadPlan, d_model: int, bos: bool, residual_bos: Array) -> _Bloc
         garbage = residual_bos.copy()
         garbage[0] = 0.0
         query[0] -= garbage @ query
+        if not head.atoms:  # BOS itself must not attend to the tokens, which also score 0
+            query[0, -1] += GAIN
         key[0] -= garbage @ key
         value[0] += head.sink - head.offset - (garbage @ value.astype(np.float32).astype(float))
     out = np.zeros((out_size, d_model))
@@ -193,7 +195,11 @@ def _mlp(
                 out[column, rep.dims[local]] += weight
             column += 1
     if bos:
-        into[0] -= residual_bos @ into + np.maximum(bias, 0.0) + 1.0
+        off = into[0] - (residual_bos @ into + np.maximum(bias, 0.0) + 1.0)
+        for j in range(1, d_mlp):  # the two neurons of a ramp stay alike
+            if bias[j] <= bias[j - 1] and (into[:, j] == into[:, j - 1]).all():
+                off[j] = off[j - 1]
+        into[0] = off
     parameters[prefix + "W_in"], parameters[prefix + "b_in"] = into, bias
     parameters[prefix + "W_out"], parameters[prefix + "b_out"] = out, np.zeros(d_model)
 

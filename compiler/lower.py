@@ -16,9 +16,8 @@ import numpy as np
 
 from ..models.errors import InputError
 from ..models.values import canonical_vocab
-from .affine import Form, Means
+from .affine import Means, linear_term
 from .analysis import (
-    NO_DEFAULT,
     NoDefault,
     aggregate_range,
     indices_range,
@@ -44,8 +43,7 @@ from .core import (
     Value,
     Width,
 )
-from .functions import Function, Undefined
-from .ranges import Ranges, Refused, Words
+from .ranges import Refused, Words
 from .rasp import (
     AggregateOp,
     AndOp,
@@ -63,8 +61,9 @@ from .rasp import (
     describe,
 )
 from .structure import canonicalise, children, nodes_of
-from .tabulation import tabulate, tabulate_predicate
-from .terms import Apply, Arg, Const, Term, show
+from .tabulation import Body, aggregate_twins, tabulate, tabulate_predicate
+from .terms import affine
+from .widths import width_bounds
 
 MAX_LEN = 1 << 10
 LARGE = 1 << 16
@@ -156,7 +155,6 @@ class _Lowering:
 
     def __init__(self, vocab: tuple[Value, ...], max_len: int, causal: bool) -> None:
         self.vocab, self.max_len, self.causal = vocab, int(max_len), causal
-        self.ranges: Ranges
         self.ranges, words = start(vocab, self.max_len, causal)
         self.place: dict[Expression, int] = {}
         self.failed: set[Expression] = set()
@@ -165,7 +163,7 @@ class _Lowering:
         self.add(Tokens(vocab), words)
         positions = indices_range(self.ranges)
         self.add(Indices(positions.values), positions.words)
-        self.means = Means(self.ranges, self.add_aggregate, self.add_map)
+        self.means = Means(self.ranges, self.add_aggregate, self.add_map, {})
 
     # -- nodes --------------------------------------------------------------------------------------------------------
 
@@ -182,7 +180,7 @@ class _Lowering:
                 return self.constant(value, name)
             case MapOp(function, args):
                 labels = [arg.name or f"x{t}" for t, arg in enumerate(args)]
-                return self.map(function, [place[arg] for arg in args], labels, name)
+                return self.map(Body.of(function), [place[arg] for arg in args], labels, name)
             case LinearOp(args, coefficients, constant):
                 return self.linear([place[arg] for arg in args], coefficients, constant, name)
             case SelectOp(keys, queries, predicate):
@@ -195,10 +193,7 @@ class _Lowering:
             case OrOp(left, right):
                 return self.combine(Or(place[left], place[right], name))
             case NotOp(arg):
-                inner = self.ranges.nodes[place[arg]]
-                if isinstance(inner, Select):
-                    return self.add(Select(inner.keys, inner.queries, ~inner.table, name), None)
-                return self.add(inner_of(inner) if isinstance(inner, Not) else Not(place[arg], name), None)
+                return self.negate(place[arg], name)
             case WidthOp(selector):
                 found = width_range(self.ranges, place[selector])
                 return self.add(Width(place[selector], found.values, name), found.words)
@@ -210,46 +205,46 @@ class _Lowering:
         words = self.ranges.all_lengths()[:, None]
         return self.add(Map((), np.array(0, np.int32), (value,), name), words)
 
-    def map(self, function: Function, args: Sequence[int], labels: Sequence[str], name: str) -> int:
+    def map(self, body: Body, args: Sequence[int], labels: Sequence[str], name: str) -> int:
         """A function of placed nodes: constants and repetitions among the arguments are taken out first."""
         free = list(dict.fromkeys(arg for arg in args if self.fixed(arg) is None))
         if len(free) < len(args):
             parts = [self.fixed(arg) or free.index(arg) for arg in args]
-            fixed = [part[0] if isinstance(part, tuple) else None for part in parts]
-            if any(isinstance(part, tuple) and part[0] is None for part in parts):
+            if (None,) in parts:
                 return self.constant(None, name)
-            if not free:
-                outcome = function.try_evaluate(fixed)
-                if isinstance(outcome, Undefined):
-                    at = ", ".join(f"{label} = {show(value)}" for label, value in zip(labels, fixed, strict=True))
-                    raise Refused(f"undefined where {at}: {outcome.reason}; define it there")
-                return self.constant(outcome, name)
+            body = body.with_fixed(parts)
             labels = [labels[list(args).index(arg)] for arg in free]
-            function = _specialised(function, parts, len(free))
-        if (form := self.means.of_function(function, free)) is not None:
-            if (merged := self.means.merge(form, name)) is not None:
-                return self.keep_form(merged, form)
-            if self.table_size(free) > LARGE and (affine := function.affine()) is not None:
-                return self.keep_form(self.add_linear(free, affine[0], affine[1], name), form)
-            return self.keep_form(self.add_map(function, free, labels, name), form)
-        affine = function.affine()
-        if affine is not None and self.table_size(free) > LARGE and self.numeric(free):
-            return self.add_linear(free, affine[0], affine[1], name)
-        simpler = self.means.rewrite(function, free)
-        if simpler is not None:
-            function, free = simpler
-            return self.map(function, free, [self.ranges.nodes[arg].name or f"x{t}" for t, arg in enumerate(free)], name)
-        return self.add_map(function, free, labels, name)
+        size = math.prod(self.ranges.sizes(free))
+        form = self.means.of_term(body.term, free)
+        placed = None if form is None else self.means.merge(form, name)
+        if placed is None and size > LARGE and body.term is not None and self.numeric(free):
+            formula = affine(body.term, len(free))
+            placed = None if formula is None else self.add_linear(free, *formula, name)
+        if placed is None and (simpler := self.means.rewrite(body, free)) is not None:
+            return self.map(
+                *simpler, [self.ranges.nodes[arg].name or f"x{t}" for t, arg in enumerate(simpler[1])], name
+            )
+        if placed is None:
+            placed = self.add_map(body, free, labels, name)
+        if form is not None:
+            self.means.forms.setdefault(placed, form)
+        return placed
 
     def linear(self, args: Sequence[int], coefficients: Sequence[Fraction], constant: Fraction, name: str) -> int:
         for arg in args:
             for value, ever in zip(self.ranges.values(arg), self.ranges.ever(arg).tolist(), strict=True):
                 if ever and isinstance(value, str):
                     raise Refused(f"a linear combination is of numbers, and an argument may be {value!r}")
-        term: Term = Const(_exact(constant))
-        for index, coefficient in enumerate(coefficients):
-            term = Apply("+", (term, Apply("*", (Const(_exact(coefficient)), Arg(index)))))
-        return self.map(Function(len(args), term=term), args, [f"x{t}" for t in range(len(args))], name)
+        body = Body.of_term(linear_term(coefficients, constant), len(args))
+        return self.map(body, args, [f"x{t}" for t in range(len(args))], name)
+
+    def negate(self, selector: int, name: str) -> int:
+        inner = self.ranges.nodes[selector]
+        if isinstance(inner, Not):
+            return inner.arg
+        if isinstance(inner, Select):
+            return self.add(Select(inner.keys, inner.queries, ~inner.table, name), None)
+        return self.add(Not(selector, name), None)
 
     def combine(self, node: And | Or) -> int:
         """Selects of the same keys and queries combine to one select."""
@@ -273,8 +268,8 @@ class _Lowering:
             self.ranges.nodes[found] = replace(self.ranges.nodes[found], name=node.name)
         return found
 
-    def add_map(self, function: Function, args: Sequence[int], labels: Sequence[str], name: str) -> int:
-        found = tabulate(self.ranges, function, args, map_domain(self.ranges, args), self.twins, labels)
+    def add_map(self, body: Body, args: Sequence[int], labels: Sequence[str], name: str) -> int:
+        found = tabulate(self.ranges, body, args, map_domain(self.ranges, args), self.twins, labels)
         node = Map(tuple(args), found.table, found.values, name)
         return self.with_twins(self.add(node, map_words(self.ranges, node)), found.twins)
 
@@ -288,18 +283,14 @@ class _Lowering:
         found = aggregate_range(self.ranges, selector, value, default)
         index = -1
         if not isinstance(default, NoDefault) and default in found.values:
-            lo, _, possible = self.means.bounds(selector)
+            lo, _, possible = width_bounds(self.ranges, selector)
             index = found.values.index(default) if bool((possible & (lo == 0)).any()) else -1
         node = Aggregate(selector, value, index, found.values, name)
-        return self.with_twins(self.add(node, found.words), self.means.twins(node, default, self.twins))
+        return self.with_twins(self.add(node, found.words), aggregate_twins(self.ranges, node, default, self.twins))
 
     def with_twins(self, index: int, twins: frozenset[int]) -> int:
         if twins:
             self.twins[index] = self.twins.get(index, frozenset()) | twins
-        return index
-
-    def keep_form(self, index: int, form: Form) -> int:
-        self.means.forms.setdefault(index, form)
         return index
 
     def fixed(self, index: int) -> tuple[Value] | None:
@@ -309,9 +300,6 @@ class _Lowering:
 
     def numeric(self, args: Sequence[int]) -> bool:
         return not any(isinstance(value, str) for arg in args for value in self.ranges.values(arg))
-
-    def table_size(self, args: Sequence[int]) -> int:
-        return math.prod(self.ranges.sizes(args))
 
     # -- finishing ----------------------------------------------------------------------------------------------------
 
@@ -363,29 +351,3 @@ def _moved(node: Node, to: dict[int, int]) -> Node:
             return replace(node, selector=to[node.selector], value=to[node.value])
         case Width():
             return replace(node, selector=to[node.selector])
-
-
-def _specialised(function: Function, parts: Sequence[tuple[Value] | int], arity: int) -> Function:
-    """The function with some arguments fixed (1-tuples) and the others taken from `arity` arguments by position."""
-    if function.reading is not None:
-        term = _substituted(function.reading, [Const(p[0]) if isinstance(p, tuple) else Arg(p) for p in parts])
-        return Function(arity, term=term)
-
-    def specialised(*values: object) -> object:
-        full = [part[0] if isinstance(part, tuple) else values[part] for part in parts]
-        if function.python is not None:
-            return function.python(*(lift(v) if isinstance(p, tuple) else v for p, v in zip(parts, full, strict=True)))
-        outcome = function.try_evaluate([settle(value) for value in full])
-        if isinstance(outcome, Undefined):
-            raise KeyError(outcome.reason)
-        return outcome
-
-    return Function(arity, python=specialised)
-
-
-def _substituted(term: Term, parts: Sequence[Term]) -> Term:
-    if isinstance(term, Arg):
-        return parts[term.index]
-    if isinstance(term, Const):
-        return term
-    return Apply(term.op, tuple(_substituted(arg, parts) for arg in term.args))

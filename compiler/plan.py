@@ -69,7 +69,7 @@ class Planner:
         if node >= len(self.core.nodes):
             return (node,)
         cut = self.an.cut(node)
-        if len(cut) == 1:
+        if len(cut) <= 1:
             return cut
         size = int(np.prod([len(self.values(c)) for c in cut]))
         if size > MAX_FUSED:
@@ -86,10 +86,14 @@ class Planner:
         return tuple(kept) or cut[:1]
 
     def table(self, node: int, over: tuple[int, ...]) -> npt.NDArray[np.int32]:
-        """Value index of `node` for each tuple of `over`; -1 where the tuple cannot occur."""
-        table = self.an.function(node, over).copy()
-        table[~self.an.possible_tuples(over)] = -1
-        return table
+        """Value index of `node` for each tuple of `over`; -1 where the tuple cannot occur.
+
+        `over` holds the node's `relevant` nodes; the others of its cut are projected out.
+        """
+        ignored = tuple(c for c in self.an.cut(node) if c not in over)
+        table = self.an.function(node, (*over, *ignored)).copy()
+        table[~self.an.possible_tuples((*over, *ignored))] = -1
+        return table.max(axis=tuple(range(len(over), table.ndim))) if ignored else table
 
     def unary(self, node: int, over: int) -> IntArray:
         """Value index of `node` for each value of `over`, where it depends on nothing else (or is `over`); -1: impossible."""
@@ -171,6 +175,9 @@ class Planner:
             rep = self.onehot(node)
             return rep, np.arange(len(self.values(node)))
         basis = self.relevant(node)
+        if not basis:
+            rep = self.onehot(1 if 1 in self._onehot and 0 not in self._onehot else 0)
+            return rep, np.full(len(self.values(rep.node)), int(self.an.function(node, ())), dtype=np.int64)
         if len(basis) == 1 and self.natural(basis[0]) == "onehot":
             return self.onehot(basis[0]), self.unary(node, basis[0])
         if len(basis) == 1 and basis[0] in self._onehot:
@@ -206,6 +213,9 @@ class Planner:
             raise PlanError(node, f"its value {bad[0]!r} is not a number, and it is averaged or added")
         op = self.nodes[node]
         basis = self.relevant(node)
+        if not basis:
+            points = _points(self.values(node))
+            return Axis(node, (), [], float(points[int(self.an.function(node, ()))]), points, True, 0)
         source = self.nodes[basis[0]]
         if len(basis) == 1 and self.natural_of(basis[0]) == "scalar":
             if isinstance(source, Width) and node not in self._onehot:
@@ -281,10 +291,7 @@ class Planner:
         """One-hot arguments that determine the node and the node's table over them (-1: cannot occur)."""
         basis = self.relevant(node) if node < len(self.core.nodes) else op.args
         if node < len(self.core.nodes) and self._fits(basis):
-            full = self.an.cut(node)
-            table = self.table(node, full)
-            drop = tuple(i for i, c in enumerate(full) if c not in basis)
-            table = table.max(axis=drop) if drop else table
+            table = self.table(node, basis)
             if _neuron_estimate(table) <= MAX_NEURONS:
                 reads = []
                 for position, c in enumerate(basis):

@@ -132,17 +132,32 @@ class Ranges:
         return found
 
     def selector_cuts(self, index: int) -> tuple[Cut, Cut]:
-        """K and Q: the union of the cuts of the keys, and of the queries, of the selects in a selector."""
+        """K and Q: the union of the cuts of the keys, and of the queries, of the selects in a selector.
+
+        If their product exceeds `PAIR_LIMIT` and is smaller for the keys and queries themselves (constants left out),
+        these are taken: any nodes will do that keys and queries are functions of.
+        """
         found = self.memo.get(("cuts", index))
         if found is None:
-            keys: set[int] = set()
-            queries: set[int] = set()
-            for select in self.selects(index):
-                keys.update(self.cut(select.keys))
-                queries.update(self.cut(select.queries))
+            selects = self.selects(index)
+            keys = {basis for select in selects for basis in self.cut(select.keys)}
+            queries = {basis for select in selects for basis in self.cut(select.queries)}
+            size = math.prod(self.sizes(keys)) * math.prod(self.sizes(queries))
+            if size > PAIR_LIMIT:
+                coarse_keys = {select.keys for select in selects if self.cut(select.keys)}
+                coarse_queries = {select.queries for select in selects if self.cut(select.queries)}
+                if math.prod(self.sizes(coarse_keys)) * math.prod(self.sizes(coarse_queries)) < size:
+                    keys, queries = coarse_keys, coarse_queries
             found = self.memo["cuts", index] = tuple(sorted(keys)), tuple(sorted(queries))
         assert isinstance(found, tuple)
         return found[0], found[1]
+
+    def value_basis(self, selector: int, value: int) -> Cut:
+        """The nodes an aggregated value is taken as a function of: its cut, or itself if the pairs with it exceed
+        `PAIR_LIMIT`."""
+        keys, queries = self.selector_cuts(selector)
+        joint = {*keys, *self.cut(value)}
+        return self.cut(value) if self.product(joint) * self.product(queries) <= PAIR_LIMIT else (value,)
 
     def selects(self, index: int) -> list[Select]:
         """The selects that a selector is a boolean combination of."""

@@ -7,15 +7,17 @@ import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .core import Bits, Table, Value
+from .analysis import NoDefault
+from .core import Aggregate, Bits, Table, Value
 from .functions import Comparison, Function, Predicate, Undefined
 from .ranges import PAIR_LIMIT, VALUE_LIMIT, Ranges, Refused, index_of, ordered
-from .terms import show
+from .terms import Apply, Arg, Const, Term, show
 
 TABLE_LIMIT = 1 << 20
 """The largest table of a map, and the most pairs on which a predicate that is no comparison is asked."""
@@ -23,6 +25,44 @@ _ELSEWHERE = "define it there, or keep these values from occurring together"
 
 Twins = Mapping[int, frozenset[int]]
 """For a node: which of 0 and 1 it takes both as a number and as False or True. They are one value of core RASP."""
+
+
+@dataclass(frozen=True, eq=False)
+class Body:
+    """What a map computes: on one tuple, on a product of lists (last fastest), and as a term if it is readable."""
+
+    evaluate: Callable[[Sequence[Value]], Value | Undefined]
+    tabulate: Callable[[Sequence[Sequence[Value]]], Sequence[Value | Undefined]]
+    term: Term | None
+
+    @staticmethod
+    def of(function: Function) -> Body:
+        return Body(function.try_evaluate, function.tabulate, function.reading)
+
+    @staticmethod
+    def of_term(term: Term, arity: int) -> Body:
+        return Body.of(Function(arity, term=term))
+
+    def with_fixed(self, parts: Sequence[tuple[Value] | int]) -> Body:
+        """Some arguments fixed (1-tuples), the others taken by position from fewer arguments."""
+
+        def evaluate(values: Sequence[Value]) -> Value | Undefined:
+            return self.evaluate([part[0] if isinstance(part, tuple) else values[part] for part in parts])
+
+        def tabulate(lists: Sequence[Sequence[Value]]) -> list[Value | Undefined]:
+            return [evaluate(values) for values in itertools.product(*lists)]
+
+        terms = [Const(part[0]) if isinstance(part, tuple) else Arg(part) for part in parts]
+        return Body(evaluate, tabulate, None if self.term is None else substituted(self.term, terms))
+
+
+def substituted(term: Term, parts: Sequence[Term]) -> Term:
+    """The term with `parts` in place of its arguments."""
+    if isinstance(term, Arg):
+        return parts[term.index]
+    if isinstance(term, Const):
+        return term
+    return Apply(term.op, tuple(substituted(arg, parts) for arg in term.args))
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +89,7 @@ def occurring(ranges: Ranges, args: Sequence[int], over: Sequence[int]) -> Bits:
 
 
 def tabulate(
-    ranges: Ranges, function: Function, args: Sequence[int], over: Sequence[int], twins: Twins, labels: Sequence[str]
+    ranges: Ranges, body: Body, args: Sequence[int], over: Sequence[int], twins: Twins, labels: Sequence[str]
 ) -> Tabulated:
     """The table of a None-strict function of distinct value nodes.
 
@@ -64,8 +104,8 @@ def tabulate(
             "split it into maps of fewer arguments, or use fewer values"
         )
     occurs = occurring(ranges, args, over)
-    outcomes = _outcomes(function.try_evaluate, function.tabulate, lists, occurs, labels, _twin_lists(args, twins))
-    flat = outcomes.tolist()
+    outcomes = _outcomes(body.evaluate, body.tabulate, lists, occurs, labels, _twin_lists(args, twins))
+    flat = outcomes.ravel().tolist()
     where = np.flatnonzero(occurs.ravel())
     values = ordered(flat[at] for at in where)
     if len(values) > VALUE_LIMIT:
@@ -142,12 +182,14 @@ def _outcomes(
     shape = tuple(map(len, lists))
     out = np.full(shape, None, object)
     wanted = occurs & _not_none(lists)
-    axes = [np.flatnonzero(wanted.any(axis=tuple(a for a in range(len(shape)) if a != axis))) for axis in range(len(shape))]
+    axes = [
+        np.flatnonzero(wanted.any(axis=tuple(a for a in range(len(shape)) if a != axis))) for axis in range(len(shape))
+    ]
     if math.prod(len(axis) for axis in axes) <= 4 * int(wanted.sum()):
         domains = [[values[i] for i in axis.tolist()] for values, axis in zip(lists, axes, strict=True)]
         block = np.empty([len(axis) for axis in axes], object)
         block.reshape(-1)[:] = tabulate_all(domains)
-        out[np.ix_(*axes)] = block
+        out[np.ix_(*axes)] = block if axes else block.item()
     else:
         for at in zip(*(column.tolist() for column in np.nonzero(wanted)), strict=True):
             out[at] = evaluate([values[i] for values, i in zip(lists, at, strict=True)])
@@ -157,7 +199,8 @@ def _outcomes(
         if isinstance(outcome, Undefined):
             at = np.unravel_index(position, shape)
             values = [members[int(i)] for members, i in zip(lists, at, strict=True)]
-            raise Refused(f"undefined where {_listed(labels, values)}: {outcome.reason}; {_ELSEWHERE}")
+            place = f"undefined where {_listed(labels, values)}" if values else "undefined"
+            raise Refused(f"{place}: {outcome.reason}; {_ELSEWHERE}")
     if any(twins):
         _check_twins(evaluate, lists, wanted, out, labels, twins)
     out[~wanted] = None
@@ -185,6 +228,18 @@ def _check_twins(
                     f"it tells a truth value from the number it equals where {_listed(labels, values)}, "
                     "and both occur; make the argument always a number or always a truth value"
                 )
+
+
+def aggregate_twins(ranges: Ranges, node: Aggregate, default: Value | NoDefault, twins: Twins) -> frozenset[int]:
+    """The twins of an aggregate: its value's, and where a default or a mean equals a value of the other type."""
+    out = set(twins.get(node.value, frozenset()))
+    source = [v for v in ranges.values(node.value) if isinstance(v, (int, Fraction))]
+    bits: list[Value] = [value for value in source if isinstance(value, bool)]
+    if node.default >= 0 and not isinstance(default, NoDefault) and _is_bit(default):
+        out.update(int(v) for v in source if v == default and isinstance(v, bool) != isinstance(default, bool))
+        bits.append(default)
+    out.update(int(bit) for bit in bits if isinstance(bit, bool) and min(source) < bit < max(source))
+    return frozenset(out)
 
 
 def _twin_lists(args: Sequence[int], twins: Twins) -> list[frozenset[int]]:

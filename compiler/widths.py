@@ -21,7 +21,8 @@ Counts = npt.NDArray[np.int32]
 class Bounds(NamedTuple):
     """`lo <= width <= hi` at length n for joint query value q, where `possible`; arrays `[n = 0..max_len, q axes...]`.
 
-    Where the query value is not possible, lo = 0 and hi = n.
+    Where the query value is not possible, lo = 0 and hi = n. For a selector too large to tabulate, lo = 0, hi = n and
+    the query axes have size 1.
     """
 
     lo: Counts
@@ -60,33 +61,35 @@ def _width_bounds(ranges: Ranges, selector: int) -> Bounds:
     keys, queries = ranges.selector_cuts(selector)
     shape = ranges.sizes(queries)
     n_queries = math.prod(shape)
+    if math.prod(ranges.sizes(keys)) * n_queries > PAIR_LIMIT or n_queries * (ranges.max_len + 1) > 2 * PAIR_LIMIT:
+        rows = np.arange(ranges.max_len + 1, dtype=np.int32).reshape(-1, *(1 for _ in shape))
+        return Bounds(np.zeros_like(rows), rows, np.isin(rows, ranges.lengths))
     joint = np.broadcast_to(ranges.joint(queries), (ranges.n_words, *shape)).reshape(ranges.n_words, -1)
     possible = ranges.unpack(joint)
     rows = np.arange(ranges.max_len + 1, dtype=np.int32)[:, None]
     lo = np.zeros((ranges.max_len + 1, n_queries), np.int32)
     hi = np.broadcast_to(rows, lo.shape).copy()
-    if math.prod(ranges.sizes(keys)) * n_queries <= PAIR_LIMIT:
-        position = _query_position(ranges, queries)
-        visible_lo: Counts
-        visible_hi: Counts
-        for n in ranges.lengths:
-            if not ranges.causal:
-                visible_lo = visible_hi = np.full(n_queries, n, np.int32)
-            elif position is not None:
-                visible_lo = visible_hi = position + np.int32(1)
-            else:
-                visible_lo, visible_hi = np.ones(n_queries, np.int32), np.full(n_queries, n, np.int32)
-            some = ranges.at(ranges.selected_lengths(selector, ()), n)
-            every = ~ranges.at(ranges.selected_lengths(selector, (), False), n)
-            hi[n] = np.minimum(hi[n], np.where(some, visible_hi, 0))
-            lo[n] = np.maximum(lo[n], np.where(every, visible_lo, 0))
-            self_some, self_every = (ranges.at(words, n) for words in _self_lengths(ranges, selector))
-            lo[n] = np.maximum(lo[n], np.where(self_every & self_some, 1, 0))
-            hi[n] = np.minimum(hi[n], np.where(self_some, n, visible_hi - 1))
-        for node in distinct_nodes(ranges, keys):
-            _count_distinct(ranges, selector, node, position, lo, hi)
-        lo[~possible] = 0
-        hi = np.where(possible, hi, rows)
+    position = _query_position(ranges, queries)
+    visible_lo: Counts
+    visible_hi: Counts
+    for n in ranges.lengths:
+        if not ranges.causal:
+            visible_lo = visible_hi = np.full(n_queries, n, np.int32)
+        elif position is not None:
+            visible_lo = visible_hi = position + np.int32(1)
+        else:
+            visible_lo, visible_hi = np.ones(n_queries, np.int32), np.full(n_queries, n, np.int32)
+        some = ranges.at(ranges.selected_lengths(selector, ()), n)
+        every = ~ranges.at(ranges.selected_lengths(selector, (), False), n)
+        hi[n] = np.minimum(hi[n], np.where(some, visible_hi, 0))
+        lo[n] = np.maximum(lo[n], np.where(every, visible_lo, 0))
+        self_some, self_every = (ranges.at(words, n) for words in _self_lengths(ranges, selector))
+        lo[n] = np.maximum(lo[n], np.where(self_every & self_some, 1, 0))
+        hi[n] = np.minimum(hi[n], np.where(self_some, n, visible_hi - 1))
+    for node in distinct_nodes(ranges, keys):
+        _count_distinct(ranges, selector, node, position, lo, hi)
+    lo[~possible] = 0
+    hi = np.where(possible, hi, rows)
     return Bounds(lo.reshape(-1, *shape), hi.reshape(-1, *shape), possible.reshape(-1, *shape))
 
 

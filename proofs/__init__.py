@@ -1,0 +1,11 @@
+"""Certificates: their format (SPECIFICATION.md) and the independent checker, which imports nothing else of certiformer."""
+
+from .check import Holey as Holey
+from .check import Invalid as Invalid
+from .check import Outcome as Outcome
+from .check import Valid as Valid
+from .check import check as check
+from .format import Rejected as Rejected
+from .format import canonical_json as canonical_json
+from .format import seal as seal
+from .theorem import describe as describe

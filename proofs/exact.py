@@ -76,6 +76,14 @@ class Exact:
     def min(self, axis: int = 0) -> Exact:
         return Exact(np.asarray(self.data.min(axis=axis), dtype=self.data.dtype), self.exp)
 
+    def maximum(self, other: Exact) -> Exact:
+        left, right, exp = _aligned(self, other)
+        return Exact(np.maximum(left, right), exp)
+
+    def minimum(self, other: Exact) -> Exact:
+        left, right, exp = _aligned(self, other)
+        return Exact(np.minimum(left, right), exp)
+
     def is_zero(self) -> bool:
         return not (self.data != 0).any()
 

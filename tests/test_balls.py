@@ -50,7 +50,9 @@ def exact_logits(model: Transformer, tokens: list[int]) -> list[Row]:
         return [sum((x[i] * flint.arb(weight[i][o]) for i in range(len(x))), flint.arb(b)) for o, b in enumerate(bias)]
 
     embed, positions = parameter("embed.W_E"), parameter("pos_embed.W_pos")
-    stream = [[flint.arb(e) + flint.arb(p) for e, p in zip(embed[t], positions[i], strict=True)] for i, t in enumerate(tokens)]
+    stream = [
+        [flint.arb(e) + flint.arb(p) for e, p in zip(embed[t], positions[i], strict=True)] for i, t in enumerate(tokens)
+    ]
     for index, layer in enumerate(config.layers):
         if layer.n_heads:
             attn = f"blocks.{index}.attn"
@@ -63,9 +65,17 @@ def exact_logits(model: Transformer, tokens: list[int]) -> list[Row]:
                 q, k, v = ([affine(x, w[f"W_{c}"][h], w[f"b_{c}"][h]) for x in stream] for c in "QKV")
                 for i in range(len(tokens)):
                     seen = range(i + 1 if config.causal else len(tokens))
-                    weights = [(scale * sum((a * b for a, b in zip(q[i], k[j], strict=True)), flint.arb(0))).exp() for j in seen]
-                    z = [sum((weights[j] * v[j][e] for j in seen), flint.arb(0)) / sum(weights, flint.arb(0)) for e in range(layer.d_head)]
-                    written[i] = [a + b for a, b in zip(written[i], affine(z, w["W_O"][h], [0.0] * config.d_model), strict=True)]
+                    weights = [
+                        (scale * sum((a * b for a, b in zip(q[i], k[j], strict=True)), flint.arb(0))).exp()
+                        for j in seen
+                    ]
+                    z = [
+                        sum((weights[j] * v[j][e] for j in seen), flint.arb(0)) / sum(weights, flint.arb(0))
+                        for e in range(layer.d_head)
+                    ]
+                    written[i] = [
+                        a + b for a, b in zip(written[i], affine(z, w["W_O"][h], [0.0] * config.d_model), strict=True)
+                    ]
             stream = [[a + b for a, b in zip(x, y, strict=True)] for x, y in zip(stream, written, strict=True)]
         if layer.d_mlp:
             mlp = f"blocks.{index}.mlp"
@@ -77,7 +87,9 @@ def exact_logits(model: Transformer, tokens: list[int]) -> list[Row]:
     return [affine(x, parameter("unembed.W_U"), parameter("unembed.b_U")) for x in stream]
 
 
-@pytest.mark.parametrize("options", [{}, {"causal": True}, {"attention_scale": 7.25}, {"attention_scale": 40.0, "causal": True}])
+@pytest.mark.parametrize(
+    "options", [{}, {"causal": True}, {"attention_scale": 7.25}, {"attention_scale": 40.0, "causal": True}]
+)
 @pytest.mark.parametrize("seed", range(3))
 def test_a_forward_pass_contains_the_exact_logits(seed: int, options: dict[str, object]) -> None:
     model = random_model(seed, **options)
@@ -95,7 +107,9 @@ def spread(n: int, low: float, high: float, seed: int) -> torch.Tensor:
 
 
 def test_exp_contains_both_ends() -> None:
-    mid = torch.cat([spread(400, -705, 700, 0), spread(200, -1, 1, 1), torch.tensor([0.0, -0.0, 1e-320, 700.0, -700.0])])
+    mid = torch.cat(
+        [spread(400, -705, 700, 0), spread(200, -1, 1, 1), torch.tensor([0.0, -0.0, 1e-320, 700.0, -700.0])]
+    )
     mid = mid.to(torch.float64)
     rad = torch.where(torch.arange(len(mid)) % 3 == 0, 0.0, spread(len(mid), 0, 1, 2))
     ball = balls.exp(Ball(mid, rad))

@@ -121,7 +121,7 @@ def multiply(a: Ball, b: Ball) -> Ball:
 
 
 def matmul(a: Ball, b: Ball, contraction: Callable[[Tensor, Tensor], Tensor] = torch.matmul) -> Ball:
-    """The sum over the last axis of `a` of products, as `contraction(x, y)` does it: every result is such a dot product.
+    """The sum over the last axis of `a` of products, as `contraction(x, y)` takes it: dot products.
 
     |sum xy - mid| <= sum (r + gamma |a|) |b| + sum (|a| + r) s + underflow, for radii r and s.
     """
@@ -292,7 +292,7 @@ def _head_linear(op: ops.HeadLinear, run: _Run) -> Ball:
     if x.mid.dim() == 4:
         return add(matmul(x, weight, _per_head), bias)
     flat = weight.map(lambda w: w.permute(1, 0, 2).reshape(width, heads * d_head))
-    return add(matmul(x, flat).map(lambda t: t.unflatten(-1, (heads, d_head))), bias)
+    return add(matmul(x, flat).map(lambda t: t.view(*t.shape[:-1], heads, d_head)), bias)
 
 
 def _scores(op: ops.Scores, run: _Run) -> Ball:

@@ -134,7 +134,7 @@ class ComputesBody:
 
 @dataclass(frozen=True, eq=False)
 class MarginBody:
-    """At every position the decoded logit exceeds every other by at least `at_least`, a float64 (categorical read-outs)."""
+    """At every position the decoded logit exceeds every other by at least `at_least` (categorical; a float64)."""
 
     subject: Subject
     at_least: Fraction
@@ -162,7 +162,9 @@ class MarginBody:
         low = self._bounds(ids[0], "float32")[0][0]
         status = STATUS[int(self.judge(ids, "float32")[0])]
         least, at = float(low.min()), int(low.argmin())
-        return Outcome(status, note=f"least margin {least:.9g} at position {at}, at least {float(self.at_least):g} claimed")
+        return Outcome(
+            status, note=f"least margin {least:.9g} at position {at}, at least {float(self.at_least):g} claimed"
+        )
 
     def readable(self) -> tuple[tuple[Value, ...], int]:
         return self.subject.codec.vocab, self.subject.longest

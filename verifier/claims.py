@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal, TypeAlias
@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from ..compiler.alignment import HeadRole, NeuronRole
 from ..compiler.core import Aggregate, CoreProgram, Indices, Tokens, Width
 from ..models.circuits import Circuit
 from ..models.codec import Codec
@@ -28,7 +29,7 @@ QUANTIFIERS: tuple[Quantifier, ...] = ("forall", "exists", "at_least")
 
 @dataclass(frozen=True, eq=False)
 class Claim:
-    """`forall`: the body holds on every input of a domain; `exists`: on one; `at_least`: on a share of at least `share`.
+    """`forall`: the body holds on every input of a domain; `exists`: on one; `at_least`: on at least `share` of them.
 
     A claim of arity 2 is about all pairs of inputs of equal length from the domain.
     """
@@ -103,7 +104,9 @@ class Claim:
 
     def describe(self) -> str:
         opening = {"forall": "for every input, ", "exists": "for some input, "}
-        return opening.get(self.quantifier, f"for at least {float(self.share):g} of the inputs, ") + self.body.describe()
+        return (
+            opening.get(self.quantifier, f"for at least {float(self.share):g} of the inputs, ") + self.body.describe()
+        )
 
     def __str__(self) -> str:
         return self.describe()
@@ -144,7 +147,7 @@ def _core(program: Any, of: Any, subject: Subject) -> CoreProgram:
         return core  # type: ignore[no-any-return]
     from ..compiler.lower import lower
 
-    return lower(program, subject.codec.vocab, subject.longest, causal=bool(subject.model.config.causal))  # type: ignore[no-any-return]
+    return lower(program, subject.codec.vocab, subject.longest, causal=bool(subject.model.config.causal))
 
 
 def Computes(of: Any, program: Any = None, *, codec: Codec | None = None) -> Claim:
@@ -175,7 +178,7 @@ def Margin(of: Any, at_least: float | Fraction, *, codec: Codec | None = None) -
 
 
 def NeverOutputs(of: Any, outputs: Sequence[Value], *, codec: Codec | None = None) -> Claim:
-    """No position ever decodes to one of `outputs`, on any input. Raises `InputError` for values it cannot output anyway."""
+    """No position decodes to one of `outputs`, on any input. Raises `InputError` for values it cannot output anyway."""
     subject = subject_of(of, codec)
     banned = tuple(outputs)
     strange = [value for value in banned if value not in subject.codec.outputs]
@@ -257,9 +260,9 @@ def Faithful(
 ) -> Claim:
     """The circuit alone, everything else ablated, decodes to the same outputs as the model, on every input.
 
-    `circuit`: default the compiled one. `ablation`: `zero`; `mean` over `reference` token ids [batch, pos]; or `resample`
-    (the rest is taken from a second input of equal length, whichever it is). Default: the circuit's own, `any` being
-    weakened to `resample`. Raises `InputError`.
+    `circuit`: default the compiled one. `ablation`: `zero`; `mean` over `reference` token ids [batch, pos]; or
+    `resample` (the rest is taken from a second input of equal length, whichever it is). Default: the circuit's own,
+    `any` being weakened to `resample`. Raises `InputError`.
     """
     subject = subject_of(of, codec)
     circuit = circuit or getattr(of, "circuit", None)
@@ -271,8 +274,8 @@ def Faithful(
 def Abstracts(of: Any, program: Any = None, *, codec: Codec | None = None) -> Claim:
     """The program is a causal abstraction of the model, by interchange interventions.
 
-    For each aligned s-op, and all pairs of a base and a source of equal length: taking the s-op's representation from the
-    source gives the program's output when the s-op's values are taken from the source. `program`: default the one
+    For each aligned s-op, and all pairs of a base and a source of equal length: taking the s-op's representation from
+    the source gives the program's output when the s-op's values are taken from the source. `program`: default the one
     compiled; for another one, s-ops are matched by name. Raises `InputError` if no s-op is aligned.
     """
     subject = subject_of(of, codec)
@@ -281,17 +284,14 @@ def Abstracts(of: Any, program: Any = None, *, codec: Codec | None = None) -> Cl
         raise InputError("Abstracts needs to know which component stands for which s-op: pass a compiled program")
     source = alignment.program
     core = source if program is None or program is getattr(of, "program", None) else _core(program, of, subject)
-    place: Callable[[int], int | None] = lambda node: node  # noqa: E731
-    if core is not source:
-        by_name = {getattr(node, "name", ""): index for index, node in enumerate(core.nodes)}
-        place = lambda node: by_name.get(source.value_node(node).name or "?")  # noqa: E731
+    by_name = {getattr(node, "name", ""): index for index, node in enumerate(core.nodes)}
+    components: tuple[HeadRole | NeuronRole, ...] = (*alignment.heads, *alignment.neurons)
     parts: list[Body] = []
     for node in range(alignment.n_source):
-        roles = tuple(r for r in (*alignment.heads, *alignment.neurons) if r.node == node and writes(r))
-        here = place(node)
+        roles = tuple(role for role in components if role.node == node and writes(role))
+        here = node if core is source else by_name.get(source.nodes[node].name or "?")
         if roles and here is not None and not isinstance(core.nodes[here], (Tokens, Indices)):
             parts.append(InterchangeBody(subject, core, here, roles))
     if not parts:
         raise InputError("no component of the model is aligned with an s-op of this program")
     return Claim("forall", parts[0] if len(parts) == 1 else AndBody(tuple(parts)))
-

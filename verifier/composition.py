@@ -17,7 +17,7 @@ from ..compiler.alignment import NeuronRole, encoding_matrix
 from ..compiler.core import Value
 from .abstract_state import Context, Failed, State, Tuples
 from .head_rule import HeadRule
-from .rounding import Enclosure, bound_product, product, widen
+from .rounding import Enclosure, between, bound_product, product, widen
 
 Array = npt.NDArray[np.float64]
 
@@ -138,7 +138,7 @@ class Composition:
             if not 0 <= first <= end <= d_mlp or not free[first:end].all():
                 raise Failed(f"m{layer}", f"neurons {first}..{end} overlap or do not exist")
             free[first:end] = False
-            matrix, error = self._group(state, role, base, tables, out)
+            matrix, error = self._group(state, role, base, tables, (into, bias, out))
             additions.append((role.node, matrix))
             rho = widen(rho + error, 1)
         if free.any():
@@ -157,8 +157,14 @@ class Composition:
         state.shift(self.c.w[prefix + "b_out"])
 
     def _group(
-        self, state: State, role: NeuronRole, base: Enclosure, tables: Mapping[int, Enclosure], out: Array
+        self,
+        state: State,
+        role: NeuronRole,
+        base: Enclosure,
+        tables: Mapping[int, Enclosure],
+        weights: tuple[Array, Array, Array],
     ) -> tuple[Array, Array]:
+        into, bias, out = weights
         first, end = role.neurons
         place = f"m{role.layer} neurons {first}..{end - 1}"
         tuples, targets = self.c.tuples(role.reads, role.node, place)
@@ -178,10 +184,27 @@ class Composition:
             for column, node in enumerate(role.reads):
                 if node in part:
                     pre = pre + part[node][rows[:, column]]
-            found = product(pre.relu(), Enclosure.exact(out[first:end]))
+            found = product(*self._activate(pre, into[:, first:end], bias[first:end], out[first:end]))
             distance = (found - Enclosure.exact(encoding[targets[start : start + chunk]])).size
             rho = np.maximum(rho, distance.max(axis=0, initial=0.0))
         return encoding, rho
+
+    @staticmethod
+    def _activate(pre: Enclosure, into: Array, bias: Array, out: Array) -> tuple[Enclosure, Enclosure]:
+        """Activations and their output rows; a ramp (`ramps`) counts as one unit, clip(z, 0, b - b')."""
+        first = ramps(into, bias, out)
+        post = pre.relu()
+        if first.size:
+            top = bias[first] - bias[first + 1]
+            exact = (bias[first] - top == bias[first + 1]) & (bias[first + 1] + top == bias[first])
+            least, most = np.where(exact, top, np.nextafter(top, 0.0)), np.where(exact, top, np.nextafter(top, np.inf))
+            ramp = between(np.clip(pre.low[:, first], 0.0, least), np.clip(pre.high[:, first], 0.0, most))
+            keep = np.setdiff1d(np.arange(len(bias)), np.concatenate([first, first + 1]))
+            post = Enclosure(
+                np.concatenate([ramp.mid, post.mid[:, keep]], axis=1), np.concatenate([ramp.rad, post.rad[:, keep]], axis=1)
+            )
+            out = np.concatenate([out[first], out[keep]])
+        return post, Enclosure.exact(out)
 
     # -- read-out ---------------------------------------------------------------------------------------------------
 
@@ -202,9 +225,8 @@ class Composition:
             others_ = np.arange(w.shape[1]) != column
             if not others_.any():
                 continue
-            # the difference of two float32 columns in float64 may round: bound it
             diff = w[:, [column]] - w[:, others_]
-            slack = np.where((diff + w[:, others_] != w[:, [column]]), np.abs(diff) * 2.0**-52, 0.0)
+            slack = np.abs(diff) * 2.0**-52
             logits = self._logits(
                 state, Enclosure(diff, slack), Enclosure.exact(b[column]) - Enclosure.exact(b[others_]), reads, rows
             )
@@ -254,3 +276,19 @@ class Composition:
             hint = dict(zip(self.c.alignment.decode_reads, tuples[worst].tolist(), strict=True))
             raise Failed("decode", f"point {points[at[worst]]} may be decoded as its neighbour", hint)
         return float(room.min(initial=np.inf))
+
+
+def ramps(into: Array, bias: Array, out: Array) -> npt.NDArray[np.int64]:
+    """Positions j such that neurons j and j + 1 read the same, b_j >= b_j+1, and write opposite vectors.
+
+    Together they write clip(z_j, 0, b_j - b_j+1) times what neuron j writes: saturated, exactly, away from the ramp.
+    """
+    found = []
+    j = 0
+    while j + 1 < len(bias):
+        same = (into[:, j] == into[:, j + 1]).all() and (out[j] == -out[j + 1]).all()
+        if same and bias[j] >= bias[j + 1]:
+            found.append(j)
+            j += 1
+        j += 1
+    return np.array(found, dtype=np.int64)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..compiler.alignment import HeadRole, NeuronRole, Scaled
+from ..compiler.alignment import Encoding, HeadRole, NeuronRole, Scaled
 from ..compiler.core import CoreProgram
 from ..models.execution import RULES, Run
 from ..models.program import LOGITS, needed
@@ -152,7 +152,9 @@ class InterchangeBody:
             self._evaluator.append(Evaluator(self.program))
         table = Vocabulary(self.subject.codec.vocab, self.program.vocab).table
         given = self._evaluator[0].run(table[source].numpy(), (self.node,))
-        trace = self._evaluator[0].run(table[base].numpy(), (self.program.output,), {self.node: given.values[self.node]})
+        trace = self._evaluator[0].run(
+            table[base].numpy(), (self.program.output,), {self.node: given.values[self.node]}
+        )
         values = torch.from_numpy(np.array(trace.values[self.program.output], dtype=np.int64))
         names = self.program.value_node(self.program.output).values
         index = Vocabulary(names, self.subject.codec.outputs).table[values]
@@ -200,7 +202,9 @@ class InterchangeBody:
         if status == "undefined":
             return Outcome(status, note=f"the program is undefined when `{self.name}` is interchanged here")
         outputs = self.subject.codec.outputs
-        expected = tuple(show_value(outputs[int(row.int().argmax())]) if row.any() else "no output" for row in wanted[0])
+        expected = tuple(
+            show_value(outputs[int(row.int().argmax())]) if row.any() else "no output" for row in wanted[0]
+        )
         got = _texts(self.subject, decoded(self.subject.codec, self._logits(ids[0], ids[1], "float32")[0])[0])
         return Outcome(status, expected, got, f"interchanged: `{self.name}`")
 
@@ -215,7 +219,12 @@ class InterchangeBody:
         return f"interchanging `{self.name}` changes the outputs as the program `{self.program.name}` says"
 
     def to_json(self) -> dict[str, object]:
-        return {"kind": "interchange", "program": core_to_json(self.program), "node": self.node, "sites": self._json_sites()}
+        return {
+            "kind": "interchange",
+            "program": core_to_json(self.program),
+            "node": self.node,
+            "sites": self._json_sites(),
+        }
 
     def _json_sites(self) -> list[object]:
         return [{"site": site, "places": places} for site, (places, _) in sorted(self._places().items())]
@@ -223,9 +232,11 @@ class InterchangeBody:
 
 def writes(role: HeadRole | NeuronRole) -> bool:
     """Whether a component writes its node's value, rather than clearing it."""
-    encoding, sign = role.encoding, 1
+    encoding: Encoding = role.encoding
+    sign = 1
     while isinstance(encoding, Scaled):
-        encoding, sign = encoding.of, sign * encoding.by
+        sign *= encoding.by
+        encoding = encoding.of
     return sign > 0
 
 
@@ -250,5 +261,3 @@ def _replacing(source: Tensor, places: list[int], axis: int) -> Callable[[Tensor
 def _replacing_ball(source: Ball, places: list[int], axis: int) -> Callable[[Ball], Ball]:
     mid, rad = _replacing(source.mid, places, axis), _replacing(source.rad, places, axis)
     return lambda x: Ball(mid(x.mid), rad(x.rad))
-
-

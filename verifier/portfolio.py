@@ -22,7 +22,8 @@ from .witness import Outcome, Semantics, Witness, show_value
 
 ENGINES = ("refute", "enumeration", "composition")
 CHECKED_KINDS = ("computes", "margin", "never_outputs", "and")
-QUICK_SHARE, QUICK_SECONDS, SHRINK_SECONDS = 0.1, 3.0, 10.0
+QUICK_SHARE, QUICK_SECONDS, SHRINK_SECONDS = 0.1, 1.0, 10.0
+AT_ONCE = 2**14
 
 
 def prove(
@@ -35,8 +36,8 @@ def prove(
 ) -> Verdict:
     """Proves or refutes a claim on a domain, or says what is left.
 
-    In order: a quick search for a counterexample; enumeration, if there are at most 2^20 inputs; composition; a longer
-    search. `engines` (of `refute`, `enumeration`, `composition`) restricts this to the named ones. The model's weights
+    In order: a quick search for a counterexample (unless there are few inputs); enumeration, if there are at most 2^20;
+    composition; a longer search. `engines` (of `refute`, `enumeration`, `composition`) restricts this to the named ones. The model's weights
     are copied at the start. `progress` is called with a line now and then. Ctrl-C ends with `Unknown`.
     Raises `InputError` when the domain has tokens or lengths that the claim has no meaning for.
     """
@@ -77,12 +78,12 @@ def check_domain(claim: Claim, domain: Language) -> None:
         return
     vocab, longest = claim.body.readable()
     if max(lengths) > longest:
-        raise InputError(f"the domain has sequences of length {max(lengths)}, the claim reads at most {longest}; shorten it")
+        raise InputError(f"the domain has sequences of length {max(lengths)}, the claim reads at most {longest}")
     letters = frozenset[object]().union(*(domain.alphabet(n) for n in lengths))
     if strange := [value for value in domain.vocab if value in letters and value not in vocab]:
         shown = ", ".join(map(show_value, strange[:8]))
         known = ", ".join(map(show_value, vocab[:12])) + (", ..." if len(vocab) > 12 else "")
-        raise InputError(f"the domain has tokens that the claim's model or program does not know: {shown}; it knows {known}")
+        raise InputError(f"the domain has tokens that the model or program does not know: {shown}; it knows {known}")
 
 
 def _vacuous(claim: Claim, domain: Language) -> str:
@@ -126,18 +127,20 @@ class _Attempt:
         self.left = size
         hints: Sequence[Hint] = ()
         searching = "refute" in self.engines and self.claim.quantifier != "at_least"
-        if searching:
-            quick = min(self.remaining, QUICK_SECONDS, self.seconds * QUICK_SHARE if len(self.engines) > 1 else self.seconds)
-            if verdict := self.search(quick, quick=len(self.engines) > 1 or size <= MAX_INPUTS):
+        if searching and not ("enumeration" in self.engines and size <= AT_ONCE):
+            quick = min(
+                self.remaining, QUICK_SECONDS, self.seconds * QUICK_SHARE if len(self.engines) > 1 else self.seconds
+            )
+            if (verdict := self.search(quick, quick=len(self.engines) > 1 or size <= MAX_INPUTS)) is not None:
                 return verdict
-        if "enumeration" in self.engines and (verdict := self.enumerate(size)):
+        if "enumeration" in self.engines and (verdict := self.enumerate(size)) is not None:
             return verdict
         if "composition" in self.engines and self.remaining > 0:
             verdict, hints = self.compose()
-            if verdict:
+            if verdict is not None:
                 return verdict
         if searching and self.remaining > 0 and not self.exhausted(size):
-            if verdict := self.search(self.remaining, hints=hints):
+            if (verdict := self.search(self.remaining, hints=hints)) is not None:
                 return verdict
             self.reasons.append(f"no counterexample found in {self.seconds:g} s")
         if self.claim.quantifier == "at_least":
@@ -193,7 +196,9 @@ class _Attempt:
     def enumerate(self, size: int) -> Verdict | None:
         self.engine = "enumeration"
         if size > MAX_INPUTS:
-            self.reasons.append(f"enumeration: {size:,} inputs are more than 2^20" if size < 10**15 else "too many inputs")
+            self.reasons.append(
+                f"enumeration: {size:,} inputs are more than 2^20" if size < 10**15 else "too many inputs"
+            )
             return None
         if self.remaining <= 0:
             return None
@@ -208,7 +213,7 @@ class _Attempt:
             found = self.by_witness(tally.first_false, self._replay(FALSE, tally), "enumeration", smallest=True)
         elif self.claim.quantifier == "exists" and tally.first_true:
             found = self.by_witness(tally.first_true, self._replay(TRUE, tally), "enumeration", smallest=True)
-        if found:
+        if found is not None:
             return found
         if tally.semantics == "real" and tally.complete:
             if self._holds(tally):

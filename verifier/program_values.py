@@ -94,14 +94,15 @@ class Evaluator:
                     return np.full((batch, n), int(node.table.reshape(-1)[0]))
                 return node.table[tuple(trace.values[a] for a in node.args)].astype(np.int64)
             case Linear():
-                table = self._tables.setdefault(index, np.empty(0))
-                if not table.size:
-                    table = self._tables[index] = self._linear_table(node)
-                return table[tuple(trace.values[a] for a in node.args)]
+                if index not in self._tables:
+                    self._tables[index] = self._linear_table(node)
+                table = np.asarray(self._tables[index][tuple(trace.values[a] for a in node.args)])
+                return np.broadcast_to(table, (batch, n)) if not node.args else table
             case Width():
                 counts = self._visible(trace.selections[node.selector]).sum(axis=2)
-                found = self._tables.setdefault(index, _index_of_counts(node.values, self.program.max_len))
-                return found[counts]
+                if index not in self._tables:
+                    self._tables[index] = _places(tuple(range(self.program.max_len + 1)), node.values)
+                return np.asarray(self._tables[index][counts])
             case Aggregate():
                 return self._aggregate(index, node, self._visible(trace.selections[node.selector]), trace)
 
@@ -126,16 +127,17 @@ class Evaluator:
         counts = selected.sum(axis=2)
         least = np.where(selected, values, len(source)).min(axis=2)
         most = np.where(selected, values, -1).max(axis=2)
-        place = self._tables.setdefault(index, _places(source, node.values))
+        if index not in self._tables:
+            self._tables[index] = _places(source, node.values)
+        place = self._tables[index]
         result = np.where(counts == 0, node.default, place[np.minimum(least, len(source) - 1)])
         mixed = (counts > 0) & (least != most)
         if mixed.any():
-            result[mixed] = self._mean(index, node, source, selected, trace.values[node.value], mixed, counts)
+            result[mixed] = self._mean(index, node, selected, trace.values[node.value], mixed, counts)
         return result
 
-    def _mean(
-        self, index: int, node: Aggregate, source: tuple[Value, ...], selected: Grid, values: Ints, at: Grid, counts: Ints
-    ) -> Ints:
+    def _mean(self, index: int, node: Aggregate, selected: Grid, values: Ints, at: Grid, counts: Ints) -> Ints:
+        source = self.program.value_node(node.value).values
         numbers = [v if v is not None and not isinstance(v, str) else None for v in source]
         common = math.lcm(1, *(Fraction(v).denominator for v in numbers if v is not None))
         scaled = [0 if v is None else int(Fraction(v) * common) for v in numbers]
@@ -172,10 +174,6 @@ def _linear_value(node: Linear, parts: list[Value]) -> Value:
 def _places(source: tuple[Value, ...], target: tuple[Value, ...]) -> Ints:
     place = {value: i for i, value in enumerate(target)}
     return np.array([place.get(value, -1) for value in source], dtype=np.int64)
-
-
-def _index_of_counts(values: tuple[Value, ...], most: int) -> Ints:
-    return _places(tuple(range(most + 1)), values)
 
 
 def _needed(program: CoreProgram, targets: Collection[int], given: Mapping[int, Ints]) -> list[int]:

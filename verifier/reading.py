@@ -29,7 +29,7 @@ TRUE, FALSE, UNDECIDED, UNDEFINED = 1, -1, 0, 2
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """A model with the codec that its tokens and logits are read by. Token ids here are `codec.vocab` indices, without BOS."""
+    """A model with the codec that it is read by. Token ids here are indices into `codec.vocab`, without BOS."""
 
     model: Any
     codec: Codec
@@ -41,7 +41,9 @@ class Subject:
             raise InputError(f"a claim is about a Transformer or a compiled program, got {self.model!r}")
         width = len(self.codec.vocab) + self.codec.bos
         if config.d_vocab < width:
-            raise InputError(f"the codec has {width} token ids, the model embeds {config.d_vocab}: another model's codec")
+            raise InputError(
+                f"the codec has {width} token ids, the model embeds {config.d_vocab}: another model's codec"
+            )
         outputs = len(self.codec.outputs) if self.codec.kind == "categorical" else 1
         if config.d_vocab_out != outputs:
             raise InputError(f"the codec decodes {outputs} logits, the model has {config.d_vocab_out}: another model's")

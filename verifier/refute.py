@@ -116,21 +116,21 @@ class Search:
         return tuple(word[keep] for word in words)
 
 
-def short_inputs(search: Search, budget: int) -> Candidate | None:
-    """Every input, shortest first, as many as the budget allows (whole lengths only)."""
+def short_inputs(search: Search, budget: int) -> tuple[Candidate | None, bool]:
+    """Every input, shortest first, as many as the budget allows (whole lengths only); and whether these were all."""
     arity = search.claim.arity
     for n in search.lengths:
         size = search.domain.size(n)
         if size**arity > budget:
-            return None
+            return None, False
         budget -= size**arity
         for ranks in _ranks(size**arity):
             words = tuple(search.domain.unrank(n, part) for part in split_ranks(ranks, size, arity))
             if found := search.first_failure(words):
-                return found
+                return found, False
             if search.out_of_time:
-                return None
-    return None
+                return None, False
+    return None, True
 
 
 def _ranks(size: int, batch: int = 8192) -> Iterator[Ids]:
@@ -330,7 +330,8 @@ def search_for_failure(
     search = Search(claim, domain, time.monotonic() + seconds, np.random.default_rng(seed), goal)
     say = progress or (lambda _: None)
     say("refuting: short inputs")
-    if found := short_inputs(search, 4096 if quick else 65536):
+    found, complete = short_inputs(search, 4096 if quick else 65536)
+    if found or complete:
         return found, search
     rounds = 0
     while not search.out_of_time:

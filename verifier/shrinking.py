@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from .refute import Candidate, Search, split_ranks
+from .refute import Candidate, Ids, Search, split_ranks
 
 MAX_INPUTS = 200_000
 MAX_WORK = 2 * 10**11
@@ -63,7 +63,8 @@ def _lower(search: Search, found: Candidate) -> Candidate | None:
 def _first_of_all(search: Search, found: Candidate) -> Candidate | None:
     """The first failing candidate before this one, if all those before it are few; None if there is none."""
     arity, length = len(found), found[0].shape[1]
-    parameters = max(1, sum(p.numel() for p in _parameters(search)))
+    model = search.claim.subject.model
+    parameters = max(1, sum(p.numel() for p in getattr(model, "base", model).parameters()))
     budget = MAX_INPUTS
     for n in search.lengths:
         size = search.domain.size(n) ** arity
@@ -80,10 +81,5 @@ def _first_of_all(search: Search, found: Candidate) -> Candidate | None:
     return None
 
 
-def _parameters(search: Search) -> Iterator[object]:
-    model = search.claim.subject.model
-    return iter(getattr(model, "base", model).parameters())
-
-
-def _batches(size: int, batch: int = 8192) -> Iterator[np.ndarray]:  # type: ignore[type-arg]
+def _batches(size: int, batch: int = 8192) -> Iterator[Ids]:
     return (np.arange(first, min(first + batch, size)) for first in range(0, size, batch))

@@ -1,10 +1,10 @@
 """Verdicts: what is known about a claim on a domain, with the evidence, and what was assumed.
 
-    match prove(claim, domain):
-        case Proved(certificate): certificate.save("sort.cert")
-        case Refuted(witness): print(witness)
-        case Unknown(reason, left): print(reason, left)
-        case EmptyDomain(reason) | Vacuous(reason): print(reason)
+match prove(claim, domain):
+    case Proved(certificate): certificate.save("sort.cert")
+    case Refuted(witness): print(witness)
+    case Unknown(reason, left): print(reason, left)
+    case EmptyDomain(reason) | Vacuous(reason): print(reason)
 """
 
 from __future__ import annotations
@@ -182,7 +182,13 @@ class Unknown:
         _three_valued("Unknown")
 
     def __str__(self) -> str:
-        left = "not counted" if self.left is None else f"{self.left:,}" if self.left < 10**12 else f"{float(self.left):.3g}"
+        left = (
+            "not counted"
+            if self.left is None
+            else f"{self.left:,}"
+            if self.left < 10**12
+            else f"{float(self.left):.3g}"
+        )
         lines = ["Unknown", f"  reason:    {self.reason}", f"  left:      {left} inputs"]
         return "\n".join([*lines, *self.setting.lines()])
 

@@ -48,7 +48,7 @@ class Outcome:
         raise TypeError("an outcome is true, false or undefined: compare its status, e.g. outcome.status == 'true'")
 
     def __str__(self) -> str:
-        parts = [self.status]
+        parts: list[str] = [self.status]
         if self.expected:
             parts.append(f"expected [{', '.join(self.expected)}], got [{', '.join(self.got)}]")
         if self.positions and len(self.expected) > 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 
 from ..core import Value
-from ..rasp import SequenceMap, SOp, aggregate, full, indices, select, selector_width, tokens
+from ..rasp import SequenceMap, SOp, aggregate, full, indices, linear, select, selector_width, tokens
 from .counting import number
 from .entry import broadcast, entry, fixed, integers, letters, positive
 from .idioms import before, everywhere, shifted, up_to
@@ -90,10 +90,8 @@ def _running_mean(xs: Values) -> Values:
 
 def window_sum(width: int = 3) -> SOp:
     """The sum of this token and the ones before it, `width` in all (fewer at the left end)."""
-    total: SOp = tokens
-    for offset in range(1, width):
-        total = total + shifted(offset, tokens, 0)
-    return total
+    terms = [shifted(offset, tokens, 0) for offset in range(width)]
+    return linear(terms, [1] * width)
 
 
 def _window_sum(xs: Values, width: int = 3) -> Values:

@@ -27,12 +27,17 @@ def _pair_balance(xs: Values, opening: Value = "(", closing: Value = ")") -> Val
     return [Fraction(prefix.count(opening) - prefix.count(closing), len(prefix)) for prefix in prefixes]
 
 
+def _balanced(pair: str) -> SOp:
+    """Whether one kind of brackets is balanced: never negative, and zero at the end."""
+    balance = pair_balance(pair[0], pair[1])
+    return last(balance == 0) & never(balance < 0)
+
+
 def _shuffle(pairs: Sequence[str]) -> SOp:
-    balances = [pair_balance(pair[0], pair[1]) for pair in pairs]
-    negative, zero = balances[0] < 0, balances[0] == 0
-    for balance in balances[1:]:
-        negative, zero = negative | (balance < 0), zero & (balance == 0)
-    return last(zero) & never(negative)
+    verdict, *others = map(_balanced, pairs)
+    for other in others:
+        verdict = verdict & other
+    return verdict
 
 
 def _closes_in_order(xs: Values, opening: Value, closing: Value) -> bool:

@@ -221,9 +221,9 @@ def _contains(xs: Values, token: Value = "a") -> Values:
 
 
 def count_bigram() -> SOp:
-    """How often the pair of the token to the left and this one has occurred so far; 0 at the first position."""
+    """How often the pair of the token to the left and this one is visible; with causal attention, so far."""
     left = shifted(1, tokens)
-    return selector_width(select(left, left, "==") & same & up_to)
+    return selector_width(select(left, left, "==") & same)
 
 
 def _count_bigram(xs: Values) -> Values:

@@ -107,8 +107,7 @@ def _equals_previous(xs: Values) -> Values:
 
 def is_palindrome() -> SOp:
     """Whether the sequence reads the same backwards, everywhere."""
-    matched = selector_width(same & select(indices, length - indices - 1, "=="))
-    return never(matched == 0)
+    return never(reverse() != tokens)
 
 
 def _is_palindrome(xs: Values) -> Values:

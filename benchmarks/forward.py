@@ -1,0 +1,83 @@
+"""The forward pass over 1,000 sequences beside Tracr's: one `apply` each, and one jitted batch."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from .cases import SEQUENCES, SMALL, Case
+from .compile_times import build
+from .isolation import Failure, each_apart
+from .options import Options
+from .peer import figures, row_of
+from .report import Cell, Figure, Section, Table, median
+
+REPEATS = 21
+SECONDS = 120.0
+
+
+def run_one(case: Case) -> dict[str, Any]:
+    """Median milliseconds for the batch: the model alone, and from lists of tokens to lists of values."""
+    import certiformer as cf
+    import torch
+
+    torch.set_num_threads(os.cpu_count() or 1)
+    compiled = cf.compile(build(case), vocab=case.vocab, max_len=case.max_len)
+    words = cf.sequences(case.vocab, case.max_len).sample(0, SEQUENCES)
+    ids = compiled.codec.encode(words)
+    row: dict[str, Any] = {}
+    with torch.no_grad():
+        for key, run in (("model", lambda: compiled.model(ids)), ("tokens", lambda: compiled.run_batch(words))):
+            walls, cpus = [], []
+            for _ in range(REPEATS):
+                cpu, wall = time.process_time(), time.perf_counter()
+                run()
+                walls.append(time.perf_counter() - wall)
+                cpus.append(time.process_time() - cpu)
+            row |= {f"{key}_ms": 1000 * median(walls[3:]), f"{key}_cpu_ms": 1000 * median(cpus[3:])}
+    return row
+
+
+def measure(options: Options) -> Section:
+    """All cases, one after the other."""
+    cases = SMALL[:4] if options.quick else SMALL
+    rows: list[tuple[Cell, ...]] = []
+    failed, jit, applied = [], [], []
+    for case, row in zip(cases, each_apart(run_one, [(c,) for c in cases], SECONDS), strict=True):
+        if isinstance(row, Failure):
+            failed.append((case.label, row.why))
+            continue
+        peer = row_of(case)
+        apply = peer["apply_cpu_ms_each"] * SEQUENCES if "apply_cpu_ms_each" in peer else None
+        batch = peer.get("jit_ms_batch")
+        against_apply = apply / row["tokens_cpu_ms"] if apply else None
+        against_jit = batch / row["model_ms"] if batch else None
+        applied += [against_apply] if against_apply else []
+        jit += [against_jit] if against_jit else []
+        rows.append(
+            (
+                *(case.label, row["model_ms"], row["model_cpu_ms"], row["tokens_ms"], row["tokens_cpu_ms"]),
+                *(peer.get("apply_cpu_ms_each"), batch, peer.get("jit_cpu_ms_batch"), against_apply, against_jit),
+            )
+        )
+    columns = (
+        *("program, vocabulary/length", "model ms", "CPU ms", "tokens to values ms", "CPU ms"),
+        *("Tracr apply CPU ms each", "Tracr jitted ms", "CPU ms", "times faster than apply", "than jitted"),
+    )
+    tables = [Table(f"{SEQUENCES:,} sequences of length 10 over 10 tokens, all cores.", columns, tuple(rows))]
+    if failed:
+        tables.append(Table("Not run.", ("program", "why"), tuple(failed)))
+    found = []
+    for what, ratios, least, target in (
+        ("forward, 1,000 sequences, against Tracr's apply, median", applied, 100, ">= 100x faster"),
+        ("forward, 1,000 sequences, against jitted JAX, median", jit, 5, ">= 5x faster"),
+    ):
+        text = f"{median(ratios):.1f}x (least {min(ratios):.1f}x)" if ratios else "no figures of the peer"
+        found.append(Figure(what, target, text, median(ratios) >= least if ratios else None, "1x"))
+    notes = (
+        "The peer: " + figures()[1],
+        "Against `apply`: CPU time from lists of tokens to lists of values on both sides. Against jitted JAX: wall time of "
+        "the model on token ids, compilation not counted.",
+    )
+    return Section("forward", "Forward pass", tuple(found), tuple(tables), notes)

@@ -1,0 +1,122 @@
+"""The independent checker: a certificate and a model file in; `Valid`, `Invalid` or `Holey` out.
+
+Imports nothing of the rest of certiformer: the standard library, numpy and python-flint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from .balls import check_arithmetic
+from .composition import check_composition
+from .enumeration import check_enumeration
+from .format import (
+    MAX_BYTES,
+    Json,
+    Rejected,
+    canonical_json,
+    listing,
+    read_certificate,
+    record,
+    require,
+    show,
+    text,
+    within,
+)
+from .model import Model, parse_model, read_model
+from .theorem import Theorem, read_theorem
+
+
+@dataclass(frozen=True)
+class Valid:
+    """The proof is right: `theorem` (the certificate's object) is true of the model. `describe` says it in words."""
+
+    theorem: Mapping[str, Json]
+
+
+@dataclass(frozen=True)
+class Invalid:
+    """The certificate proves nothing: `step` of the proof, by `rule`, fails because of `why`."""
+
+    step: str
+    rule: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Holey:
+    """The proof leaves these open, by its own account; nothing is proved."""
+
+    which: tuple[str, ...]
+
+
+Outcome: TypeAlias = Valid | Invalid | Holey
+
+
+def check(
+    certificate: str | Path | bytes | Mapping[str, Json],
+    model: str | Path | bytes,
+    expect: Mapping[str, Json] | None = None,
+) -> Outcome:
+    """Checks a certificate (a path, its bytes, or its JSON object) about a model (a safetensors path, or its bytes).
+
+    `expect` holds parts of the theorem, such as `{"body": ..., "domain": ...}`: each must be equal, as canonical JSON, to
+    the theorem's. Without it the caller must read the theorem: a proof about a trivial domain is also valid.
+    Never raises on account of the certificate's or the model's contents.
+    """
+    try:
+        with within("certificate", "format"):
+            data = read_certificate(_certificate_bytes(certificate))
+        with within("expect", "expect"):
+            _check_expected(data["theorem"], expect)
+        with within("model", "model"):
+            found = parse_model(model) if isinstance(model, bytes) else read_model(model)
+        return _check(data, found)
+    except Rejected as error:
+        return Invalid(error.step, error.rule, error.why)
+    except (MemoryError, RecursionError, OverflowError) as error:
+        return Invalid("certificate", "limits", f"too large to check: {type(error).__name__}")
+
+
+def _check(data: Mapping[str, Json], model: Model) -> Outcome:
+    with within("machine", "arithmetic"):
+        check_arithmetic()
+    theorem: Theorem = read_theorem(data["theorem"], model)
+    proof = data["proof"]
+    rule = proof.get("rule") if isinstance(proof, dict) else None
+    if rule == "composition":
+        check_composition(theorem, proof)
+    elif rule == "enumerate":
+        check_enumeration(theorem, proof)
+    elif rule == "hole":
+        with within("proof", "hole"):
+            holes = listing(record(proof, "proof", ("rule", "which"))["which"], "which", 1024, 1)
+            return Holey(tuple(text(hole, "a hole") for hole in holes))
+    else:
+        with within("proof", show(rule)):
+            require(False, f"unknown rule {show(rule)}")
+    return Valid(data["theorem"])
+
+
+def _certificate_bytes(certificate: str | Path | bytes | Mapping[str, Json]) -> bytes:
+    if isinstance(certificate, bytes):
+        return certificate
+    if isinstance(certificate, Mapping):
+        return canonical_json(dict(certificate))
+    try:
+        with open(certificate, "rb") as file:
+            return file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise Rejected(f"cannot read the certificate: {error.strerror or error}") from None
+
+
+def _check_expected(theorem: Json, expect: Mapping[str, Json] | None) -> None:
+    if expect is None:
+        return
+    require(isinstance(theorem, dict), "the theorem is not an object")
+    for key, wanted in expect.items():
+        require(key in theorem, f"the theorem has no {key!r}")
+        require(canonical_json(theorem[key]) == canonical_json(wanted), f"the theorem's {key} is not the expected one")
