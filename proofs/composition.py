@@ -15,6 +15,7 @@ from .attention import Head, Scores, bos_weight, idle_error, read_scores
 from .core import Program, read_bits, read_nodes, read_program
 from .exact import Exact, Radii, above, from_float32, from_fractions, grow, rounded, through
 from .format import Json, dyadic, integer, is_number, listing, record, require, within
+from .neurons import Widths, ramps, relu_radius
 from .ranges import Joint, Ranges
 from .readout import Readout
 from .resolving import Resolver, check_atoms, read_width_sums
@@ -293,16 +294,13 @@ def _affine_error(context: Context, values: Values, a: int, affine: Json) -> Rad
     require(affine is not None, f"node {a} is not singular: the step needs affine")
     program, ranges = context.program, context.ranges
     width = len(values.columns)
-    place = {int(c): i for i, c in enumerate(values.columns)}
-    alpha, beta = [Fraction(0)] * width, [Fraction(0)] * width
-    seen: set[int] = set()
-    for entry in listing(affine, "affine", context.theorem.model.config.d_model):
-        triple = listing(entry, "an entry of affine", 3, 3)
-        c = integer(triple[0], "a coordinate", 0, context.theorem.model.config.d_model - 1)
-        require(c in place and c not in seen, f"affine has coordinate {c} twice, or the head does not write it")
-        seen.add(c)
-        alpha[place[c]], beta[place[c]] = (dyadic(x, "affine") for x in triple[1:])
-        require(max(abs(alpha[place[c]]), abs(beta[place[c]])) < 2**512, "affine is too large")
+    line = record(affine, "affine", ("dim", "offset", "slope"))
+    dim = integer(line["dim"], "dim", 0, context.theorem.model.config.d_model - 1)
+    offset, steepness = dyadic(line["offset"], "offset"), dyadic(line["slope"], "slope")
+    require(max(abs(offset), abs(steepness)) < 2**512, "affine is too large")
+    require(dim in values.columns, f"the head does not write coordinate {dim} of affine")
+    here = [int(c) == dim for c in values.columns]
+    alpha, beta = [offset if h else Fraction(0) for h in here], [steepness if h else Fraction(0) for h in here]
     shift, slope = from_fractions(alpha), from_fractions(beta)
     index, mask = _aggregated(context, values, a)
     source, node = program.nodes[program.nodes[a].args[1]], program.nodes[a]
@@ -374,7 +372,8 @@ def _check_mlp(context: Context, state: State, layer: int, step: Json) -> State:
     shape, name = model.config.layers[layer], f"blocks.{layer}.mlp."
     weight_in, weight_out = model.weights[name + "W_in"], model.weights[name + "W_out"]
     into, out = from_float32(weight_in), from_float32(weight_out)
-    bias = from_float32(model.weights[name + "b_in"])
+    raw_bias = model.weights[name + "b_in"]
+    bias = from_float32(raw_bias)
     tables = project(state, into)
     constant = state.const @ into + bias
     error = through(state.eps, weight_in)
@@ -392,8 +391,10 @@ def _check_mlp(context: Context, state: State, layer: int, step: Json) -> State:
             size = len(context.program.value(y, "node").values)
             encoding = read_encoding(group["encoding"], size, model.config.d_model)
             joint = context.resolver.tuples(node_list(group["reads"], context.ranges))
-            inner = {node: table[:, neurons] for node, table in tables.items()}
-            rows = _Group(inner, constant[neurons], error[neurons], out[neurons], weight_out[neurons], encoding, y)
+            units, widest = ramps(weight_in[:, neurons], raw_bias[neurons], weight_out[neurons])
+            units = units + first
+            inner = {node: table[:, units] for node, table in tables.items()}
+            rows = _Group(inner, constant[units], error[units], widest, out[units], weight_out[units], encoding, y)
             eps = grow(eps + _group_error(context, rows, joint))
             encodings = _add(encodings, y, encoding)
     rest = hull(tables, context.ranges, shape.d_mlp)
@@ -407,11 +408,13 @@ def _check_mlp(context: Context, state: State, layer: int, step: Json) -> State:
 
 @dataclass(frozen=True, eq=False)
 class _Group:
-    """The neurons of one group: their pre-activation by node, constant and error, their output weights, E' of y."""
+    """The units of one group: their pre-activation by node, constant and error, the widths at which their activation
+    saturates (`ramps`), their output weights, and E' of y."""
 
     tables: dict[int, Exact]
     constant: Exact
     error: Radii
+    widest: Widths
     out: Exact
     weight_out: np.ndarray
     encoding: Exact
@@ -432,19 +435,12 @@ def _group_error(context: Context, group: _Group, joint: Joint) -> Radii:
     for first in range(0, joint.size, chunk):
         rows = slice(first, first + chunk)
         pre = image(group.tables, context.ranges, joint.kept(np.arange(joint.size)[rows]), group.constant, group.error)
-        post = relu_radius(pre.center, pre.radius)
-        got = (pre.center.relu() @ out - encoding[index[rows]]).magnitude()
-        error = np.maximum(error, grow(got + through(post, weight_out)).max(axis=0))
+        post, radius = group.widest.activation(pre.center, pre.radius)
+        got = (post @ out - encoding[index[rows]]).magnitude()
+        error = np.maximum(error, grow(got + through(radius, weight_out)).max(axis=0))
     full = np.zeros(context.theorem.model.config.d_model)
     full[columns] = error
     return full
-
-
-def relu_radius(center: Exact, radius: Radii) -> Radii:
-    """|relu(x) - relu(center)| <= this, for |x - center| <= radius: radius, or less below zero."""
-    upper = center.upper()
-    reach = upper + radius  # the sign of a float64 sum is exact
-    return np.where(upper >= 0, radius, np.where(reach > 0, grow(np.maximum(0, reach)), 0.0))
 
 
 # --- rule decode -----------------------------------------------------------------------------------------------

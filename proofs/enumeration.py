@@ -12,8 +12,7 @@ from .core import Ints, evaluate
 from .exact import grow
 from .format import Json, Rejected, record, require, show, within
 from .model import Model
-from .readout import half_gaps
-from .theorem import Computes, Margin, NeverOutputs, Theorem
+from .theorem import Computes, NeverOutputs, Theorem
 
 MAX_INPUTS = 2**20
 MAX_ACTIVATIONS = 2**22

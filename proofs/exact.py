@@ -106,22 +106,14 @@ class Exact:
 
     def _near(self) -> Radii:
         """Within a factor 1 +- 2^-51, or 2^-1070, of the values. Raises `Rejected` beyond float64."""
+        data, drop = self.data, max(0, _largest(self.data).bit_length() - 1000)
+        if drop:
+            data = data >> drop  # what is lost is below 2^-1000 of the largest entry: see the requirement below
+            require(self.exp + drop <= -2000, "a number is too large")
         with np.errstate(all="ignore"):
-            if self.data.dtype != object:
-                near = np.ldexp(self.data.astype(np.float64), max(-4000, min(4000, self.exp)))
-            else:
-                flat = [_near_float(int(x), self.exp) for x in self.data.reshape(-1)]
-                near = np.array(flat, dtype=np.float64).reshape(self.data.shape)
+            near = np.ldexp(data.astype(np.float64), max(-4000, min(4000, self.exp + drop)))
         require(np.isfinite(near).all(), "a number is too large")
         return near
-
-
-def _near_float(x: int, exp: int) -> float:
-    drop = max(0, abs(x).bit_length() - 60)  # dropping bits below 2^-59 of the value
-    head = abs(x) >> drop
-    with np.errstate(all="ignore"):
-        result = float(np.ldexp(float(head), max(-4000, min(4000, exp + drop))))
-    return result if x >= 0 else -result
 
 
 def _power(exp: int) -> Fraction:

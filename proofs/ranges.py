@@ -18,8 +18,9 @@ from .core import Bits, Ints, Node, Program, linear_indices
 from .format import Rejected, Value, common_scale, is_number, require
 
 MAX_CELLS = 2**24
-MAX_TUPLES = 2**20
-MAX_MASK = 2**26
+MAX_TUPLES = 2**22
+MAX_MASK = 2**28
+MAX_WEIGHT = 2**26
 MAP_BY_CUT = 65536
 MAX_SUM_BITS = 2**22
 Floats = npt.NDArray[np.float32]
@@ -241,8 +242,8 @@ class Ranges:
 
     def _find_bounds(self, selector: int) -> Bounds:
         keys, queries = self.joint(self.keys[selector]), self.joint(self.queries[selector])
-        if queries.size * len(self.lengths) > MAX_CELLS:
-            raise TooLarge("too many query tuples")
+        if queries.mask.size > MAX_CELLS or keys.mask.size > MAX_WEIGHT:
+            raise TooLarge("too many tuples")
         holds = self.selector_on(selector, keys, queries).astype(np.float32)
         causal, n = self.program.causal, self.lengths[:, None]
         index = queries.columns.get(1) if causal else None
@@ -314,7 +315,7 @@ class Ranges:
         value = self.value_on(source, keys)
         weight = keys.mask.astype(np.float32)
         size = len(self.program.nodes[source].values)
-        if len(self.lengths) * queries.size * size > MAX_MASK:
+        if queries.mask.size * size > MAX_WEIGHT or keys.mask.size > MAX_WEIGHT:
             raise TooLarge("too many values and query tuples")
         require(not (keys.mask.any(axis=0) & (value < 0)).any(), "the aggregated value may be undefined")
         reach = np.zeros((len(self.lengths), queries.size, size), dtype=np.bool_)

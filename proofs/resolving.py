@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 
 import numpy as np
 
 from .core import Bits, Ints, linear_indices, weighted_indices
-from .format import Json, integer, listing, record, require
-from .ranges import MAX_CELLS, Joint, Ranges, TooLarge, look_up
+from .format import Json, Rejected, integer, listing, record, require
+from .ranges import MAX_CELLS, Joint, Ranges, TooLarge, is_function, look_up
 
 MAX_COEFFICIENT = 2**20
 MAX_TERMS = 64
+
+
+class Unresolved(Rejected):
+    """A node's value does not follow from the tuple by definitions."""
 
 
 class Resolver:
@@ -33,8 +38,32 @@ class Resolver:
         Index -1, and no length: the tuple cannot occur. Raises `Rejected` if the node does not follow from the tuple.
         """
         mask = joint.mask.copy()
-        index = self._resolve(node, joint, mask, {}, ())
+        try:
+            index = self._resolve(node, joint, mask, {}, ())
+        except Unresolved as error:
+            index = self._resolve_by_function(node, joint, error.why)
+            mask &= self.ranges.possible[node][:, index] & (index >= 0)
         return index, mask
+
+    def _resolve_by_function(self, node: int, joint: Joint, why: str) -> Ints:
+        """Over the possible tuples of C = the cuts of the node and of the tuple's nodes, the node's value must be a function
+        of the tuple; tuples that do not arise from C cannot occur (-1)."""
+        ranges = self.ranges
+        base = ranges.joint(sorted({n for other in (node, *joint.nodes) for n in ranges.cuts[other]}))
+        possible = base.mask.copy()
+        read = [ranges.value_on(other, base) for other in joint.nodes]
+        value = ranges.value_on(node, base)
+        for other, index in zip((*joint.nodes, node), (*read, value), strict=True):
+            possible &= ranges.possible[other][:, index] & (index >= 0)
+        rows = possible.any(axis=0)
+        sizes = tuple(len(ranges.program.nodes[other].values) for other in joint.nodes)
+        require(math.prod(sizes) < 2**62, why)
+        argument, image = _flat([index[rows] for index in read], sizes), value[rows]
+        require(rows.any() and is_function(argument, image), f"{why}, nor is it a function of them")
+        keys, first = np.unique(argument, return_index=True)
+        asked = _flat([joint.columns[other] for other in joint.nodes], sizes)
+        place = np.minimum(np.searchsorted(keys, asked), len(keys) - 1)
+        return np.where(keys[place] == asked, image[first][place], -1)
 
     def _resolve(self, node: int, joint: Joint, mask: Bits, memo: dict[int, Ints], above: tuple[int, ...]) -> Ints:
         if node in joint.columns:
@@ -46,7 +75,8 @@ class Resolver:
         definition = program.nodes[node]
         terms = self.sums.get(node)
         followed = definition.kind in ("map", "linear") or (definition.kind == "width" and terms is not None)
-        require(followed, f"node {node} ({definition.kind}) does not follow from nodes {list(joint.nodes)}")
+        if not followed:
+            raise Unresolved(f"node {node} ({definition.kind}) does not follow from nodes {list(joint.nodes)}")
         sources = definition.args if terms is None else tuple(term for term, _ in terms)
         args = [self._resolve(arg, joint, mask, memo, (*above, node)) for arg in sources]
         if definition.kind == "map":
@@ -65,6 +95,14 @@ class Resolver:
         index = np.where(mask.any(axis=0), index, -1)
         memo[node] = index
         return index
+
+
+def _flat(columns: list[Ints], sizes: tuple[int, ...]) -> Ints:
+    """One number per tuple of indices."""
+    total = np.zeros(len(columns[0]) if columns else 1, dtype=np.int64)
+    for column, size in zip(columns, sizes, strict=True):
+        total = total * size + column
+    return total
 
 
 def read_width_sums(data: Json, ranges: Ranges) -> dict[int, list[tuple[int, int]]]:

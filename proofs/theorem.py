@@ -123,7 +123,7 @@ def _read_body(data: Json, programs: dict[bytes, Program]) -> list[Part]:
     kind = data.get("kind") if isinstance(data, dict) else None
     if kind == "computes":
         item = record(data, "body", ("kind", "program"))
-        program = programs.setdefault(canonical_json(item["program"]), read_program(item["program"]))
+        program = programs.setdefault(canonical_json(_nameless(item["program"])), read_program(item["program"]))
         return [Computes(program)]
     if kind == "never_outputs":
         item = record(data, "body", ("kind", "outputs"))
@@ -138,6 +138,14 @@ def _read_body(data: Json, programs: dict[bytes, Program]) -> list[Part]:
     return found
 
 
+def _nameless(program: Json) -> Json:
+    """The program's JSON without names, which have no meaning."""
+    if not isinstance(program, dict) or not isinstance(program.get("nodes"), list):
+        return program
+    nodes = [{k: v for k, v in n.items() if k != "name"} if isinstance(n, dict) else n for n in program["nodes"]]
+    return {**program, "name": "", "nodes": nodes}
+
+
 def _check_fit(theorem: Theorem) -> None:
     """Codec, domain, program and model belong together."""
     codec, config, domain = theorem.codec, theorem.model.config, theorem.domain
@@ -147,13 +155,12 @@ def _check_fit(theorem: Theorem) -> None:
     if codec.categorical:
         require(config.d_vocab_out == len(codec.outputs), "the model's logits do not match the codec's outputs")
     else:
+        require(config.d_vocab_out == 1, "a scalar codec needs a model with one logit")
         require(not any(isinstance(part, Margin) for part in theorem.parts), "a margin needs a categorical codec")
     known = set(codec.vocab)
-    alphabets = domain.alphabets()
-    require(len(alphabets) > 0, "the domain is empty")
-    for occurs in alphabets.values():
-        for v in np.flatnonzero(occurs):
-            require(domain.vocab[v] in known, f"token {domain.vocab[v]!r} of the domain is not in the codec's vocab")
+    unknown = [token for token in domain.vocab if token not in known]
+    require(not unknown, f"tokens {show(unknown)} of the domain are not in the codec's vocab")
+    require(len(domain.alphabets()) > 0, "the domain is empty")
     if theorem.program is not None:
         require(theorem.program.max_len >= domain.hi, "the domain has longer inputs than the program")
 
