@@ -199,12 +199,12 @@ def _failed(error: Exception, as_json: bool) -> int:
 
 def _is_input_error(error: Exception) -> bool:
     """Whether `error` is one of the packages' own. Looks only at what is imported already."""
-    for name, classes in (("models.errors", ("InputError",)), ("proofs", ("CertificateError", "InputError"))):
-        module = sys.modules.get(f"{__package__.rpartition('.')[0]}.{name}")
-        known = tuple(getattr(module, cls) for cls in classes if hasattr(module, cls))
-        if known and isinstance(error, known):
-            return True
-    return False
+    errors = sys.modules.get(f"{__package__.rpartition('.')[0]}.models.errors")
+    return (
+        errors is not None
+        and isinstance(error, errors.CertiformerError)
+        and not isinstance(error, errors.InternalError)
+    )
 
 
 def main() -> None:

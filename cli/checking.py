@@ -8,9 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import RenderableType
-from rich.padding import Padding
-
 from . import words
 from .output import BadInput, ExitCode, Screen, facts, grouped
 
@@ -34,8 +31,7 @@ def check_certificate(certificate: Path, model: Path, expect: Path | None, as_js
             screen.show(
                 {"verdict": "valid", "theorem": theorem, "seconds": seconds},
                 f"valid  ({seconds:.1f} s)",
-                words.theorem_words(theorem),
-                words.SEMANTICS.get(theorem["semantics"], theorem["semantics"]),
+                proofs.describe(theorem),
             )
             return ExitCode.OK
         case proofs.Invalid(step, rule, why):
@@ -83,9 +79,10 @@ def show_certificate(path: Path, as_json: bool) -> int:
         "trusted_base": trusted_base(),
         "checked": False,
     }
-    blocks: list[RenderableType] = []
+    blocks: list[str] = []
     for program, lines in listings:
-        blocks += [f"\nprogram {program.get('name', '')}, as core RASP:", Padding("\n".join(lines), (0, 0, 0, 2))]
+        blocks.append(f"\nThe program {program['name']} as core RASP; the certificate holds its tables:")
+        blocks += [f"  {line}" for line in lines]
     screen.show(data, facts(parts), *blocks, "\nNothing has been checked: certiformer check does that.")
     return ExitCode.OK
 

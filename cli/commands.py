@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from . import inputs
 from .output import BadInput, ExitCode, Screen, facts, grouped, sequence_text, value_text
-from .words import about
 
 if TYPE_CHECKING:
     from ..compiler.compiled import Compiled
@@ -130,8 +129,8 @@ def prove_claim(
     target = _target(output, f"{path.stem}.cert") if output else None
     size = domain.size()
     started = time.perf_counter()
-    with screen.progress(f"proving {wanted.claim} on {about(size)} inputs"):
-        verdict = prove(claim, domain, seconds=seconds, engines=engines or None)
+    with screen.progress(f"proving {wanted.claim}") as tell:
+        verdict = prove(claim, domain, seconds=seconds, engines=engines or None, progress=tell)
     took = round(time.perf_counter() - started, 3)
     data: dict[str, object] = {"claim": wanted.claim, "domain_size": str(size), "seconds": took}
     match verdict:
@@ -146,6 +145,8 @@ def prove_claim(
             data |= {"verdict": "refuted", "evidence": verdict.evidence, "outcome": outcome_data(verdict)}
             screen.show(data, str(verdict))
             return ExitCode.NO
+        case Unknown(reason="interrupted"):
+            raise KeyboardInterrupt
         case Unknown():
             data |= {"verdict": "unknown", "reason": verdict.reason, "left": verdict.left}
         case EmptyDomain():

@@ -5,16 +5,14 @@ from __future__ import annotations
 import json
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
 from fractions import Fraction
 
-from rich.console import Console, RenderableType
+from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
-from rich.text import Text
 
 PATIENCE = 2.0  # seconds before progress is shown
 
@@ -46,7 +44,7 @@ class Screen:
 
     as_json: bool = False
 
-    def show(self, data: Mapping[str, object], *parts: RenderableType) -> None:
+    def show(self, data: Mapping[str, object], *parts: str) -> None:
         """The result: `data` in JSON mode, else the parts, one below the other."""
         if self.as_json:
             sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False, default=plain) + "\n")
@@ -54,27 +52,30 @@ class Screen:
         for part in parts:
             self.say(part)
 
-    def say(self, part: RenderableType) -> None:
-        """A line of text for people; nothing in JSON mode."""
+    def say(self, text: str) -> None:
+        """Text for people; nothing in JSON mode."""
         if not self.as_json:
-            console = Console(highlight=False, soft_wrap=True, emoji=False)
-            console.print(Text(part) if isinstance(part, str) else part)
+            sys.stdout.write(text + "\n")
+            sys.stdout.flush()
 
     @contextmanager
-    def progress(self, what: str) -> Iterator[None]:
-        """Shows on stderr that `what` is going on, if it takes over two seconds and a person is watching."""
+    def progress(self, what: str) -> Iterator[Callable[[str], None]]:
+        """Shows on stderr that `what` is going on, if it takes over two seconds and a person is watching.
+
+        Gives a function that says how far it is.
+        """
         console = Console(stderr=True)
         if not console.is_terminal:
-            yield
+            yield lambda _: None
             return
         columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
         progress = Progress(*columns, console=console, transient=True)
-        progress.add_task(what, total=None)
+        task = progress.add_task(what, total=None)
         timer = threading.Timer(PATIENCE, progress.start)
         timer.daemon = True
         timer.start()
         try:
-            yield
+            yield lambda line: progress.update(task, description=f"{what}: {line}")
         finally:
             timer.cancel()
             timer.join()
@@ -88,14 +89,10 @@ def complain(message: str, *, as_json: bool, kind: str) -> None:
         sys.stdout.write(json.dumps({"error": {"kind": kind, "message": message}}, indent=2) + "\n")
 
 
-def facts(rows: Mapping[str, object]) -> Table:
-    """Two columns: a name, and what it is."""
-    table = Table.grid(padding=(0, 2))
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in rows.items():
-        table.add_row(Text(name), Text(str(value)))
-    return table
+def facts(rows: Mapping[str, object]) -> str:
+    """A line each: a name, and what it is."""
+    width = max(map(len, rows))
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
 
 
 def value_text(value: object) -> str:

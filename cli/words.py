@@ -118,9 +118,9 @@ def program_lines(program: Json) -> list[str]:
     lines = []
     nodes: Sequence[Json] = program["nodes"]
     for index, node in enumerate(nodes):
-        name = f"  {node['name']}" if node.get("name") else ""
+        name = "" if node.get("name") in (None, "", node["kind"]) else f"   # {node['name']}"
         mark = "   <- output" if index == program["output"] else ""
-        lines.append(f"n{index} = {node_words(node)}{name and '   #' + name}{mark}")
+        lines.append(f"n{index} = {node_words(node)}{name}{mark}")
     return lines
 
 

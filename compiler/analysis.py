@@ -434,7 +434,8 @@ def _averaged(
         np.maximum.at(most, inverse.ravel(), hi[n, asking])
         used = columns.any(axis=0)
         what = "several selected values may differ, so their mean is taken"
-        numbers((values[i] for i in np.flatnonzero(used).tolist()), what)
+        remedy = "select one position, or positions that agree, or map the value to a number first"
+        numbers((values[i] for i in np.flatnonzero(used).tolist()), what, remedy)
         missing = columns.astype(np.float32) @ (~columns).astype(np.float32).T
         inside = (missing == 0) & (most[:, None] <= most[None, :])
         equal = inside & inside.T
@@ -457,7 +458,7 @@ def _flat_bounds(ranges: Ranges, selector: int) -> widths.Bounds:
 def _collect(ranges: Ranges, found: Mapping[Value, int]) -> Range:
     values = ordered(value for value, bits in found.items() if bits)
     if len(values) > VALUE_LIMIT:
-        raise Refused(f"{len(values)} possible values, more than {VALUE_LIMIT}")
+        raise Refused(f"{len(values)} possible values, more than {VALUE_LIMIT}; map them to fewer")
     words = np.zeros((ranges.n_words, len(values)), np.uint64)
     bits = [found[value] for value in values]
     for word in range(ranges.n_words):

@@ -234,7 +234,9 @@ class _Lowering:
         for arg in args:
             for value, ever in zip(self.ranges.values(arg), self.ranges.ever(arg).tolist(), strict=True):
                 if ever and isinstance(value, str):
-                    raise Refused(f"a linear combination is of numbers, and an argument may be {value!r}")
+                    raise Refused(
+                        f"a linear combination is of numbers, and an argument may be {value!r}; map it to a number first"
+                    )
         body = Body.of_term(linear_term(coefficients, constant), len(args))
         return self.map(body, args, [f"x{t}" for t in range(len(args))], name)
 

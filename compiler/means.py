@@ -20,14 +20,15 @@ from .ranges import VALUE_LIMIT, Refused
 _BIT_LIMIT = 1 << 21
 _WORK_LIMIT = 1 << 24
 _INT64 = 1 << 62
+_FEWER = "round the values to fewer, or lower the maximal length"
 
 
-def numbers(values: Iterable[Value], what: str) -> list[Fraction]:
-    """The values as rationals (True is 1). Raises `Refused` naming a value that is no number."""
+def numbers(values: Iterable[Value], what: str, remedy: str) -> list[Fraction]:
+    """The values as rationals (True is 1). Raises `Refused` naming a value that is no number, and the remedy."""
     out = []
     for value in values:
         if value is None or isinstance(value, str):
-            raise Refused(f"{what}, and {value!r} is not a number")
+            raise Refused(f"{what}, and {value!r} is not a number; {remedy}")
         out.append(Fraction(value))
     return out
 
@@ -44,7 +45,7 @@ def mean_lengths(sets: Mapping[tuple[Fraction, ...], Mapping[int, int]]) -> dict
     for members, largest in sets.items():
         top = max(largest.values())
         if top * (len(members) - 1) + 1 > VALUE_LIMIT:
-            raise Refused(f"more than {VALUE_LIMIT} different means of up to {top} of {len(members)} values")
+            raise Refused(f"more than {VALUE_LIMIT} different means of up to {top} of {len(members)} values; {_FEWER}")
         scaled = _Scaled(members)
         for m, sums in scaled.sums(top):
             lengths = sum(1 << n for n, hi in largest.items() if hi >= m)
@@ -72,7 +73,7 @@ def _collect(
         lengths = [part[2] for part in parts]
         distinct, inverse = np.unique(codes, return_inverse=True)
         if distinct.size > VALUE_LIMIT:
-            raise Refused(f"more than {VALUE_LIMIT} different means")
+            raise Refused(f"more than {VALUE_LIMIT} different means; {_FEWER}")
         n_words = max(length.bit_length() for length in lengths) // 64 + 1
         mask = (1 << 64) - 1
         united = np.zeros(distinct.size, object)
@@ -92,7 +93,7 @@ def _collect(
             if len(totals) > VALUE_LIMIT:
                 break
     if len(totals) > VALUE_LIMIT:
-        raise Refused(f"more than {VALUE_LIMIT} different means")
+        raise Refused(f"more than {VALUE_LIMIT} different means; {_FEWER}")
 
 
 class _Scaled:
@@ -108,7 +109,7 @@ class _Scaled:
     def sums(self, top: int) -> Iterable[tuple[int, npt.NDArray[np.int64]]]:
         """For m = 1..top, the sums of m of the b's, ascending."""
         if self.steps[-1] * top >= _INT64:
-            raise Refused("means of numbers whose common denominator is too large")
+            raise Refused(f"means of numbers whose common denominator is too large; {_FEWER}")
         if self.steps[-1] * top <= _BIT_LIMIT:
             bits = 1
             for m in range(1, top + 1):
@@ -123,17 +124,17 @@ class _Scaled:
         sums = np.zeros(1, np.int64)
         for m in range(1, top + 1):
             if sums.size * steps.size > _WORK_LIMIT:
-                raise Refused(f"too many different sums of {m} of {steps.size} values")
+                raise Refused(f"too many different sums of {m} of {steps.size} values; {_FEWER}")
             sums = np.unique(sums[:, None] + steps[None, :])
             if sums.size > VALUE_LIMIT:
-                raise Refused(f"more than {VALUE_LIMIT} different means of {m} of {steps.size} values")
+                raise Refused(f"more than {VALUE_LIMIT} different means of {m} of {steps.size} values; {_FEWER}")
             yield m, sums
 
     def means(self, m: int, sums: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """The means belonging to sums of m elements, as reduced fractions."""
         largest = max(abs(m * self.offset), abs(m * self.offset + self.step * int(sums[-1])), m * self.den)
         if largest >= _INT64:
-            raise Refused("means of numbers whose common denominator is too large")
+            raise Refused(f"means of numbers whose common denominator is too large; {_FEWER}")
         num = m * self.offset + self.step * sums
         den = np.full(num.size, m * self.den, np.int64)
         divisor = np.gcd(num, den)
@@ -150,7 +151,8 @@ def linear_lengths(
     den = math.lcm(constant.denominator, *(c.denominator for c in coefficients))
     scale = den * math.lcm(*(v.denominator for t in terms for v in t if isinstance(v, Fraction)))
     for term in terms:
-        numbers((value for value in term if value is not None), "a linear combination is of numbers")
+        known = (value for value in term if value is not None)
+        numbers(known, "a linear combination is of numbers", "map the value to a number first")
     none = 0
     sums: dict[int, int] = {int(constant * scale): -1}
     for coefficient, term in zip(coefficients, terms, strict=True):
@@ -161,7 +163,7 @@ def linear_lengths(
                 shift = int(coefficient * Fraction(value) * scale)
                 merged[shift] = merged.get(shift, 0) | lengths
         if len(merged) * len(sums) > _WORK_LIMIT // 8:
-            raise Refused(f"too many combinations of values to add: {len(merged)} times {len(sums)}")
+            raise Refused(f"too many combinations of values to add: {len(merged)} times {len(sums)}; {_FEWER}")
         new: dict[int, int] = {}
         for left, left_lengths in sums.items():
             for shift, lengths in merged.items():
@@ -169,7 +171,7 @@ def linear_lengths(
                     new[left + shift] = new.get(left + shift, 0) | both
         sums = new
         if len(sums) > VALUE_LIMIT:
-            raise Refused(f"more than {VALUE_LIMIT} different values of a linear combination")
+            raise Refused(f"more than {VALUE_LIMIT} different values of a linear combination; {_FEWER}")
     out: dict[Value, int] = {normalise(Fraction(total, scale)): lengths for total, lengths in sums.items() if lengths}
     # None where some argument is None and every other argument is possible at all.
     somewhere = -1

@@ -14,9 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from . import neurons as nn
-from .analysis import Analysis, analyse
+from .analysis import Analysis
+from .combinations import combination
 from .components import AtomPlan, Axis, GroupPlan, HeadPlan, PlanError, Rep, Weights
-from .core import Aggregate, And, CoreProgram, Indices, Linear, Map, Node, Not, Or, Select, Tokens, Width
+from .core import Aggregate, And, CoreProgram, Indices, Linear, Map, Node, Select, Tokens, Value, Width
 from .selectors import Term, disjoint_terms, split_product
 
 IntArray = npt.NDArray[np.int64]
@@ -61,7 +62,7 @@ class Planner:
 
     # -- what is known of nodes -------------------------------------------------------------------------------------
 
-    def values(self, node: int) -> tuple[object, ...]:
+    def values(self, node: int) -> tuple[Value, ...]:
         return self.nodes[node].values  # type: ignore[union-attr]
 
     def relevant(self, node: int) -> tuple[int, ...]:
@@ -75,14 +76,14 @@ class Planner:
         if size > MAX_FUSED:
             return cut
         table = self.table(node, cut)
-        kept = []
-        for axis, c in enumerate(cut):
-            moved = np.moveaxis(table, axis, 0).reshape(table.shape[axis], -1)
-            known = moved >= 0
-            low = np.where(known, moved, np.iinfo(np.int32).max).min(axis=0)
-            high = np.where(known, moved, -1).max(axis=0)
-            if (low < high).any():
-                kept.append(c)
+        kept = list(cut)
+        for c in reversed(cut):  # one by one: of two that tell the same, one must stay; the deeper one goes
+            axis = kept.index(c)
+            low = np.where(table >= 0, table, np.iinfo(np.int32).max).min(axis=axis)
+            high = table.max(axis=axis)
+            if not (low < high).any():
+                kept.remove(c)
+                table = high
         return tuple(kept) or cut[:1]
 
     def table(self, node: int, over: tuple[int, ...]) -> npt.NDArray[np.int32]:
@@ -160,7 +161,7 @@ class Planner:
             if len(basis) == 1 and self.natural_of(basis[0]) == "scalar":
                 rep = self._digitise(node, self.axis(basis[0]), "onehot")
             else:
-                rep = self._product(node, "onehot")
+                rep = self._combined(node, op) or self._product(node)
         else:
             rep = self._digitise(node, self.axis(node), "onehot")
         self._onehot[node] = rep
@@ -272,7 +273,31 @@ class Planner:
         self._add_group(GroupPlan(time, node, axis.reads, found, rep))
         return rep
 
-    def _product(self, node: int, kind: str) -> Rep:
+    def _combined(self, node: int, op: Map) -> Rep | None:
+        """A function of one signed sum of its arguments is read off that sum, where this takes fewer neurons."""
+        args = tuple(dict.fromkeys(op.args))
+        if node >= len(self.core.nodes) or len(args) < 2 or len(args) != len(op.args) or not self._fits(args):
+            return None
+        table = np.where(self.an.possible_tuples(args), op.table, -1)
+        found = combination(table, [self.values(a) for a in args])
+        if found is None or 2 * found.thresholds + 1 >= _neuron_estimate(table):
+            return None
+        axes = [self.affine_axis(a) for a in args]
+        reads = tuple(sorted({n for axis in axes for n in axis.reads}))
+        if int(np.prod([len(self.values(n)) for n in reads])) > MAX_FUSED:
+            return None
+        weights = [(r, i, sign * w) for sign, axis in zip(found.weights, axes, strict=True) for r, i, w in axis.weights]
+        bias = sum(sign * axis.bias for sign, axis in zip(found.weights, axes, strict=True))
+        line = Axis(node, reads, weights, bias, found.points, True, max(axis.ready for axis in axes))
+        time = _odd(line.ready)
+        rep = self._new_onehot(node, time)
+        labels = tuple(float(p) for p in found.points)
+        self._add_group(
+            GroupPlan(time, node, reads, nn.digitise(node, line, found.function, rep, self.core.max_len, labels), rep)
+        )
+        return rep
+
+    def _product(self, node: int) -> Rep:
         """A lookup over several one-hot arguments."""
         op = self.nodes[node]
         assert isinstance(op, Map)
@@ -430,7 +455,7 @@ class Planner:
         table = classes.reshape(shape).astype(np.int32)
         auxiliary = self._auxiliary_map(nodes, table, n, "joint class")
         if auxiliary not in self._onehot:
-            self._onehot[auxiliary] = self._product(auxiliary, "onehot")
+            self._onehot[auxiliary] = self._product(auxiliary)
         return auxiliary
 
     def _atoms(self, term: Term) -> list[AtomPlan]:

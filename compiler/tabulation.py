@@ -104,7 +104,7 @@ def tabulate(
             "split it into maps of fewer arguments, or use fewer values"
         )
     occurs = occurring(ranges, args, over)
-    outcomes = _outcomes(body.evaluate, body.tabulate, lists, occurs, labels, _twin_lists(args, twins))
+    outcomes, passed_on = _outcomes(body.evaluate, body.tabulate, lists, occurs, labels, _twin_lists(args, twins))
     flat = outcomes.ravel().tolist()
     where = np.flatnonzero(occurs.ravel())
     values = ordered(flat[at] for at in where)
@@ -115,7 +115,7 @@ def tabulate(
     table[where] = [index[flat[at]] for at in where]
     kinds = {(int(flat[at]), isinstance(flat[at], bool)) for at in where if _is_bit(flat[at])}
     both = frozenset(bit for bit in (0, 1) if {(bit, True), (bit, False)} <= kinds)
-    return Tabulated(table.reshape(occurs.shape), values, both)
+    return Tabulated(table.reshape(occurs.shape), values, both | passed_on)
 
 
 def tabulate_predicate(
@@ -141,7 +141,7 @@ def tabulate_predicate(
             return compared & occurs
     if size > TABLE_LIMIT:
         raise Refused(f"the predicate would be asked about {size} pairs, more than {TABLE_LIMIT}; use a comparison")
-    outcomes = _outcomes(
+    outcomes, _ = _outcomes(
         predicate.try_evaluate, predicate.tabulate, lists, occurs, labels, _twin_lists((keys, queries), twins)
     )
     return np.array([held is True for held in outcomes.ravel().tolist()], np.bool_).reshape(occurs.shape) & occurs
@@ -177,8 +177,8 @@ def _outcomes(
     occurs: Bits,
     labels: Sequence[str],
     twins: Sequence[frozenset[int]],
-) -> npt.NDArray[np.object_]:
-    """The outcomes on the tuples that occur, None where an argument is None; elsewhere anything."""
+) -> tuple[npt.NDArray[np.object_], frozenset[int]]:
+    """The outcomes on the tuples that occur (None where an argument is None, and elsewhere), and their twins."""
     shape = tuple(map(len, lists))
     out = np.full(shape, None, object)
     wanted = occurs & _not_none(lists)
@@ -201,10 +201,9 @@ def _outcomes(
             values = [members[int(i)] for members, i in zip(lists, at, strict=True)]
             place = f"undefined where {_listed(labels, values)}" if values else "undefined"
             raise Refused(f"{place}: {outcome.reason}; {_ELSEWHERE}")
-    if any(twins):
-        _check_twins(evaluate, lists, wanted, out, labels, twins)
+    passed_on = _check_twins(evaluate, lists, wanted, out, labels, twins) if any(twins) else frozenset()
     out[~wanted] = None
-    return out
+    return out, passed_on
 
 
 def _check_twins(
@@ -214,8 +213,12 @@ def _check_twins(
     out: npt.NDArray[np.object_],
     labels: Sequence[str],
     twins: Sequence[frozenset[int]],
-) -> None:
-    """Refuse a function that tells True from 1 (False from 0) where an argument may be either."""
+) -> frozenset[int]:
+    """The results that are a number or a truth value as the arguments are.
+
+    Refuses a function that tells True from 1 (False from 0) where an argument may be either.
+    """
+    found: set[int] = set()
     for at in zip(*(column.tolist() for column in np.nonzero(wanted)), strict=True):
         values = [members[i] for members, i in zip(lists, at, strict=True)]
         choices = [
@@ -223,11 +226,15 @@ def _check_twins(
         ]
         for other in itertools.product(*choices):
             outcome = evaluate(other)
-            if outcome != out[at] or isinstance(outcome, bool) != isinstance(out[at], bool):
+            if outcome == out[at]:
+                if isinstance(outcome, bool) != isinstance(out[at], bool):
+                    found.add(int(out[at]))
+            else:
                 raise Refused(
                     f"it tells a truth value from the number it equals where {_listed(labels, values)}, "
                     "and both occur; make the argument always a number or always a truth value"
                 )
+    return frozenset(found)
 
 
 def aggregate_twins(ranges: Ranges, node: Aggregate, default: Value | NoDefault, twins: Twins) -> frozenset[int]:

@@ -1,4 +1,4 @@
-"""Certificates: their format (SPECIFICATION.md) and the independent checker, which imports nothing else of certiformer."""
+"""Certificates: their format (SPECIFICATION.md) and the independent checker; it imports nothing else of ours."""
 
 from .check import Holey as Holey
 from .check import Invalid as Invalid

@@ -1,4 +1,4 @@
-"""One attention head on the abstract residual stream: scores relative to the sink, values, BOS as a query (section 4)."""
+"""One attention head on the abstract residual stream: scores relative to the sink, BOS as a query (section 4)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ class Head:
 
     def __init__(self, model: Model, layer: int, number: int, scale: Fraction, bos: bool, state: State) -> None:
         def weight(name: str) -> Weights:
-            return model.weights[f"blocks.{layer}.attn.{name}"][number]
+            weights: Weights = model.weights[f"blocks.{layer}.attn.{name}"][number]
+            return weights
 
         self.state, self.bos, self.model = state, bos, model
         self.raw_q, self.raw_k, self.raw_v, self.raw_o = (weight(f"W_{x}") for x in "QKVO")

@@ -92,9 +92,10 @@ def between(low: Floats, high: Floats) -> Ball:
 def exp_near(x: Floats) -> Floats:
     """|exp_near(x) - e^x| <= EXP_ERROR e^x for |x| <= EXP_RANGE.
 
-    x = k ln 2 + r, |r| <= 0.3467. Relative errors: the reduction |r^ - r| < 2^-53; the series' tail r^14/14! e^|r| < 2^-57;
-    14 steps of Horner with rounded coefficients, at most 43 * 2^-53 e^|r| / e^r <= 86 * 2^-53 < 2^-46.57; the power of two is
-    exact. Their sum is below 2^-46.
+    x = k ln 2 + r, |r| <= 0.3467. Relative errors: the reduction |r^ - r| < 2^-53; the series' tail
+    r^14/14! e^|r| < 2^-57;
+    Horner's 13 products and sums with rounded coefficients at most 43 * 2^-53 e^|r| / e^r <= 86 * 2^-53 < 2^-46.57;
+    the power of two is exact. Their sum is below 2^-46.
     """
     k = np.rint(x * 1.4426950408889634)
     r = (x - k * HIGH) - k * LOW
@@ -115,7 +116,7 @@ def exp(x: Ball) -> Ball:
 
 
 def softmax(scores: Ball, visible: npt.NDArray[np.bool_]) -> Ball:
-    """Over the last axis, restricted to visible entries (the others are 0). The shift by the largest mid is exact algebra."""
+    """Over the last axis, restricted to visible entries (the others are 0); a shift changes no softmax."""
     mid = np.where(visible, scores.mid, -np.inf)
     top = mid.max(axis=-1, keepdims=True)
     shifted = Ball(scores.mid, scores.rad) + point(-top)

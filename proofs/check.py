@@ -63,8 +63,8 @@ def check(
 ) -> Outcome:
     """Checks a certificate (a path, its bytes, or its JSON object) about a model (a safetensors path, or its bytes).
 
-    `expect` holds parts of the theorem, such as `{"body": ..., "domain": ...}`: each must be equal, as canonical JSON, to
-    the theorem's. Without it the caller must read the theorem: a proof about a trivial domain is also valid.
+    `expect` holds parts of the theorem, such as `{"body": ..., "domain": ...}`: each must be equal, as canonical JSON,
+    to the theorem's. Without it the caller must read the theorem: a proof about a trivial domain is also valid.
     Never raises on account of the certificate's or the model's contents.
     """
     try:

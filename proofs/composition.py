@@ -6,6 +6,7 @@ Numbers: centers are exact (`Exact`); radii are upward-rounded float64; exponent
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -14,7 +15,7 @@ import numpy as np
 from .attention import Head, Scores, bos_weight, idle_error, read_scores
 from .core import Program, read_bits, read_nodes, read_program
 from .exact import Exact, Radii, above, from_float32, from_fractions, grow, rounded, through
-from .format import Json, dyadic, integer, is_number, listing, record, require, within
+from .format import Json, Value, as_fraction, dyadic, integer, is_number, listing, record, require, within
 from .neurons import Widths, ramps, relu_radius
 from .ranges import Joint, Ranges
 from .readout import Readout
@@ -288,8 +289,8 @@ def distance(got: Image, encoding: Exact, target: np.ndarray, rows: np.ndarray) 
 def _affine_error(context: Context, values: Values, a: int, affine: Json) -> Radii:
     """rho_c >= |value_c - (alpha_c + beta_c v)| + |E'[v']_c - (alpha_c + beta_c v')|.
 
-    The mean over S of the former is as near to alpha_c + beta_c a. Keys with a value that is no number are selected only
-    together with keys of the same value, so there the output is near E'[that value], as in the singular case.
+    The mean over S of the former is as near to alpha_c + beta_c a. Keys with a value that is no number are selected
+    only together with keys of the same value, so there the output is near E'[that value], as in the singular case.
     """
     require(affine is not None, f"node {a} is not singular: the step needs affine")
     program, ranges = context.program, context.ranges
@@ -304,11 +305,11 @@ def _affine_error(context: Context, values: Values, a: int, affine: Json) -> Rad
     shift, slope = from_fractions(alpha), from_fractions(beta)
     index, mask = _aggregated(context, values, a)
     source, node = program.nodes[program.nodes[a].args[1]], program.nodes[a]
-    number = np.array([is_number(v) for v in source.values])[index]
+    numeric = np.array([is_number(v) for v in source.values])[index]
     possible = mask.any(axis=0) & (index >= 0)
     error = np.zeros(width)
-    if (possible & number).any():
-        rows = possible & number
+    if (possible & numeric).any():
+        rows = possible & numeric
         error = line_error(values.keys.center[rows], [source.values[v] for v in index[rows]], shift, slope)
         error = grow(error + values.keys.radius)
     own = np.flatnonzero(ranges.some(a) & np.array([is_number(v) for v in node.values]))
@@ -316,18 +317,18 @@ def _affine_error(context: Context, values: Values, a: int, affine: Json) -> Rad
         error = grow(error + line_error(values.encoding[own], [node.values[v] for v in own], shift, slope))
     position = node.position()
     target = np.array([position.get(v, -1) for v in source.values], dtype=np.int64)[index]
-    other = mask & ranges.possible[a][:, target] & (target >= 0) & ~number
+    other = mask & ranges.possible[a][:, target] & (target >= 0) & ~numeric
     return np.maximum(error, distance(values.keys, values.encoding, target, other.any(axis=0) & possible))
 
 
 LINE_BITS = 100
 
 
-def line_error(points: Exact, numbers: list, shift: Exact, slope: Exact) -> Radii:
+def line_error(points: Exact, numbers: Sequence[Value], shift: Exact, slope: Exact) -> Radii:
     """Upper bound of |points[t, c] - (shift_c + slope_c numbers[t])| over t."""
     unique = list(dict.fromkeys(numbers))
     place = {v: i for i, v in enumerate(unique)}
-    grid = [Fraction(round(Fraction(v) * 2**LINE_BITS), 2**LINE_BITS) for v in unique]  # within 2^-LINE_BITS of v
+    grid = [Fraction(round(as_fraction(v) * 2**LINE_BITS), 2**LINE_BITS) for v in unique]  # within 2^-LINE_BITS of v
     along = from_fractions(grid)
     line = Exact(along.data[:, None], along.exp) @ Exact(slope.data[None, :], slope.exp)
     chosen = line[np.array([place[v] for v in numbers], dtype=np.int64)]

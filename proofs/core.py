@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,7 @@ from .format import (
     Json,
     Rejected,
     Value,
+    as_fraction,
     boolean,
     common_scale,
     distinct_values,
@@ -49,7 +51,7 @@ class Node:
     kind: str
     args: tuple[int, ...]
     values: tuple[Value, ...] = ()
-    table: npt.NDArray[np.generic] | None = None
+    table: npt.NDArray[Any] | None = None
     coefficients: tuple[Fraction, ...] = ()
     constant: Fraction = Fraction(0)
     default: int = -1
@@ -225,20 +227,20 @@ def linear_indices(node: Node, nodes: tuple[Node, ...], args: list[Ints]) -> Int
         is_none = np.array([v is None for v in values])
         bad |= (index < 0) | is_text[index]
         none |= is_none[index]
-        tables.append([coefficient * Fraction(v) if is_number(v) else None for v in values])
+        tables.append([coefficient * as_fraction(v) if is_number(v) else None for v in values])
     return weighted_indices(node, tables, args, node.constant, bad, none)
 
 
 def weighted_indices(
     node: Node, tables: list[list[Fraction | None]], args: list[Ints], constant: Fraction, bad: Bits, none: Bits
 ) -> Ints:
-    """Indices into `node.values` of constant + sum of tables[t][args[t]]; None where `none`, -1 where `bad` or absent."""
+    """Indices of constant + sum of tables[t][args[t]] in `node.values`; None where `none`, -1 where `bad` or absent."""
     numbers = [x for table in tables for x in table if x is not None] + [constant]
     scale = common_scale(numbers)
     scaled = [[0 if x is None else int(x * scale) for x in table] for table in tables]
     bound = abs(int(constant * scale)) + sum(max((abs(x) for x in row), default=0) for row in scaled)
-    dtype = np.int64 if bound < 2**62 else np.object_
-    total = np.full(bad.shape, int(constant * scale), dtype=dtype)
+    dtype: type = np.int64 if bound < 2**62 else np.object_
+    total: npt.NDArray[Any] = np.full(bad.shape, int(constant * scale), dtype=dtype)
     for row, index in zip(scaled, args, strict=True):
         total = total + np.array(row, dtype=dtype)[index]
     unique, inverse = np.unique(total, return_inverse=True)
@@ -293,7 +295,8 @@ def _evaluate_selector(node: Node, found: dict[int, Ints], selected: dict[int, B
     if node.kind == "select":
         assert node.table is not None
         keys, queries = found[node.args[0]], found[node.args[1]]
-        return np.asarray(node.table[keys[:, None, :], queries[:, :, None]], dtype=np.bool_)
+        held: Bits = node.table[keys[:, None, :], queries[:, :, None]]
+        return held
     if node.kind == "not":
         return ~selected[node.args[0]]
     left, right = (selected[arg] for arg in node.args)
@@ -313,14 +316,14 @@ def _evaluate_aggregate(node: Node, source: Node, chosen: Bits, value: Ints) -> 
     mixed = (count > 0) & (least != most)
     if not mixed.any():
         return result
-    number = np.array([is_number(v) for v in source.values])
-    numbers = [Fraction(v) if is_number(v) else Fraction(0) for v in source.values]  # type: ignore[arg-type]
+    numeric = np.array([is_number(v) for v in source.values])
+    numbers = [as_fraction(v) if is_number(v) else Fraction(0) for v in source.values]
     scale = common_scale(numbers)
     scaled = [int(x * scale) for x in numbers]
     base = chosen.shape[2] + 1
     dtype = np.int64 if max(map(abs, scaled)) * base * base < 2**62 else np.object_
     total = np.where(chosen, np.array(scaled, dtype=dtype)[keyed], 0).sum(axis=2)
-    defined = ~(chosen & ~number[keyed]).any(axis=2)
+    defined = ~(chosen & ~numeric[keyed]).any(axis=2)
     pairs, inverse = np.unique(total[mixed] * base + count[mixed], return_inverse=True)
     means = [position.get(Fraction(int(pair) // base, int(pair) % base * scale), -1) for pair in pairs]
     result[mixed] = np.array(means, dtype=np.int64)[inverse]

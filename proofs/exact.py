@@ -1,7 +1,7 @@
 """Exact arithmetic on arrays of dyadic numbers, and upward-rounded radii.
 
-`Exact` holds integers times one power of two: float32 weights are such numbers, so every linear step of a proof is exact.
-Error radii are float64 arrays of upper bounds (`Radii`): every operation on them is followed by `grow`.
+`Exact` holds integers times one power of two: float32 weights are such numbers, so every linear step of a
+proof is exact. Error radii are float64 arrays of upper bounds (`Radii`): every operation on them ends with `grow`.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Exact:
         return _made(product.reshape(shape), self.exp + other.exp)
 
     @property
-    def T(self) -> Exact:  # noqa: N802
+    def T(self) -> Exact:
         return Exact(self.data.T, self.exp)
 
     def scaled(self, factor: Fraction) -> Exact:
@@ -105,11 +105,11 @@ class Exact:
         return -(-self).lower()
 
     def _near(self) -> Radii:
-        """Within a factor 1 +- 2^-51, or 2^-1070, of the values. Raises `Rejected` beyond float64."""
+        """Within a factor 1 +- 2^-51, and 2^-1009, of the values. Raises `Rejected` beyond float64."""
         data, drop = self.data, max(0, _largest(self.data).bit_length() - 1000)
         if drop:
-            data = data >> drop  # what is lost is below 2^-1000 of the largest entry: see the requirement below
-            require(self.exp + drop <= -2000, "a number is too large")
+            require(self.exp + drop <= -1010, "a number is too large")
+            data = data >> drop  # changes each value by less than 2^-1010, which TINY covers
         with np.errstate(all="ignore"):
             near = np.ldexp(data.astype(np.float64), max(-4000, min(4000, self.exp + drop)))
         require(np.isfinite(near).all(), "a number is too large")
@@ -235,7 +235,7 @@ def rounded(exact: Exact, bits: int) -> tuple[Exact, Radii]:
 def grow(radii: npt.ArrayLike) -> Radii:
     """Covers the rounding of a computation with non-negative terms: up to 2^20 additions and a few products each.
 
-    Such a result is at least (1 - 2^-31) of the true one, up to underflows below 2^-1040 each; NaN (inf * 0) is infinite.
+    Such a result is at least (1 - 2^-31) of the true one, up to underflows below 2^-1040; NaN (inf * 0) is infinite.
     """
     with np.errstate(all="ignore"):
         result = np.asarray(radii, dtype=np.float64) * (1 + 2.0**-30) + TINY

@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from fractions import Fraction
+from operator import lt
 from typing import Any, TypeAlias
 
 Value: TypeAlias = None | bool | int | Fraction | str
@@ -20,6 +21,7 @@ FORMAT = "certiformer/1"
 MAX_BYTES = 64 * 2**20
 MAX_DEPTH = 64
 MAX_BITS = 4096
+MAX_LOG2DEN = 512
 MAX_TEXT = 4096
 
 
@@ -117,10 +119,12 @@ def read_certificate(text: bytes) -> dict[str, Json]:
 
 def record(data: Json, what: str, keys: tuple[str, ...], optional: tuple[str, ...] = ()) -> dict[str, Json]:
     """A JSON object with exactly these keys (the optional ones may be missing)."""
-    require(isinstance(data, dict), f"{what} must be an object, got {show(data)}")
+    if not isinstance(data, dict):
+        raise Rejected(f"{what} must be an object, got {show(data)}")
     missing = [key for key in keys if key not in data]
     unknown = [key for key in data if key not in keys and key not in optional]
-    require(not missing and not unknown, f"{what}: missing keys {missing}, unknown keys {show(unknown)}")
+    if missing or unknown:
+        raise Rejected(f"{what}: missing keys {missing}, unknown keys {show(unknown)}")
     return dict(data)
 
 
@@ -133,9 +137,9 @@ def listing(data: Json, what: str, most: int, least: int = 0) -> list[Json]:
 
 def integer(data: Json, what: str, least: int, most: int) -> int:
     """A JSON integer (no bool, no float) in a range."""
-    require(isinstance(data, int) and not isinstance(data, bool), f"{what} must be an integer, got {show(data)}")
-    require(least <= data <= most, f"{what} must be in {least}..{most}, got {show(data)}")
-    return int(data)
+    if type(data) is not int or not least <= data <= most:
+        raise Rejected(f"{what} must be an integer in {least}..{most}, got {show(data)}")
+    return data
 
 
 def integers(data: Json, what: str, least: int, most: int, max_items: int) -> list[int]:
@@ -158,16 +162,18 @@ def text(data: Json, what: str) -> str:
 
 def big(data: Json, what: str) -> int:
     """An integer of at most `MAX_BITS` bits."""
-    require(isinstance(data, int) and not isinstance(data, bool), f"{what} must be an integer, got {show(data)}")
-    require(abs(data).bit_length() <= MAX_BITS, f"{what} has more than {MAX_BITS} bits")
-    return int(data)
+    if type(data) is not int:
+        raise Rejected(f"{what} must be a number, got {show(data)}")
+    if data.bit_length() > MAX_BITS:
+        raise Rejected(f"{what} has more than {MAX_BITS} bits")
+    return data
 
 
 def dyadic(data: Json, what: str) -> Fraction:
     """An integer or `{"num": a, "log2den": k}`, the number a / 2^k."""
     if isinstance(data, dict):
         item = record(data, what, ("num", "log2den"))
-        return Fraction(big(item["num"], what), 2 ** integer(item["log2den"], what, 0, MAX_BITS))
+        return Fraction(big(item["num"], what), 2 ** integer(item["log2den"], what, 0, MAX_LOG2DEN))
     return Fraction(big(data, what))
 
 
@@ -176,10 +182,9 @@ def rational(data: Json, what: str) -> Fraction:
     if isinstance(data, dict) and "den" in data:
         item = record(data, what, ("num", "den"))
         num, den = big(item["num"], what), big(item["den"], what)
-        require(den > 1, f"{what}: the denominator must exceed 1, got {show(den)}")
-        result = Fraction(num, den)
-        require(result.denominator == den, f"{what}: {show(data)} is not in lowest terms")
-        return result
+        if den <= 1 or math.gcd(num, den) != 1:
+            raise Rejected(f"{what}: {show(data)} is not in lowest terms with a denominator above 1")
+        return Fraction(num, den)
     return dyadic(data, what)
 
 
@@ -190,7 +195,8 @@ def value(data: Json, what: str) -> Value:
     if isinstance(data, str):
         return text(data, what)
     if isinstance(data, dict):
-        require("den" in data, f"{what}: {show(data)} is not a value")
+        if "den" not in data:
+            raise Rejected(f"{what}: {show(data)} is not a value")
         return rational(data, what)
     return big(data, what)
 
@@ -215,10 +221,17 @@ def is_number(item: Value) -> bool:
     return item is not None and not isinstance(item, str)
 
 
+def as_fraction(item: Value) -> Fraction:
+    """A numeric value (true is 1) as a fraction."""
+    assert item is not None and not isinstance(item, str), item
+    return Fraction(item)
+
+
 def distinct_values(data: Json, what: str, most: int = 2**16, canonical_order: bool = False) -> tuple[Value, ...]:
     """A non-empty list of values without repetition (equality is numeric: true = 1)."""
     items = tuple(value(item, what) for item in listing(data, what, most, 1))
     require(len(set(items)) == len(items), f"{what} repeats a value")
     if canonical_order:
-        require(list(items) == sorted(items, key=sort_key), f"{what} is not in canonical order")
+        keys = [sort_key(item) for item in items]
+        require(all(map(lt, keys, keys[1:])), f"{what} is not in canonical order")
     return items

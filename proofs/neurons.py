@@ -36,9 +36,7 @@ class Widths:
         return post, np.where(self.bounded, np.minimum(change, relu_radius(-over, radius)), change)
 
 
-def ramps(
-    weight_in: Weights, bias: Weights, weight_out: Weights
-) -> tuple[npt.NDArray[np.int64], Widths]:
+def ramps(weight_in: Weights, bias: Weights, weight_out: Weights) -> tuple[npt.NDArray[np.int64], Widths]:
     """The first neuron of each unit, and the units' widths.
 
     In order: neurons j, j + 1 with equal columns of W_in, b_j >= b_j+1 and W_out[j+1] = -W_out[j] are one unit, since

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .core import Bits, Ints, Node, Program, linear_indices
-from .format import Rejected, Value, common_scale, is_number, require
+from .format import Rejected, Value, as_fraction, common_scale, is_number, require
 
 MAX_CELLS = 2**24
 MAX_TUPLES = 2**22
@@ -156,7 +156,7 @@ class Ranges:
         if node.kind == "select":
             assert node.table is not None
             rows, columns = self.value_on(node.args[0], keys), self.value_on(node.args[1], queries)
-            return np.asarray(node.table[rows[:, None], columns[None, :]], dtype=np.bool_)
+            return np.asarray(node.table[:, columns].take(rows, axis=0), dtype=np.bool_)
         if node.kind == "not":
             return ~self.selector_on(node.args[0], keys, queries)
         left, right = (self.selector_on(arg, keys, queries) for arg in node.args)
@@ -202,7 +202,7 @@ class Ranges:
                 if None in values:
                     require(None in position, "None is possible but not listed")
                     result[row, position[None]] = True
-                numbers = [coefficient * Fraction(v) for v in values if is_number(v)]  # type: ignore[arg-type]
+                numbers = [coefficient * as_fraction(v) for v in values if is_number(v)]
                 if len(numbers) * len(sums) > MAX_TUPLES:
                     raise TooLarge("the sum has too many possible values")
                 sums = {total + x for total in sums for x in numbers}
@@ -344,7 +344,8 @@ class Ranges:
             result[:, position[item]] |= used[:, v]
         means = _Means(self.program.nodes[source].values, node)
         for row in range(len(self.lengths)):
-            for chosen, most in _maximal(reach[row][~singular[row]], hi[row][~singular[row]]):
+            open_queries = np.flatnonzero(~np.asarray(singular[row]))
+            for chosen, most in _maximal(reach[row, open_queries], hi[row, open_queries]):
                 result[row] |= means.possible(chosen, most)
         return result
 
@@ -418,7 +419,7 @@ class _Means:
         """[value of the node]: some mean of 2..most elements of `chosen` equals it."""
         values = [self.source[v] for v in chosen]
         require(all(is_number(v) for v in values), f"a mean of {values[:4]} is possible, which are not all numbers")
-        numbers = [Fraction(v) for v in values]  # type: ignore[arg-type]
+        numbers = [as_fraction(v) for v in values]
         scale = common_scale(numbers)
         whole = [int(x * scale) for x in numbers]
         base = min(whole)

@@ -9,7 +9,7 @@ from fractions import Fraction
 import numpy as np
 
 from .core import Bits, Ints
-from .exact import Exact, Radii, from_float32, grow, through
+from .exact import Exact, Radii, from_float32, from_fractions, grow, through
 from .format import Value, require
 from .ranges import Joint, Ranges, TooLarge
 from .state import State, broadcast, image, project
@@ -20,8 +20,10 @@ MAX_LOGITS = 2**25
 
 @dataclass(frozen=True, eq=False)
 class Readout:
-    """The residual stream at the end, the possible tuples of the nodes read, and the program's output on each (`wanted`,
-    None if the theorem has no program)."""
+    """The residual stream at the end, the possible tuples of the nodes read, and the program's output on each.
+
+    `wanted` is None if the theorem has no program.
+    """
 
     theorem: Theorem
     ranges: Ranges
@@ -53,8 +55,8 @@ class Readout:
     # --- categorical -------------------------------------------------------------------------------------------
 
     def _largest(self, index: Ints | None, rivals: Bits, forbidden: Bits, margin: Fraction, strict: bool) -> None:
-        """On each tuple there is a not forbidden o (`index`, if given) with logit_o - logit_r > margin (>= if not strict)
-        for all other rivals r."""
+        """On each tuple there is an o, not forbidden (`index`, if given), with logit_o - logit_r > margin (>= if not
+        strict) for all other rivals r."""
         weight = self.theorem.model.weights["unembed.W_U"]
         exact = from_float32(weight)
         if self.joint.size * weight.shape[1] > MAX_LOGITS:
@@ -82,7 +84,7 @@ class Readout:
                 difference = difference + (table[:, o : o + 1] - table[:, others]).min()
             error = through_difference(self.state.eps, weight, int(o), others)
             low = difference.lower()
-            good = (low > error) if strict else (low >= error)
+            good = exceeds(low, error, strict)
             if not good.all():
                 row, rival = np.argwhere(~good)[0]
                 name = self.theorem.codec.outputs
@@ -94,7 +96,7 @@ class Readout:
     # --- scalar --------------------------------------------------------------------------------------------------
 
     def _nearest(self, index: Ints | None, forbidden: Bits) -> None:
-        """On each tuple: |logit_0 - point(o)| is less than half the distance from point(o) to any other, o not forbidden."""
+        """On each tuple: |logit_0 - point(o)| is less than half the distance from point(o) to any other point."""
         points = self.theorem.codec.points
         weight = self.theorem.model.weights["unembed.W_U"][:, :1]
         exact = from_float32(weight)
@@ -110,29 +112,29 @@ class Readout:
         require(not forbidden[index].any(), "the program can give a forbidden output")
         if len(points) == 1:
             return
-        halves = half_gaps(points)
-        center, radius = logit.center, Fraction(float(logit.radius[0])) if np.isfinite(logit.radius[0]) else None
-        require(radius is not None, "the error bound of the logit is infinite")
-        assert radius is not None
-        worst: dict[int, tuple[int, int]] = {}
-        for o, x in zip(index.tolist(), center.data[:, 0].tolist(), strict=True):
-            least, most = worst.get(o, (x, x))
-            worst[o] = (min(least, x), max(most, x))
-        unit = Exact(np.array([1]), center.exp).number(0)
-        for o, (least, most) in worst.items():
-            miss = max(abs(least * unit - points[o]), abs(most * unit - points[o])) + radius
-            name = self.theorem.codec.outputs[o]
-            require(miss < halves[o], f"the logit for {name!r} may be {float(miss):.3g} off its point")
+        exact_points = from_fractions(list(points))
+        column = Exact(exact_points.data[index][:, None], exact_points.exp)
+        miss = grow((logit.center - column).magnitude() + logit.radius)[:, 0]
+        good = miss < half_gaps(exact_points).lower()[index]
+        if not good.all():
+            worst = int(np.flatnonzero(~good)[0])
+            name = self.theorem.codec.outputs[index[worst]]
+            require(False, f"the logit for {name!r} may be {miss[worst]:.3g} off its point")
 
 
-def half_gaps(points: Sequence[Fraction]) -> list[Fraction]:
+def exceeds(low: Radii, error: Radii, strict: bool) -> Bits:
+    """Is a difference with lower bound `low`, up to `error`, surely above 0 (at least 0 if not strict)?"""
+    return np.asarray((low > error) if strict else (low >= error))
+
+
+def half_gaps(points: Exact) -> Exact:
     """Half the distance from each point to the nearest other (at least two points)."""
-    order = sorted(range(len(points)), key=lambda o: points[o])
-    result = [Fraction(0)] * len(points)
-    for place, o in enumerate(order):
-        sides = [order[p] for p in (place - 1, place + 1) if 0 <= p < len(order)]
-        result[o] = min(abs(points[o] - points[other]) for other in sides) / 2
-    return result
+    order = np.argsort(points.data, kind="stable")
+    ordered = points.data[order].astype(object)
+    gaps = ordered[1:] - ordered[:-1]
+    nearest = np.empty_like(ordered)
+    nearest[order] = np.minimum(np.append(gaps, gaps[-1]), np.insert(gaps, 0, gaps[0]))
+    return Exact(nearest, points.exp - 1)
 
 
 def through_difference(eps: Radii, weight: np.ndarray, o: int, others: Bits) -> Radii:

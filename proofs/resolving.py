@@ -8,7 +8,7 @@ from fractions import Fraction
 import numpy as np
 
 from .core import Bits, Ints, linear_indices, weighted_indices
-from .format import Json, Rejected, integer, listing, record, require
+from .format import Json, Rejected, as_fraction, integer, listing, record, require
 from .ranges import MAX_CELLS, Joint, Ranges, TooLarge, is_function, look_up
 
 MAX_COEFFICIENT = 2**20
@@ -28,7 +28,7 @@ class Resolver:
     def tuples(self, reads: list[int]) -> Joint:
         """The possible tuples: those all of whose values are possible at one and the same length."""
         joint = self.ranges.joint(reads)
-        kept = joint.kept(joint.mask.any(axis=0))
+        kept = joint.kept(np.asarray(joint.mask.any(axis=0)))
         require(kept.size > 0, f"no tuple of values of nodes {reads} is possible")
         return kept
 
@@ -46,8 +46,8 @@ class Resolver:
         return index, mask
 
     def _resolve_by_function(self, node: int, joint: Joint, why: str) -> Ints:
-        """Over the possible tuples of C = the cuts of the node and of the tuple's nodes, the node's value must be a function
-        of the tuple; tuples that do not arise from C cannot occur (-1)."""
+        """Over the possible tuples of C = the cuts of the node and of the tuple's nodes, the node's value must be a
+        function of the tuple; tuples that do not arise from C cannot occur (-1)."""
         ranges = self.ranges
         base = ranges.joint(sorted({n for other in (node, *joint.nodes) for n in ranges.cuts[other]}))
         possible = base.mask.copy()
@@ -86,11 +86,13 @@ class Resolver:
             index = np.broadcast_to(linear_indices(definition, program.nodes, args), (joint.size,))
         else:
             assert terms is not None
-            tables = [[Fraction(c) * Fraction(v) for v in program.nodes[w].values] for w, c in terms]  # type: ignore[arg-type]
+            tables: list[list[Fraction | None]] = [
+                [Fraction(c) * as_fraction(v) for v in program.nodes[w].values] for w, c in terms
+            ]
             bad = np.zeros(joint.size, dtype=np.bool_)
             for arg in args:
                 bad = bad | (arg < 0)
-            index = weighted_indices(definition, list(tables), args, Fraction(0), bad, np.zeros_like(bad))  # type: ignore[arg-type]
+            index = weighted_indices(definition, tables, args, Fraction(0), bad, np.zeros_like(bad))
         mask &= self.ranges.possible[node][:, index] & (index >= 0)
         index = np.where(mask.any(axis=0), index, -1)
         memo[node] = index
@@ -157,7 +159,7 @@ def check_atoms(ranges: Ranges, selector: int, atoms: list[tuple[int, int, Bits]
         raise TooLarge(f"{keys.size} key tuples times {queries.size} query tuples")
     all_hold = np.ones((keys.size, queries.size), dtype=np.bool_)
     for x, z, table in atoms:
-        all_hold &= table[ranges.value_on(x, keys)[:, None], ranges.value_on(z, queries)[None, :]]
+        all_hold &= table[:, ranges.value_on(z, queries)].take(ranges.value_on(x, keys), axis=0)
     differs = selector_differs(ranges.selector_on(selector, keys, queries), all_hold)
     require(identity_holds(differs, keys, queries), f"the atoms are not equivalent to selector {selector}")
 

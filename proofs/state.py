@@ -52,7 +52,7 @@ def project(state: State, *weights: Exact) -> dict[int, Exact]:
 
 
 def hull(tables: dict[int, Exact], ranges: Ranges, width: int, without: tuple[int, ...] = ()) -> Image:
-    """Encloses the sum of the tables of all nodes not in `without`, over their possible values (center has no tuples)."""
+    """Encloses the sum of the tables of all nodes not in `without`, over their possible values (one row)."""
     center, radius = zeros(width), np.zeros(width)
     for node, table in tables.items():
         if node not in without:
@@ -80,7 +80,7 @@ def broadcast(row: Exact, size: int) -> Exact:
 
 
 def start(model: Model, ranges: Ranges, rows: Ints, bos: int | None) -> State:
-    """The residual stream after embedding; `rows[v]`: the token id of the program's token v; `bos`: BOS's id or None."""
+    """The residual stream after embedding; `rows[v]`: the token id of the program's token v; `bos`: BOS's id."""
     d = model.config.d_model
     embedding = from_float32(model.weights["embed.W_E"])
     encodings = {0: embedding[rows]}

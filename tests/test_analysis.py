@@ -389,6 +389,20 @@ def test_ranks_without_tie_breaking_give_equal_values() -> None:
     assert not facts.at_most_one(selector)
 
 
+def test_ranks_of_a_coarser_order_do_not_make_values_equal() -> None:
+    """Ranked by whether the token is 2, the keys of rank 0 may hold 0 and 1: their mean is possible."""
+    coarse = np.array([[a < 2 and b == 2 for b in range(3)] for a in range(3)])
+    ranges = analyse(program_of([Select(0, 0, coarse)], widths_of=(2,))).ranges
+    selector = ranges.append(Select(3, 1, np.eye(4, dtype=np.bool_)), None)
+    found = aggregate_range(ranges, selector, 0, None)
+    output = ranges.append(Aggregate(selector, 0, 0, found.values), found.words)
+    core = CoreProgram((0, 1, 2), 4, False, tuple(ranges.nodes), output)
+    facts = analyse(core)
+    assert facts.rank(3) is not None
+    assert not facts.singular(output)
+    check_facts(core, facts, inputs(core))
+
+
 def test_a_causal_program_has_no_permutations() -> None:
     before = np.triu(np.ones((4, 4), np.bool_), 1)
     core = program_of([Select(1, 1, before)], widths_of=(2,), causal=True)

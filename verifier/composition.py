@@ -18,6 +18,7 @@ from ..compiler.core import Value
 from .abstract_state import Context, Failed, State, Tuples
 from .head_rule import HeadRule
 from .rounding import Enclosure, between, bound_product, product, widen
+from .selector_identity import is_width_sum
 
 Array = npt.NDArray[np.float64]
 
@@ -43,7 +44,7 @@ class Composition:
     def run(self) -> Composed:
         self._check_scope()
         for width, terms in self.c.sums.items():
-            if not self.c.an.check_width_sum(width, terms):
+            if not is_width_sum(self.c.an, width, terms):
                 raise Failed(f"width sum of node {width}", "the selectors do not add up")
         state = self._start()
         errors = []
@@ -173,8 +174,10 @@ class Composition:
         encoding = encoding_matrix(
             role.encoding, len(self.c.program.value_node(role.node).values), self.c.config.d_model
         )
+        written = np.flatnonzero(out[first:end].any(axis=0) | encoding.any(axis=0))
+        out = out[:, written]
         rho = np.zeros(self.c.config.d_model)
-        chunk = max(1, MAX_ENTRIES // 8 // max(1, end - first, self.c.config.d_model))
+        chunk = max(1, MAX_ENTRIES // 8 // max(1, end - first, len(written)))
         for start in range(0, len(tuples), chunk):
             rows = tuples[start : start + chunk]
             pre = base[first:end] + others
@@ -185,8 +188,8 @@ class Composition:
                 if node in part:
                     pre = pre + part[node][rows[:, column]]
             found = product(*self._activate(pre, into[:, first:end], bias[first:end], out[first:end]))
-            distance = (found - Enclosure.exact(encoding[targets[start : start + chunk]])).size
-            rho = np.maximum(rho, distance.max(axis=0, initial=0.0))
+            distance = (found - Enclosure.exact(encoding[targets[start : start + chunk]][:, written])).size
+            rho[written] = np.maximum(rho[written], distance.max(axis=0, initial=0.0))
         return encoding, rho
 
     @staticmethod

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from ..models.errors import InputError
 from ..models.languages import Language
-from .bodies import InvariantBody
+from .bodies import AndBody, InvariantBody
 from .claims import Claim
 from .enumeration import MAX_INPUTS, Tally, enumerate_inputs, size_of
 from .reading import FALSE, TRUE
@@ -142,7 +142,9 @@ class _Attempt:
         if searching and self.remaining > 0 and not self.exhausted(size):
             if (verdict := self.search(self.remaining, hints=hints)) is not None:
                 return verdict
-            self.reasons.append(f"no counterexample found in {self.seconds:g} s")
+        if searching:
+            what = "witness" if self.claim.quantifier == "exists" else "counterexample"
+            self.reasons.append(f"no {what} found in {self.seconds:g} s")
         if self.claim.quantifier == "at_least":
             self.notes.append(f"sampled: {sample_accuracy(self.claim, self.domain, 2000)}")
         reason = "; ".join(self.reasons) or "no engine applies"
@@ -274,7 +276,8 @@ class _Attempt:
         return Certificate.of(theorem(self.claim, self.domain, semantics), proof)
 
     def _unchecked(self) -> list[str]:
-        kinds = [part.kind for part in getattr(self.claim.body, "parts", (self.claim.body,))]
+        body = self.claim.body
+        kinds = [part.kind for part in (body.parts if isinstance(body, AndBody) else (body,))]
         strange = sorted({kind for kind in kinds if kind not in CHECKED_KINDS})
         if self.claim.quantifier != "forall":
             strange.append(f"the quantifier {self.claim.quantifier}")

@@ -26,7 +26,7 @@ Candidate = tuple[Ids, ...]
 Hint = Mapping[int, Value]
 CONFIRMED = 64
 DIRECTED_STEPS = 40
-STEP_SECONDS = 1.0
+STEP_SECONDS = 0.3
 
 
 @dataclass
@@ -144,28 +144,26 @@ def split_ranks(ranks: Ids, size: int, arity: int) -> Iterator[Ids]:
 
 
 def pick_lengths(search: Search, count: int) -> list[int]:
-    """Lengths to try: the longest most often, the shortest too, the rest at random."""
+    """Distinct lengths to try: the longest, the shortest, the middle one, the rest at random."""
     lengths = search.lengths
-    fixed = [lengths[-1], lengths[0], lengths[len(lengths) // 2]]
-    drawn = [int(search.rng.choice(lengths)) for _ in range(max(0, count - len(fixed)))]
-    return [*fixed, *drawn][:count]
+    drawn = search.rng.choice(lengths, size=max(0, count - 3)).tolist()
+    return list(dict.fromkeys([lengths[-1], lengths[len(lengths) // 2], lengths[0], *drawn]))[:count]
 
 
-def random_inputs(search: Search, rows: int) -> Iterator[Candidate]:
-    """Uniform words of several lengths."""
-    for n in pick_lengths(search, 6):
-        yield tuple(search.domain.sample_length(search.rng, n, rows) for _ in range(search.claim.arity))
+def letters_of(search: Search, n: int) -> Ids:
+    """The domain ids that occur in words of length n, ascending."""
+    return np.array(sorted(search.domain.index[v] for v in search.domain.alphabet(n)), dtype=np.int64)
 
 
-def structured_inputs(search: Search, rows: int) -> Iterator[Candidate]:
+def random_words(search: Search, n: int, rows: int) -> Candidate:
+    """Uniform words of one length."""
+    return tuple(search.domain.sample_length(search.rng, n, rows) for _ in range(search.claim.arity))
+
+
+def structured_inputs(search: Search, n: int, rows: int) -> Candidate:
     """Words of the kinds that break programs: few distinct tokens, sorted, repeated blocks, one odd token out, runs."""
-    for n in pick_lengths(search, 6):
-        alphabets = search.domain.alphabets(n)
-        letters = np.array(sorted({search.domain.index[v] for alphabet in alphabets for v in alphabet}), dtype=np.int64)
-        words = tuple(structured_words(search.rng, letters, n, rows) for _ in range(search.claim.arity))
-        kept = search.inside(words)
-        if len(kept[0]):
-            yield kept
+    letters = letters_of(search, n)
+    return search.inside(tuple(structured_words(search.rng, letters, n, rows) for _ in range(search.claim.arity)))
 
 
 def structured_words(rng: np.random.Generator, letters: Ids, n: int, rows: int) -> Ids:
@@ -192,29 +190,28 @@ def structured_words(rng: np.random.Generator, letters: Ids, n: int, rows: int) 
     return words
 
 
-def hinted_inputs(search: Search, hints: Sequence[Hint], rows: int) -> Iterator[Candidate]:
-    """Words on which the program's nodes take the values that a hint names, all at one position, as far as found.
-
-    A hint maps nodes of the aligned program to values. Found by descent on the discrete program alone, which is cheap.
+def hinted_inputs(search: Search, hints: Sequence[Hint], n: int, rows: int) -> Candidate:
+    """Words of length n on which the program's nodes take the values that a hint names, all at one position, as far
+    as found: by descent on the discrete program alone, which is cheap. A hint maps nodes of the aligned program to values.
     """
     alignment = search.claim.subject.alignment
-    if alignment is None:
-        return
+    if alignment is None or not hints:
+        return tuple(word[:0] for word in random_words(search, n, 1))
     program = alignment.program
     evaluator = Evaluator(program)
     codes = Vocabulary(search.domain.vocab, program.vocab).table.numpy()
+    parts = []
     for hint in hints:
         wanted = {node: program.value_node(node).values.index(value) for node, value in hint.items()}
-        for n in pick_lengths(search, 4):
-            words = _directed(search, evaluator, codes, wanted, search.domain.sample_length(search.rng, n, rows))
-            others = (search.domain.sample_length(search.rng, n, len(words)) for _ in range(search.claim.arity - 1))
-            yield (words, *others)
+        parts.append(_directed(search, evaluator, codes, wanted, search.domain.sample_length(search.rng, n, rows)))
+    words = np.concatenate(parts)
+    return (words, *(search.domain.sample_length(search.rng, n, len(words)) for _ in range(search.claim.arity - 1)))
 
 
 def _directed(search: Search, evaluator: Evaluator, codes: Ids, wanted: Mapping[int, int], words: Ids) -> Ids:
     """Changes tokens of the words to bring the nodes' value indices nearer to `wanted` at some position."""
     rows, n = words.shape
-    letters = np.array(sorted({search.domain.index[v] for v in search.domain.alphabet(n)}), dtype=np.int64)
+    letters = letters_of(search, n)
 
     def gap(some: Ids) -> npt.NDArray[np.float64]:
         trace = evaluator.run(codes[some], tuple(wanted))
@@ -269,9 +266,7 @@ def descend(search: Search, start: Candidate, patience: int = 2, beam: int = 4) 
     A step tries all single changes of the `beam` best rows, or as many as take about STEP_SECONDS.
     """
     began, before = time.monotonic(), search.runs
-    letters = np.array(
-        sorted({search.domain.index[v] for v in search.domain.alphabet(start[0].shape[1])}), dtype=np.int64
-    )
+    letters = letters_of(search, start[0].shape[1])
     scores = search.scores(start)
     if found := search.failure(start, scores):
         return found
@@ -336,14 +331,19 @@ def search_for_failure(
     rounds = 0
     while not search.out_of_time:
         say(f"refuting: round {rounds + 1}, {search.runs:,} inputs run")
-        rows = 128 if rounds == 0 else 512
-        sources = [hinted_inputs(search, hints, rows), random_inputs(search, rows), structured_inputs(search, rows)]
-        for words in (w for source in sources for w in source):
-            if found := descend(search, words, patience=1 if rounds == 0 else 2):
-                return found, search
+        for pool in _pools(search, hints, 128 if rounds == 0 else 512):
             if search.out_of_time:
                 break
+            if found := descend(search, pool, patience=1 if rounds == 0 else 2):
+                return found, search
         rounds += 1
         if quick:
             break
     return None, search
+
+
+def _pools(search: Search, hints: Sequence[Hint], rows: int) -> Iterator[Candidate]:
+    """Starting points for descents, one pool for each of several lengths."""
+    for n in pick_lengths(search, 6):
+        kinds = (hinted_inputs(search, hints, n, rows), structured_inputs(search, n, rows), random_words(search, n, rows))
+        yield tuple(np.concatenate([kind[i] for kind in kinds]) for i in range(search.claim.arity))

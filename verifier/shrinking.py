@@ -46,8 +46,10 @@ def _delete(search: Search, found: Candidate) -> Candidate | None:
 
 
 def _lower(search: Search, found: Candidate) -> Candidate | None:
-    """A failing candidate with smaller tokens, first position first; None if there is none."""
-    best: Candidate | None = None
+    """A failing candidate that stands earlier: with one token lowered, first position first, then with a token renamed
+    wherever it occurs, or two tokens exchanged; None if there is none."""
+    best = _rename(search, found)
+    found = best or found
     for which in range(len(found)):
         for position in range(found[0].shape[1]):
             token = int(found[which][0, position])
@@ -58,6 +60,22 @@ def _lower(search: Search, found: Candidate) -> Candidate | None:
             if hit is not None:
                 found = best = hit
     return best
+
+
+def _rename(search: Search, found: Candidate) -> Candidate | None:
+    """The earliest failing candidate in which one token is replaced everywhere, or exchanged with another."""
+    whole = np.concatenate([word[0] for word in found])
+    seen = [int(token) for token in np.unique(whole)]
+    renamed: set[tuple[int, ...]] = set()
+    for a in seen:
+        for b in range(a):
+            renamed.add(tuple(np.where(whole == a, b, whole).tolist()))
+            renamed.add(tuple(np.where(whole == a, b, np.where(whole == b, a, whole)).tolist()))
+    earlier = sorted(word for word in renamed if word < tuple(whole.tolist()))
+    if not earlier:
+        return None
+    rows = search.inside(tuple(np.split(np.array(earlier, dtype=np.int64), len(found), axis=1)))
+    return search.first_failure(rows) if len(rows[0]) else None
 
 
 def _first_of_all(search: Search, found: Candidate) -> Candidate | None:
