@@ -163,12 +163,13 @@ def execute(arguments: Sequence[str]) -> int:
     as_json = "--json" in options[: options.index("--")] if "--" in options else "--json" in options
     try:
         result = app(args=options, prog_name="certiformer", standalone_mode=False)
-        return result if isinstance(result, int) else ExitCode.OK
     except (KeyboardInterrupt, typer.Abort):
-        sys.stderr.write("interrupted\n")
-        return ExitCode.INTERRUPTED
+        result = ExitCode.INTERRUPTED
     except Exception as error:
         return _failed(error, as_json)
+    if result == ExitCode.INTERRUPTED:  # typer makes this of Ctrl-C
+        sys.stderr.write("interrupted\n")
+    return result if isinstance(result, int) else ExitCode.OK
 
 
 def _failed(error: Exception, as_json: bool) -> int:
@@ -200,11 +201,9 @@ def _failed(error: Exception, as_json: bool) -> int:
 def _is_input_error(error: Exception) -> bool:
     """Whether `error` is one of the packages' own. Looks only at what is imported already."""
     errors = sys.modules.get(f"{__package__.rpartition('.')[0]}.models.errors")
-    return (
-        errors is not None
-        and isinstance(error, errors.CertiformerError)
-        and not isinstance(error, errors.InternalError)
-    )
+    if errors is None or isinstance(error, errors.InternalError):
+        return False
+    return isinstance(error, errors.CertiformerError)
 
 
 def main() -> None:

@@ -188,7 +188,7 @@ def _claim(compiled: Compiled, wanted: Wanted) -> Claim:
     if wanted.claim == "margin":
         if wanted.at_least is None:
             raise BadInput("--claim margin needs --at-least NUMBER")
-        return Margin(compiled, inputs.parse_number(wanted.at_least, "--at-least"))
+        return Margin(compiled, inputs.parse_bound(wanted.at_least, "--at-least"))
     if wanted.outputs is None:
         raise BadInput("--claim never-outputs needs --outputs VALUE,VALUE")
     known = {value_text(item): item for item in compiled.codec.outputs}

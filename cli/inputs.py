@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+import math
 import sys
 import traceback
 from collections.abc import Sequence
@@ -131,11 +132,13 @@ def parse_tokens(items: Sequence[str], vocab: Sequence[Value]) -> list[Value]:
     return [known[item] for item in items]
 
 
-def parse_number(text: str, option: str) -> Fraction:
-    """A decimal or a fraction, exactly."""
+def parse_bound(text: str, option: str) -> Fraction:
+    """The least float64 number that is at least the decimal or fraction typed."""
     try:
-        return Fraction(text)
-    except (ValueError, ZeroDivisionError):
+        wanted = Fraction(text)
+        nearest = float(wanted)
+        return Fraction(nearest if nearest >= wanted else math.nextafter(nearest, math.inf))
+    except (ValueError, OverflowError, ZeroDivisionError):
         raise BadInput(f"{option} must be a number such as 0.5 or 1/3, got {text!r}") from None
 
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from ..models import Circuit, Codec, LayerConfig, Transformer, TransformerConfig, Value
-from ..models.circuits import Edge, all_edges, parse_head, parse_mlp
+from ..models.flow import flowing
 from .analysis import analyse
 from .compiled import Compiled, Sizes
 from .components import Axis, PlanError
@@ -55,7 +53,7 @@ def compile(  # noqa: A001 - the word for it
     emitted = emit(planned, layout, bos, codec.outputs)
     config = _config(emitted, core, bos, codec)
     model = Transformer.from_parameters(config, {k: torch.from_numpy(v) for k, v in emitted.parameters.items()})
-    circuit = ground_truth(config, emitted.parameters)
+    circuit = Circuit.from_edges(flowing(Circuit.from_edges((), "any"), config, emitted.parameters), "any")
     return Compiled(
         model, codec, circuit, emitted.alignment, core, Sizes(layout.d_model, layout.d_model_without), source
     )
@@ -80,35 +78,3 @@ def _config(emitted: Emitted, core: CoreProgram, bos: bool, codec: Codec) -> Tra
         causal=core.causal,
         attention_scale=1.0,
     )
-
-
-def ground_truth(config: TransformerConfig, parameters: dict[str, npt.NDArray[np.float32]]) -> Circuit:
-    """The edges whose reader has a weight on a coordinate that their writer writes.
-
-    Through any other edge nothing flows, whatever is put in its place: the circuit is faithful under every ablation.
-    """
-
-    def written(node: str) -> npt.NDArray[np.bool_]:
-        head, mlp = parse_head(node), parse_mlp(node)
-        if head is not None:
-            block = parameters[f"blocks.{head[0]}.attn.W_O"][head[1]]
-        elif mlp is not None:
-            block = parameters[f"blocks.{mlp}.mlp.W_out"]
-        else:
-            block = np.concatenate([parameters["embed.W_E"], parameters["pos_embed.W_pos"]])
-        result: npt.NDArray[np.bool_] = (block != 0).any(axis=0)
-        return result
-
-    def read(node: str, slot: str) -> npt.NDArray[np.bool_]:
-        head, mlp = parse_head(node), parse_mlp(node)
-        if head is not None:
-            block = parameters[f"blocks.{head[0]}.attn.W_{slot.upper()}"][head[1]]
-        elif mlp is not None:
-            block = parameters[f"blocks.{mlp}.mlp.W_in"]
-        else:
-            block = parameters["unembed.W_U"]
-        result: npt.NDArray[np.bool_] = (block != 0).any(axis=1)
-        return result
-
-    kept: list[Edge] = [e for e in all_edges(config) if (written(e.src) & read(e.dst, e.slot)).any()]
-    return Circuit.from_edges(kept, "any")

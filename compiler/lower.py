@@ -235,7 +235,7 @@ class _Lowering:
             for value, ever in zip(self.ranges.values(arg), self.ranges.ever(arg).tolist(), strict=True):
                 if ever and isinstance(value, str):
                     raise Refused(
-                        f"a linear combination is of numbers, and an argument may be {value!r}; map it to a number first"
+                        f"a linear combination is of numbers, and an argument may be {value!r}; map it to numbers"
                     )
         body = Body.of_term(linear_term(coefficients, constant), len(args))
         return self.map(body, args, [f"x{t}" for t in range(len(args))], name)

@@ -149,9 +149,14 @@ def combine_scores(
     for j, (_, outside) in enumerate(spans):
         if outside is not None:
             rest = [max(part[1] for part in spans[i] if part is not None) for i in range(len(spans)) if i != j]
-            candidate = sum(rest, high + err + outside[1])
+            candidate = other_score(high, err, outside[1], rest)
             u = candidate if u is None else max(u, candidate)
     return Scores(a, A, u)
+
+
+def other_score(high: Fraction, err: Fraction, unmax: Fraction, rest: list[Fraction]) -> Fraction:
+    """A bound of D for keys for which one atom, with largest score `unmax`, does not hold."""
+    return sum(rest, high + err + unmax)
 
 
 def bos_weight(head: Head, ranges: Ranges, longest: int) -> float:

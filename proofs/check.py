@@ -53,6 +53,7 @@ class Holey:
     which: tuple[str, ...]
 
 
+INTERNAL = "internal error"
 Outcome: TypeAlias = Valid | Invalid | Holey
 
 
@@ -76,9 +77,11 @@ def check(
             found = parse_model(model) if isinstance(model, bytes) else read_model(model)
         return _check(data, found)
     except Rejected as error:
-        return Invalid(error.step, error.rule, error.why)
-    except (MemoryError, RecursionError, OverflowError) as error:
+        return Invalid(error.step or "proof", error.rule or "format", error.why)
+    except (MemoryError, RecursionError) as error:
         return Invalid("certificate", "limits", f"too large to check: {type(error).__name__}")
+    except Exception as error:  # a bug of ours; what could not be checked is not valid
+        return Invalid("checker", INTERNAL, f"please report this: {type(error).__name__}: {error}")
 
 
 def _check(data: Mapping[str, Json], model: Model) -> Outcome:

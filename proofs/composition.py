@@ -13,9 +13,10 @@ from fractions import Fraction
 import numpy as np
 
 from .attention import Head, Scores, bos_weight, idle_error, read_scores
-from .core import Program, read_bits, read_nodes, read_program
+from .core import Bits, Program, read_bits, read_nodes, read_program
 from .exact import Exact, Radii, above, from_float32, from_fractions, grow, rounded, through
 from .format import Json, Value, as_fraction, dyadic, integer, is_number, listing, record, require, within
+from .model import Weights
 from .neurons import Widths, ramps, relu_radius
 from .ranges import Joint, Ranges
 from .readout import Readout
@@ -109,6 +110,7 @@ def _arrange(context: Context, steps: list[Json]) -> tuple[dict[int, list[tuple[
                 break
             layer = integer(step.get("layer"), "layer", 0, len(layers) - 1)
             here = (layer, 0 if rule == "head" else 1)
+            require(rule == "head" or layers[layer].d_mlp > 0, f"layer {layer} has no neurons")
             require(here >= last and (rule == "head" or here > last), "steps are out of order")
             last = here
             by_layer.setdefault(layer, []).append((f"steps[{number}]", step))
@@ -140,8 +142,6 @@ def _check_layer(context: Context, state: State, layer: int, steps: list[tuple[s
         name, step = mlps[0] if mlps else (f"layer {layer}", {"rule": "mlp", "layer": layer, "groups": []})
         with within(name, "mlp"):
             after = _check_mlp(context, after, layer, step)
-    else:
-        require(all(step["rule"] == "head" for _, step in steps), f"layer {layer} has no neurons, but an mlp step")
     bos, lost = rounded(after.bos, BOS_BITS)
     return replace(after, bos=bos, bosr=grow(after.bosr + lost))
 
@@ -399,12 +399,17 @@ def _check_mlp(context: Context, state: State, layer: int, step: Json) -> State:
             eps = grow(eps + _group_error(context, rows, joint))
             encodings = _add(encodings, y, encoding)
     rest = hull(tables, context.ranges, shape.d_mlp)
-    post = grow(np.maximum(0, (constant + rest.center).upper() + grow(rest.radius + error)))
-    eps = grow(eps + through(np.where(free, post, 0.0), weight_out))
+    eps = grow(eps + stray_error(constant + rest.center, grow(rest.radius + error), free, weight_out))
     pre = state.bos @ into + bias
     bos = state.bos + pre.relu() @ out
     bosr = grow(state.bosr + through(relu_radius(pre, through(state.bosr, weight_in)), weight_out))
     return _add_bias(State(encodings, state.const, eps, bos, bosr), from_float32(model.weights[name + "b_out"]))
+
+
+def stray_error(center: Exact, radius: Radii, free: Bits, weight_out: Weights) -> Radii:
+    """The most that neurons in no group can write, by coordinate, with pre-activations within `radius` of `center`."""
+    post = grow(np.maximum(0, center.upper() + radius))
+    return through(np.where(free, post, 0.0), weight_out)
 
 
 @dataclass(frozen=True, eq=False)
@@ -417,7 +422,7 @@ class _Group:
     error: Radii
     widest: Widths
     out: Exact
-    weight_out: np.ndarray
+    weight_out: Weights
     encoding: Exact
     y: int
 

@@ -71,7 +71,7 @@ class Readout:
             require(not forbidden.all(), "all outputs are forbidden")
             index = np.where(forbidden[None, :], -np.inf, logits.lower()).argmax(axis=1)
         require(not forbidden[index].any(), "the program can give a forbidden output")
-        rest = {node: table[self.ranges.some(node)] for node, table in tables.items() if node not in self.joint.columns}
+        rest = remaining(tables, self.ranges, self.joint)
         least = Exact(np.array([margin.numerator]).astype(object), -(margin.denominator.bit_length() - 1))
         for o in np.unique(index):
             others = rivals.copy()
@@ -120,6 +120,11 @@ class Readout:
             worst = int(np.flatnonzero(~good)[0])
             name = self.theorem.codec.outputs[index[worst]]
             require(False, f"the logit for {name!r} may be {miss[worst]:.3g} off its point")
+
+
+def remaining(tables: dict[int, Exact], ranges: Ranges, joint: Joint) -> dict[int, Exact]:
+    """The rows of possible values of the nodes that are not read."""
+    return {node: table[ranges.some(node)] for node, table in tables.items() if node not in joint.columns}
 
 
 def exceeds(low: Radii, error: Radii, strict: bool) -> Bits:

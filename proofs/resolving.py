@@ -58,10 +58,10 @@ class Resolver:
         rows = possible.any(axis=0)
         sizes = tuple(len(ranges.program.nodes[other].values) for other in joint.nodes)
         require(math.prod(sizes) < 2**62, why)
-        argument, image = _flat([index[rows] for index in read], sizes), value[rows]
+        argument, image = _flat(read, sizes, base.size)[rows], value[rows]
         require(rows.any() and is_function(argument, image), f"{why}, nor is it a function of them")
         keys, first = np.unique(argument, return_index=True)
-        asked = _flat([joint.columns[other] for other in joint.nodes], sizes)
+        asked = _flat([joint.columns[other] for other in joint.nodes], sizes, joint.size)
         place = np.minimum(np.searchsorted(keys, asked), len(keys) - 1)
         return np.where(keys[place] == asked, image[first][place], -1)
 
@@ -99,9 +99,9 @@ class Resolver:
         return index
 
 
-def _flat(columns: list[Ints], sizes: tuple[int, ...]) -> Ints:
-    """One number per tuple of indices."""
-    total = np.zeros(len(columns[0]) if columns else 1, dtype=np.int64)
+def _flat(columns: list[Ints], sizes: tuple[int, ...], count: int) -> Ints:
+    """One number for each of `count` tuples of indices."""
+    total = np.zeros(count, dtype=np.int64)
     for column, size in zip(columns, sizes, strict=True):
         total = total * size + column
     return total

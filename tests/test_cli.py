@@ -13,6 +13,7 @@ import pytest
 from certiformer.cli import execute, inputs
 from certiformer.cli.output import BadInput, Screen
 from certiformer.compiler import programs
+from certiformer.proofs import Holey
 
 COMMANDS = ["compile", "run", "prove", "check", "show", "programs", "demo"]
 Run = Callable[..., tuple[int, str, str]]
@@ -66,11 +67,11 @@ def test_version(run: Run) -> None:
 
 class TestTheChain:
     def test_compile(self, run: Run, tmp_path: Path) -> None:
-        code, out, _ = run("compile", "reverse", "--vocab", "3", "--max-len", "4", "-o", tmp_path, "--json")
+        code, out, _ = run("compile", "reverse", "--vocab", "2,0,1", "--max-len", "4", "-o", tmp_path, "--json")
         data = parsed(out)
         assert code == 0
         assert data["path"] == str(tmp_path / "reverse.safetensors")
-        assert data["vocab"] == [0, 1, 2] and data["parameters"] > 0
+        assert sorted(data["vocab"]) == [0, 1, 2] and data["parameters"] > 0
         assert [path.name for path in tmp_path.iterdir()] == ["reverse.safetensors"]
 
     def test_compiling_twice_gives_the_same_bytes(self, run: Run, tmp_path: Path) -> None:
@@ -142,6 +143,16 @@ class TestExitCodes:
     def test_nothing_is_written_for_a_refuted_claim(self, run: Run, made: Path, tmp_path: Path) -> None:
         assert run("prove", made / "sort.safetensors", "--program", "reverse", "-o", tmp_path / "x.cert")[0] == 1
         assert list(tmp_path.iterdir()) == []
+
+    def test_a_claim_left_open_is_unknown(self, run: Run, made: Path) -> None:
+        model = made / "sort.safetensors"
+        code, out, _ = run("prove", model, "--program", "reverse", "--engine", "composition", "--json")
+        assert (code, parsed(out)["verdict"]) == (2, "unknown")
+
+    def test_a_holey_certificate(self, run: Run, made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("certiformer.proofs.check", lambda *_, **__: Holey(("steps/1",)))
+        code, out, _ = run("check", made / "sort.cert", "--model", made / "sort.safetensors", "--json")
+        assert (code, parsed(out)["verdict"], parsed(out)["which"]) == (2, "holey", ["steps/1"])
 
     def test_a_certificate_for_other_weights_is_invalid(self, run: Run, made: Path) -> None:
         code, out, _ = run("check", made / "sort.cert", "--model", made / "other.safetensors", "--json")
@@ -226,6 +237,7 @@ class TestExitCodes:
             ("raise SystemExit(5)", "x", "SystemExit"),
             ("from certiformer.compiler.rasp import tokens", "x", "its programs are: tokens"),
             ("x = 3", "x", "must be an SOp"),
+            ("from certiformer.compiler.rasp import Map, tokens\nx = Map(lambda t: 1 // t, tokens)", "x", "division"),
             ("def x(): raise ValueError('no')", "x", "ValueError: no (line 1)"),
         ],
     )
@@ -277,6 +289,17 @@ class TestExitCodes:
         assert "a bug in certiformer: RuntimeError: oh" in err
 
 
+@pytest.mark.slow
+def test_the_demo_ends_as_it_should(run: Run, tmp_path: Path) -> None:
+    code, out, _ = run("demo", "--folder", tmp_path, "--json")
+    story = parsed(out)
+    assert code == 0 and story["as_expected"]
+    assert story["sorts"]["verdict"] == "proved"
+    assert story["check"]["verdict"] == "valid"
+    assert story["faulty"]["verdict"] == story["wrong_explanation"]["verdict"] == "refuted"
+    assert {path.name for path in tmp_path.iterdir()} == {"sort.cert", "sort.safetensors"}
+
+
 class TestInputs:
     def test_vocab(self) -> None:
         assert inputs.parse_vocab("3") == (0, 1, 2)
@@ -295,6 +318,11 @@ class TestInputs:
     def test_lengths(self) -> None:
         assert inputs.parse_lengths("2:4") == range(2, 5)
         assert inputs.parse_lengths("7") == range(7, 8)
+
+    def test_bounds_are_rounded_up(self) -> None:
+        assert inputs.parse_bound("1/2", "--at-least") == Fraction(1, 2)
+        assert 0 <= inputs.parse_bound("0.1", "--at-least") - Fraction(1, 10) < Fraction(1, 10**17)
+        assert 0 <= inputs.parse_bound("0.3", "--at-least") - Fraction(3, 10) < Fraction(1, 10**16)
 
     def test_an_unknown_token_is_named(self) -> None:
         with pytest.raises(BadInput, match=r"unknown token 'c'; the vocabulary has 2: a, b"):

@@ -95,7 +95,7 @@ def test_a_fault_on_a_rare_count_is_found_by_descent_on_the_margin(hist: Compile
 
 
 def test_the_witness_is_the_shortest_and_then_the_smallest(sort: Compiled) -> None:
-    fault = faulty(sort, "blocks.0.mlp.W_out", where(sort, "blocks.0.mlp.W_out", 27), 0.0)
+    fault = faulty(sort, "blocks.0.attn.W_K", where(sort, "blocks.0.attn.W_K", 27), 0.0)
     claim, domain = Computes(fault), sequences(range(8), range(1, 6))
     search = Search(claim, domain, math.inf)
     expected = None
@@ -191,7 +191,7 @@ def test_compiled_models_abstract_their_programs_and_a_fault_shows(hist: Compile
     assert claim.arity == 2
     assert not isinstance(prove(claim, domain, seconds=20), Refuted)
     name = "blocks.0.mlp.W_out"
-    fault = faulty(small, name, where(small, name, 0), 0.0)
+    fault = faulty(small, name, where(small, name, 0), -3.0)
     verdict = prove(Abstracts(fault), domain, seconds=20)
     assert isinstance(verdict, Refuted) and isinstance(verdict.evidence, Witness) and len(verdict.evidence.inputs) == 2
 

@@ -33,7 +33,7 @@ from .reading import (
     margin_bounds,
 )
 from .theorems import core_to_json, number_to_json
-from .witness import Outcome, Semantics, show_value
+from .witness import Arithmetic, Outcome, show_value
 
 Ids: TypeAlias = tuple[Tensor, ...]
 
@@ -49,7 +49,7 @@ class Body(Protocol):
     @property
     def subject(self) -> Subject: ...
 
-    def judge(self, ids: Ids, semantics: Semantics) -> Tensor: ...
+    def judge(self, ids: Ids, semantics: Arithmetic) -> Tensor: ...
     def score(self, ids: Ids) -> Tensor: ...
     def outcome(self, ids: Ids) -> Outcome: ...
     def readable(self) -> tuple[tuple[Value, ...], int]:
@@ -96,7 +96,7 @@ class ComputesBody:
         index = Vocabulary(names, self.subject.codec.outputs).table[values]
         return torch.arange(len(self.subject.codec.outputs)) == index.unsqueeze(-1)
 
-    def judge(self, ids: Ids, semantics: Semantics) -> Tensor:
+    def judge(self, ids: Ids, semantics: Arithmetic) -> Tensor:
         values, undefined = self.expected(ids[0])
         wanted = self._outputs(values)
         reading = self.subject.reading(ids[0], semantics)
@@ -141,8 +141,8 @@ class MarginBody:
     kind: str = "margin"
     arity: int = 1
 
-    def _bounds(self, ids: Tensor, semantics: Semantics) -> tuple[Tensor, Tensor]:
-        if semantics == "real":
+    def _bounds(self, ids: Tensor, semantics: Arithmetic) -> tuple[Tensor, Tensor]:
+        if semantics != "float32":
             return margin_bounds(self.subject.enclosed(ids))
         logits = self.subject.logits(ids).to(torch.float64)
         if logits.shape[-1] == 1:
@@ -151,7 +151,7 @@ class MarginBody:
         gap = two[..., 0] - two[..., 1]
         return gap, gap
 
-    def judge(self, ids: Ids, semantics: Semantics) -> Tensor:
+    def judge(self, ids: Ids, semantics: Arithmetic) -> Tensor:
         low, high = self._bounds(ids[0], semantics)
         return judge(low >= float(self.at_least), high < float(self.at_least))
 
@@ -192,7 +192,7 @@ class NeverOutputsBody:
     def _banned(self) -> Tensor:
         return torch.tensor([value in self.outputs for value in self.subject.codec.outputs])
 
-    def judge(self, ids: Ids, semantics: Semantics) -> Tensor:
+    def judge(self, ids: Ids, semantics: Arithmetic) -> Tensor:
         reading = self.subject.reading(ids[0], semantics)
         return judge(~(reading & self._banned).any(-1), ~(reading & ~self._banned).any(-1))
 
@@ -268,7 +268,7 @@ class InvariantBody:
             return reading
         return reading[:, [p for p in range(reading.shape[1]) if p not in self.irrelevant]]
 
-    def judge(self, ids: Ids, semantics: Semantics) -> Tensor:
+    def judge(self, ids: Ids, semantics: Arithmetic) -> Tensor:
         first = self._expected(self.subject.reading(ids[0], semantics))
         second = self.subject.reading(self.changed(ids[0]), semantics)
         return equal_readings(self._compared(first), self._compared(second))
@@ -326,7 +326,7 @@ class AndBody:
     def subject(self) -> Subject:
         return self.parts[0].subject
 
-    def judge(self, ids: Ids, semantics: Semantics) -> Tensor:
+    def judge(self, ids: Ids, semantics: Arithmetic) -> Tensor:
         codes = torch.stack([part.judge(ids[: part.arity], semantics) for part in self.parts])
         result = torch.where((codes == UNDECIDED).any(0), UNDECIDED, TRUE)
         result = torch.where((codes == UNDEFINED).any(0), UNDEFINED, result)

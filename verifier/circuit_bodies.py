@@ -14,10 +14,10 @@ from ..models.edits import Edited, Mean, Replacement, Resample, Zero, edit, outs
 from ..models.errors import InputError
 from ..models.program import LOGITS, Program, input_site
 from ..models.values import Value
-from .balls import Ball, enclose
+from .balls import Ball, Unsupported, enclose
 from .bodies import STATUS, Ids, _texts
 from .reading import Subject, decoded, distance, equal_readings, possible
-from .witness import Outcome, Semantics
+from .witness import Arithmetic, Outcome
 
 Kind = Literal["zero", "mean", "resample"]
 
@@ -96,8 +96,10 @@ class FaithfulBody:
             result[f"constant{stride * step}"] = value
         return result
 
-    def judge(self, ids: Ids, semantics: Semantics) -> Tensor:
+    def judge(self, ids: Ids, semantics: Arithmetic) -> Tensor:
         codec = self.subject.codec
+        if semantics == "precise":
+            raise Unsupported("no high-precision rule for ablated models")
         alone = decoded(codec, self._alone(ids)) if semantics == "float32" else possible(codec, self._alone_ball(ids))
         return equal_readings(self.subject.reading(ids[0], semantics), alone)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -20,10 +21,11 @@ from .balls import Unsupported
 from .bodies import AndBody, Body, ComputesBody, InvariantBody, MarginBody, NeverOutputsBody
 from .circuit_bodies import FaithfulBody
 from .mechanism_bodies import AttendsBody, InterchangeBody, writes
-from .reading import FALSE, TRUE, Subject
-from .witness import Outcome, Semantics, Witness, show_value
+from .reading import FALSE, TRUE, UNDECIDED, Subject
+from .witness import Arithmetic, Outcome, Witness, show_value
 
 Quantifier: TypeAlias = Literal["forall", "exists", "at_least"]
+REAL_ARITHMETIC: tuple[Arithmetic, ...] = ("real", "precise")
 QUANTIFIERS: tuple[Quantifier, ...] = ("forall", "exists", "at_least")
 
 
@@ -72,13 +74,15 @@ class Claim:
 
     def holds_really(self, witness: Witness) -> bool | None:
         """What the body says on one witness over the reals; None if the enclosure or the program leaves it open."""
-        try:
-            code = int(self.body.judge(self.ids(witness), "real")[0])
-        except Unsupported:
-            return None
+        code = UNDECIDED
+        for arithmetic in REAL_ARITHMETIC:
+            with contextlib.suppress(Unsupported):
+                code = int(self.body.judge(self.ids(witness), arithmetic)[0])
+            if code != UNDECIDED:
+                break
         return {TRUE: True, FALSE: False}.get(code)
 
-    def holds_batch(self, *token_ids: Tensor, semantics: Semantics = "float32") -> Tensor:
+    def holds_batch(self, *token_ids: Tensor, semantics: Arithmetic = "float32") -> Tensor:
         """bool [batch]: where the body holds (certainly, if `real`); token ids [batch, pos], without BOS, per input."""
         return self.body.judge(token_ids, semantics) == TRUE
 

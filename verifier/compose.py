@@ -8,14 +8,19 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from ..compiler.alignment import Alignment
 from ..compiler.alignment_json import alignment_to_json
 from ..compiler.analysis import Analysis, analyse
 from ..compiler.core import CoreProgram, Value
-from ..models import TransformerConfig
+from ..models import Transformer
+from ..models.flow import flowing
 from ..models.languages import Language
 from .abstract_state import Context, Failed
 from .bodies import AndBody, Body, ComputesBody, MarginBody, NeverOutputsBody
+from .circuit_bodies import FaithfulBody
 from .claims import Claim
 from .composition import Composed, Composition
 from .theorems import codec_to_json, core_to_json, domain_to_json
@@ -38,6 +43,8 @@ def prove_by_composition(claim: Claim, domain: Language) -> Certificate | Reason
     """
     if claim.quantifier != "forall":
         return Reason("composition proves claims about all inputs only")
+    if all(isinstance(part, FaithfulBody) for part in _parts(claim.body)):
+        return _no_flow(claim, domain)
     alignment = claim.subject.alignment
     if alignment is None:
         return Reason("composition needs an alignment (an explanation of the model); pass a compiled program")
@@ -63,13 +70,32 @@ def prove_by_composition(claim: Claim, domain: Language) -> Certificate | Reason
     return _certificate(claim, domain, alignment, source)
 
 
+def _no_flow(claim: Claim, domain: Language) -> Certificate | Reason:
+    """What the circuits leave out carries nothing, whatever is put in its place."""
+    model = claim.subject.model
+    if not isinstance(model, Transformer) or model.config.layer_norm is not None:
+        return Reason("absence of flow is shown for plain transformers without LayerNorm only")
+    weights = weights_of(model)
+    for part in _parts(claim.body):
+        assert isinstance(part, FaithfulBody)
+        edges = flowing(part.circuit, model.config, weights)
+        if edges:
+            shown = ", ".join(map(str, edges[:3])) + (", ..." if len(edges) > 3 else "")
+            return Reason(f"something may flow through {len(edges)} edges outside the circuit: {shown}")
+    return Certificate.of(_theorem(claim, domain), {"rule": "no_flow"})
+
+
+def weights_of(model: Transformer) -> dict[str, npt.NDArray[np.float32]]:
+    """The parameters by name, as float32 arrays."""
+    return {name: p.detach().cpu().numpy() for name, p in model.named_parameters()}
+
+
 def compose(claim: Claim, alignment: Alignment, analysis: Analysis) -> Composed:
     """Verify the alignment against the claim's model. Raises `Failed`."""
     model = claim.subject.model
-    if not isinstance(getattr(model, "config", None), TransformerConfig) or not hasattr(model, "named_parameters"):
+    if not isinstance(model, Transformer):
         raise Failed("model", "composition covers plain transformers, not edited ones")
-    weights = {name: p.detach().cpu().numpy() for name, p in model.named_parameters()}
-    return Composition(Context(model.config, weights, claim.subject.codec, alignment, analysis)).run()
+    return Composition(Context(model.config, weights_of(model), claim.subject.codec, alignment, analysis)).run()
 
 
 def _parts(body: Body) -> tuple[Body, ...]:
@@ -107,15 +133,24 @@ def _missing(part: Body, found: Composed, analysis: Analysis, source: CoreProgra
         return Reason(f"the margin is at least {found.margin:.9g}; {float(part.at_least):g} is not shown")
     if isinstance(part, NeverOutputsBody):
         values = source.value_node(source.output).values
-        possible = [v for v, here in zip(values, analysis.ever(source.output), strict=True) if here and v in part.outputs]
+        possible = [
+            v for v, here in zip(values, analysis.ever(source.output), strict=True) if here and v in part.outputs
+        ]
         if possible:
             return Reason(f"the program may output {possible[0]!r}")
     return None
 
 
 def _certificate(claim: Claim, domain: Language, alignment: Alignment, source: CoreProgram) -> Certificate:
+    proof: dict[str, object] = {"rule": "composition", **alignment_to_json(alignment)}
+    if not any(isinstance(part, ComputesBody) for part in _parts(claim.body)):
+        proof["program"] = core_to_json(source)
+    return Certificate.of(_theorem(claim, domain), proof)
+
+
+def _theorem(claim: Claim, domain: Language) -> dict[str, object]:
     subject = claim.subject
-    theorem = {
+    return {
         "quantifier": "forall",
         "domain": domain_to_json(domain),
         "body": claim.body.to_json(),
@@ -124,10 +159,6 @@ def _certificate(claim: Claim, domain: Language, alignment: Alignment, source: C
         "weights_sha256": subject.model.weights_sha256(),
         "semantics": "real",
     }
-    proof: dict[str, object] = {"rule": "composition", **alignment_to_json(alignment)}
-    if not any(isinstance(part, ComputesBody) for part in _parts(claim.body)):
-        proof["program"] = core_to_json(source)
-    return Certificate.of(theorem, proof)
 
 
 def _hints(failure: Failed, program: CoreProgram) -> tuple[Mapping[int, Value], ...]:

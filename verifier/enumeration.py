@@ -17,6 +17,7 @@ from .refute import Candidate, Search, split_ranks
 from .witness import Semantics
 
 MAX_INPUTS = 2**20
+MAX_PRECISE = 256
 
 
 @dataclass
@@ -24,6 +25,7 @@ class Tally:
     """What enumeration found: how many inputs of each kind, and the first of some kinds.
 
     `seen` of `total` inputs were looked at, in order: shorter first, then in the order of the vocabulary.
+    `float_false`: inputs on which the body holds over the reals, but not in the float32 run.
     """
 
     total: int
@@ -36,7 +38,10 @@ class Tally:
     first_false: Candidate | None = None
     first_true: Candidate | None = None
     first_open: Candidate | None = None
+    float_false: int = 0
+    first_float_false: Candidate | None = None
     obstacle: str = ""
+    sharpened: int = 0
 
     @property
     def complete(self) -> bool:
@@ -82,6 +87,10 @@ def enumerate_inputs(
         tally.seen += len(codes)
         tally.first_false = tally.first_false or _first(words, codes == FALSE)
         tally.first_true = tally.first_true or _first(words, codes == TRUE)
+        if tally.semantics == "real":
+            differs = (claim.body.judge(search.ids(words), "float32") == FALSE) & (codes == TRUE)
+            tally.float_false += int(differs.sum())
+            tally.first_float_false = tally.first_float_false or _first(words, differs)
         tally.first_open = tally.first_open or _first(words, (codes == UNDECIDED) | (codes == UNDEFINED))
         if claim.quantifier == "forall" and tally.first_false or claim.quantifier == "exists" and tally.first_true:
             break
@@ -97,13 +106,29 @@ def _codes(search: Search, words: Candidate, tally: Tally) -> torch.Tensor:
     ids = search.ids(words)
     if tally.semantics == "real":
         try:
-            return search.claim.body.judge(ids, "real")
+            return _sharpened(search, words, search.claim.body.judge(ids, "real"), tally)
         except Unsupported as error:
             if tally.seen:
                 tally.obstacle = str(error)
                 return torch.full((len(ids[0]),), UNDECIDED, dtype=torch.int8)
             tally.semantics, tally.obstacle = "float32", str(error)
     return search.claim.body.judge(ids, "float32")
+
+
+def _sharpened(search: Search, words: Candidate, codes: torch.Tensor, tally: Tally) -> torch.Tensor:
+    """The codes, with the first undecided rows decided in high precision, as long as there were few of them."""
+    rows = np.flatnonzero((codes == UNDECIDED).numpy())[: max(0, MAX_PRECISE - tally.sharpened)]
+    for row in rows.tolist():
+        if search.out_of_time or not search.precise:
+            break
+        try:
+            codes[row] = search.claim.body.judge(search.ids(tuple(word[row : row + 1] for word in words)), "precise")[0]
+        except Unsupported:
+            search.precise = False
+        tally.sharpened += 1
+        if codes[row] == FALSE and search.claim.quantifier == "forall":
+            break
+    return codes
 
 
 def _first(words: Candidate, where: torch.Tensor) -> Candidate | None:

@@ -237,21 +237,28 @@ class HeadRule:
             return distance.max(axis=0, initial=0.0)
         if role.affine is None:
             raise Failed(self.place, "a mean needs an affine encoding")
+        index = {v: i for i, v in enumerate(node.values)}
+        number = np.array([v is not None and not isinstance(v, str) for v in source])[targets]
+        at = np.array([index.get(v, -1) for v in source])[targets]
+        # a value that is no number is selected only together with equal ones: there the output is near its encoding
+        alone = ~number & (at >= 0)
+        single = (value[alone] - Enclosure.exact(encoding[at[alone]])).size.max(axis=0, initial=0.0)
+        value, targets = value[number], targets[number]
         dim, offset, slope = role.affine
         numbers = _rounded(source)
-        wanted = np.zeros(shape)
-        wanted_error = np.zeros(shape)
+        wanted = np.zeros((len(targets), c.config.d_model))
+        wanted_error = np.zeros_like(wanted)
         wanted[:, dim] = offset + slope * numbers[targets]
-        wanted_error[:, dim] = (np.abs(wanted[:, dim]) + abs(offset)) * 2.0**-50
+        wanted_error[:, dim] = (np.abs(slope * numbers[targets]) + np.abs(wanted[:, dim])) * 2.0**-50
         distance = (value - Enclosure(wanted, wanted_error)).size.max(axis=0, initial=0.0)
         possible = c.possible(role.node) & np.array([v is not None and not isinstance(v, str) for v in node.values])
         points = _rounded(node.values)[possible]
         line = np.zeros((len(points), c.config.d_model))
         line_error = np.zeros_like(line)
         line[:, dim] = offset + slope * points
-        line_error[:, dim] = (np.abs(line[:, dim]) + abs(offset)) * 2.0**-50
+        line_error[:, dim] = (np.abs(slope * points) + np.abs(line[:, dim])) * 2.0**-50
         apart = (Enclosure(encoding[possible], line_error) - Enclosure.exact(line)).size.max(axis=0, initial=0.0)
-        return widen(distance + apart, 1)
+        return np.maximum(widen(distance + apart, 1), single)
 
     def _width(self) -> Update:
         role, c = self.role, self.c

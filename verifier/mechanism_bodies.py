@@ -14,12 +14,12 @@ from ..compiler.core import CoreProgram
 from ..models.execution import RULES, Run
 from ..models.program import LOGITS, needed
 from ..models.values import Value
-from .balls import Ball, enclose, total
+from .balls import Ball, Unsupported, enclose, total
 from .bodies import STATUS, Ids, _texts
 from .program_values import Evaluator
 from .reading import UNDEFINED, Subject, Vocabulary, decoded, distance, judge, possible
 from .theorems import core_to_json, number_to_json
-from .witness import Outcome, Semantics, show_value
+from .witness import Arithmetic, Outcome, show_value
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,31 +58,31 @@ class AttendsBody:
             selected = torch.cat([~selected.any(-1, keepdim=True), selected], dim=-1)
         return selected, torch.from_numpy(trace.undefined)
 
-    def _pattern(self, ids: Tensor, semantics: Semantics) -> Ball:
+    def _pattern(self, ids: Tensor, semantics: Arithmetic) -> Ball:
         tokens, first = self.subject.codec.with_bos(ids), int(self.subject.codec.bos)
-        if semantics == "real":
+        if semantics != "float32":
             return enclose(self.subject.model, tokens, (self.site,))[self.site].map(lambda p: p[:, self.head, first:])
         with torch.no_grad():
             pattern = self.subject.model.run_with_cache(tokens, self.site)[1][self.site]
         mid = pattern[:, self.head, first:].to(torch.float64)
         return Ball(mid, torch.zeros_like(mid))
 
-    def _excess(self, ids: Tensor, semantics: Semantics) -> tuple[Tensor, Tensor, Tensor]:
+    def _excess(self, ids: Tensor, semantics: Arithmetic) -> tuple[Tensor, Tensor, Tensor]:
         """Bounds [batch, query] of the largest deviation, and where the program is undefined."""
         target, undefined = self.target(ids)
         weight = self._pattern(ids, semantics)
         share = 1.0 / target.sum(-1, keepdim=True).clamp(min=1).to(torch.float64)
-        slack = 2.0**-52 if semantics == "real" else 0.0
-        low, high = (weight.low(), weight.high()) if semantics == "real" else (weight.mid, weight.mid)
+        slack = 2.0**-52 if semantics != "float32" else 0.0
+        low, high = (weight.low(), weight.high()) if semantics != "float32" else (weight.mid, weight.mid)
         most = torch.where(target, torch.maximum(high - share, share - low) + slack, 0.0).amax(-1)
         least = torch.where(target, torch.maximum(low - share, share - high) - slack, 0.0).amax(-1)
         rest = total(weight.map(lambda w: torch.where(target, 0.0, w)), -1)
-        outside = (rest.low(), rest.high()) if semantics == "real" else (rest.mid, rest.mid)
+        outside = (rest.low(), rest.high()) if semantics != "float32" else (rest.mid, rest.mid)
         least, most = torch.maximum(least, outside[0][..., 0]), torch.maximum(most, outside[1][..., 0])
         empty = ~target.any(-1)
         return torch.where(empty, torch.inf, least), torch.where(empty, torch.inf, most), undefined
 
-    def judge(self, ids: Ids, semantics: Semantics) -> Tensor:
+    def judge(self, ids: Ids, semantics: Arithmetic) -> Tensor:
         least, most, undefined = self._excess(ids[0], semantics)
         return torch.where(undefined, UNDEFINED, judge(most <= self.tolerance, least > self.tolerance))
 
@@ -172,19 +172,21 @@ class InterchangeBody:
                 places.setdefault(site, ([], 2))[0].extend(range(*part.neurons))
         return places
 
-    def _logits(self, base: Tensor, source: Tensor, semantics: Semantics) -> tuple[Tensor, Ball | None]:
+    def _logits(self, base: Tensor, source: Tensor, semantics: Arithmetic) -> tuple[Tensor, Ball | None]:
         codec, places = self.subject.codec, self._places()
         base, source = codec.with_bos(base), codec.with_bos(source)
         if semantics == "float32":
             taken = run_replaced(self.subject, source, tuple(places), {})
             moves = {site: _replacing(taken[site], *place) for site, place in places.items()}
             return self.subject._positions(run_replaced(self.subject, base, (LOGITS,), moves)[LOGITS]), None
+        if semantics == "precise":
+            raise Unsupported("no high-precision rule for interchange interventions")
         given = enclose(self.subject.model, source, tuple(places))
         swaps = {site: _replacing_ball(given[site], *place) for site, place in places.items()}
         ball = enclose(self.subject.model, base, (LOGITS,), swaps)[LOGITS]
         return ball.mid, ball.map(self.subject._positions)
 
-    def judge(self, ids: Ids, semantics: Semantics) -> Tensor:
+    def judge(self, ids: Ids, semantics: Arithmetic) -> Tensor:
         wanted, undefined = self.expected(ids[0], ids[1])
         logits, ball = self._logits(ids[0], ids[1], semantics)
         reading = decoded(self.subject.codec, logits) if ball is None else possible(self.subject.codec, ball)

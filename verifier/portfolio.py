@@ -210,6 +210,10 @@ class _Attempt:
 
     def counted(self, tally: Tally) -> Verdict | None:
         """What a tally settles; else its reason is noted."""
+        if tally.first_float_false is not None:
+            first = self._replay(FALSE, tally).ids(tally.first_float_false)
+            witness = self.claim.witness([row[0] for row in first])
+            self.notes.append(f"the float32 run fails on {tally.float_false:,} inputs that hold, the first is {witness}")
         setting, found = self.setting("enumeration", tally.semantics), None
         if self.claim.quantifier == "forall" and tally.first_false:
             found = self.by_witness(tally.first_false, self._replay(FALSE, tally), "enumeration", smallest=True)

@@ -22,7 +22,7 @@ from ..models.codec import Codec
 from ..models.errors import InputError
 from ..models.program import LOGITS
 from .balls import Ball, enclose
-from .witness import Semantics
+from .witness import Arithmetic
 
 TRUE, FALSE, UNDECIDED, UNDEFINED = 1, -1, 0, 2
 
@@ -79,10 +79,14 @@ class Subject:
             return logits.unsqueeze(1)
         return logits[:, int(self.codec.bos) :]
 
-    def reading(self, ids: Tensor, semantics: Semantics) -> Tensor:
+    def reading(self, ids: Tensor, semantics: Arithmetic) -> Tensor:
         """bool [batch, pos, output]: what may be decoded."""
         if semantics == "float32":
             return decoded(self.codec, self.logits(ids))
+        if semantics == "precise":
+            from . import precise
+
+            return precise.reading(self.model, self.codec, ids)
         return possible(self.codec, self.enclosed(ids))
 
 

@@ -19,12 +19,13 @@ from ..models.values import Value
 from .balls import Unsupported
 from .claims import Claim
 from .program_values import Evaluator
-from .reading import FALSE, Vocabulary
+from .reading import FALSE, UNDECIDED, Vocabulary
 
 Ids = npt.NDArray[np.int64]
 Candidate = tuple[Ids, ...]
 Hint = Mapping[int, Value]
 CONFIRMED = 64
+PRECISE = 3
 DIRECTED_STEPS = 40
 STEP_SECONDS = 0.3
 
@@ -44,6 +45,7 @@ class Search:
     rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
     goal: int = FALSE
     rigorous: bool = True
+    precise: bool = True
     runs: int = 0
     float_only: Candidate | None = None
 
@@ -81,17 +83,36 @@ class Search:
         size = self.claim.subject.chunk(words[0].shape[1], rigorous=True)
         for at in range(0, len(words[0]), size):
             chunk = tuple(word[at : at + size] for word in words)
-            met = np.ones(len(chunk[0]), dtype=bool)
-            if self.rigorous:
-                try:
-                    met = (self.claim.body.judge(self.ids(chunk), "real") == self.goal).numpy()
-                except Unsupported:
-                    self.rigorous = False
+            met = self._really(chunk)
             if met.any():
                 row = int(met.argmax())
                 return tuple(word[row : row + 1] for word in chunk)
         self.float_only = self.float_only or tuple(word[:1] for word in words)
         return None
+
+    def _really(self, words: Candidate) -> npt.NDArray[np.bool_]:
+        """Which rows meet the goal over the reals. If float64 balls decide none, the first few in high precision."""
+        if not self.rigorous:
+            return np.ones(len(words[0]), dtype=bool)
+        try:
+            codes = self.claim.body.judge(self.ids(words), "real").numpy()
+            met = codes == self.goal
+            if not met.any():
+                open_rows = np.flatnonzero(codes == UNDECIDED)[:PRECISE]
+                few = tuple(word[open_rows] for word in words)
+                if len(open_rows) and self.precise:
+                    met[open_rows] = self._precisely(few)
+            return np.asarray(met)
+        except Unsupported:
+            self.rigorous = False
+            return np.ones(len(words[0]), dtype=bool)
+
+    def _precisely(self, words: Candidate) -> npt.NDArray[np.bool_]:
+        try:
+            return np.asarray((self.claim.body.judge(self.ids(words), "precise") == self.goal).numpy())
+        except Unsupported:
+            self.precise = False
+            return np.zeros(len(words[0]), dtype=bool)
 
     def scores(self, words: Candidate) -> npt.NDArray[np.float64]:
         """How far each row is from failing; rows not reached in time are infinitely far."""

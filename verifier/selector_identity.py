@@ -53,15 +53,31 @@ def _sums_to(analysis: Analysis, selector: int, parts: Sequence[tuple[int, int |
     for operand in (selector, *(p for _, p in parts)):
         leaves += operand if isinstance(operand, _Conjunction) else _selects(analysis, operand)
     truth = _truth_vectors(analysis, leaves)
-    if truth is not None and _holds(analysis, selector, parts, truth):
+    if truth is not None and not _excess(analysis, selector, parts, truth).any():
         return True
-    joint = _joint_truth(analysis, leaves)
-    return joint is not None and _holds(analysis, selector, parts, joint)
+    keys = tuple(sorted({c for leaf in leaves for c in analysis.cut(_sides(leaf)[0])}))
+    queries = tuple(sorted({c for leaf in leaves for c in analysis.cut(_sides(leaf)[1])}))
+    if _size(analysis, keys) * _size(analysis, queries) > MAX_PAIRS:
+        return False
+    truth = {id(leaf): _tabulate(analysis, leaf, keys, queries) for leaf in leaves}
+    key_at, query_at = np.nonzero(_excess(analysis, selector, parts, truth))
+    together = _lengths(analysis, keys)[:, key_at] & _lengths(analysis, queries)[:, query_at]
+    return not together.any()
 
 
-def _holds(
+def _lengths(analysis: Analysis, nodes: tuple[int, ...]) -> npt.NDArray[np.uint64]:
+    """`[word, joint value]`: the lengths at which the joint values (as `_tabulate` orders them) are possible."""
+    words = analysis.ranges.joint(nodes)
+    for axis, basis in enumerate(nodes):
+        words = np.compress(analysis.ever(basis), words, axis=axis + 1)
+    return words.reshape(len(words), -1)
+
+
+def _excess(
     analysis: Analysis, selector: int, parts: Sequence[tuple[int, int | _Conjunction]], truth: dict[int, Bits]
-) -> bool:
+) -> Counts:
+    """The sum of the parts less the selector, for each case of `truth`."""
+
     def evaluate(operand: int | _Conjunction) -> Bits:
         if isinstance(operand, _Conjunction):
             some = next(iter(truth.values())) if truth else np.ones(1, dtype=bool)
@@ -84,7 +100,7 @@ def _holds(
     total: Counts = -evaluate(selector).astype(np.int64)
     for count, operand in parts:
         total = total + count * evaluate(operand)
-    return not total.any()
+    return total
 
 
 def _selects(analysis: Analysis, selector: int) -> list[Select | Atom]:
@@ -145,11 +161,3 @@ def _truth_vectors(analysis: Analysis, leaves: Sequence[Select | Atom]) -> dict[
         for bit, leaf in enumerate(members):
             truth[id(leaf)] = (choices[:, column] >> bit & 1).astype(bool)
     return truth
-
-
-def _joint_truth(analysis: Analysis, leaves: Sequence[Select | Atom]) -> dict[int, Bits] | None:
-    keys = tuple(sorted({c for leaf in leaves for c in analysis.cut(_sides(leaf)[0])}))
-    queries = tuple(sorted({c for leaf in leaves for c in analysis.cut(_sides(leaf)[1])}))
-    if _size(analysis, keys) * _size(analysis, queries) > MAX_PAIRS:
-        return None
-    return {id(leaf): _tabulate(analysis, leaf, keys, queries) for leaf in leaves}

@@ -46,10 +46,12 @@ def _delete(search: Search, found: Candidate) -> Candidate | None:
 
 
 def _lower(search: Search, found: Candidate) -> Candidate | None:
-    """A failing candidate that stands earlier: with one token lowered, first position first, then with a token renamed
-    wherever it occurs, or two tokens exchanged; None if there is none."""
-    best = _rename(search, found)
-    found = best or found
+    """A failing candidate that stands earlier: with a token renamed wherever it occurs or two exchanged, with two
+    positions exchanged, with one token lowered; None if there is none."""
+    best: Candidate | None = None
+    for move in (_rename, _reorder):
+        if hit := move(search, found):
+            found = best = hit
     for which in range(len(found)):
         for position in range(found[0].shape[1]):
             token = int(found[which][0, position])
@@ -71,7 +73,25 @@ def _rename(search: Search, found: Candidate) -> Candidate | None:
         for b in range(a):
             renamed.add(tuple(np.where(whole == a, b, whole).tolist()))
             renamed.add(tuple(np.where(whole == a, b, np.where(whole == b, a, whole)).tolist()))
-    earlier = sorted(word for word in renamed if word < tuple(whole.tolist()))
+    return _earliest(search, found, renamed)
+
+
+def _reorder(search: Search, found: Candidate) -> Candidate | None:
+    """The earliest failing candidate with the tokens sorted, or with two positions exchanged."""
+    n = found[0].shape[1]
+    orders = [np.argsort(found[0][0], kind="stable")]
+    for i in range(n):
+        for j in range(i + 1, n):
+            order = np.arange(n)
+            order[i], order[j] = j, i
+            orders.append(order)
+    return _earliest(search, found, {tuple(np.concatenate([word[0, o] for word in found]).tolist()) for o in orders})
+
+
+def _earliest(search: Search, found: Candidate, words: set[tuple[int, ...]]) -> Candidate | None:
+    """The first failing candidate among those (written one input after the other) that stand before this one."""
+    whole = tuple(np.concatenate([word[0] for word in found]).tolist())
+    earlier = sorted(word for word in words if word < whole)
     if not earlier:
         return None
     rows = search.inside(tuple(np.split(np.array(earlier, dtype=np.int64), len(found), axis=1)))

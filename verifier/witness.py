@@ -9,6 +9,8 @@ from typing import Literal, TypeAlias
 from ..models.values import Value, value_to_json
 
 Semantics: TypeAlias = Literal["real", "float32"]
+Arithmetic: TypeAlias = Literal["real", "float32", "precise"]
+"""How a body is decided: the float32 run; the reals by float64 balls; the reals by balls of high precision (slow)."""
 Status: TypeAlias = Literal["true", "false", "undefined"]
 
 

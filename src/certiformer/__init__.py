@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from os import PathLike
+    from pathlib import Path
 
     from .compiler import programs as programs
     from .compiler import rasp as rasp
@@ -142,9 +142,9 @@ def compile(
 
 
 def check(
-    certificate: str | PathLike[str], model: str | PathLike[str], expect: Claim | dict[str, Any] | None = None
+    certificate: str | Path | bytes, model: str | Path | bytes, expect: Claim | dict[str, Any] | None = None
 ) -> Valid | Invalid | Holey:
-    """Whether a certificate proves its theorem about a model; both are files. Uses neither torch nor z3.
+    """Whether a certificate proves its theorem about a model (files, or their bytes). Uses neither torch nor z3.
 
     `expect`: the claim (or its JSON) that the certificate must be about; a certificate for another one is `Invalid`.
     """
