@@ -97,6 +97,7 @@ class Alignment:
 
     `n_source` counts the nodes of the program the user wrote; later nodes are auxiliary.
     `width_sums[w]` states that width w is the sum of coefficient times width over the listed pairs.
+    `width_shares`: (w, counted, inside), how w follows from the count with position 0 added and position 0's share.
     `decode_reads`: the nodes the logits are read from.
     """
 
@@ -106,6 +107,7 @@ class Alignment:
     neurons: tuple[NeuronRole, ...]
     width_sums: tuple[tuple[int, tuple[tuple[int, int], ...]], ...]
     decode_reads: tuple[int, ...]
+    width_shares: tuple[tuple[int, int, int], ...] = ()
 
     def sites(self) -> list[dict[str, object]]:
         """For each node written by a component: name, site, coordinates of the residual stream."""

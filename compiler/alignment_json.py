@@ -90,11 +90,14 @@ def steps_to_json(alignment: Alignment) -> list[dict[str, object]]:
 
 def alignment_to_json(alignment: Alignment) -> dict[str, object]:
     """`{"auxiliary", "width_sums", "steps"}`: the proof of rule `composition` without its name."""
-    return {
+    data: dict[str, object] = {
         "auxiliary": [node_to_json(node) for node in alignment.program.nodes[alignment.n_source :]],
         "width_sums": [{"node": w, "terms": [[p, c] for p, c in terms]} for w, terms in alignment.width_sums],
         "steps": steps_to_json(alignment),
     }
+    if alignment.width_shares:
+        data["width_shares"] = [{"node": w, "counted": c, "inside": i} for w, c, i in alignment.width_shares]
+    return data
 
 
 def alignment_from_json(data: Mapping[str, Any], core: CoreProgram) -> Alignment:
@@ -118,8 +121,9 @@ def alignment_from_json(data: Mapping[str, Any], core: CoreProgram) -> Alignment
         elif step["rule"] == "decode":
             reads = _ints(step["reads"])
     sums = tuple((int(s["node"]), tuple((int(p), int(c)) for p, c in s["terms"])) for s in data["width_sums"])
+    shares = tuple((int(s["node"]), int(s["counted"]), int(s["inside"])) for s in data.get("width_shares", ()))
     extended = core.extended(*nodes[len(core.nodes) :])
-    return Alignment(extended, len(core.nodes), tuple(heads), tuple(neurons), sums, reads)
+    return Alignment(extended, len(core.nodes), tuple(heads), tuple(neurons), sums, reads, shares)
 
 
 def _head(step: Mapping[str, Any]) -> HeadRole:

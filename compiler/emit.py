@@ -71,7 +71,8 @@ def emit(plan: Plan, layout: Layout, bos: bool, outputs: tuple[object, ...]) -> 
         sizes.append((len(heads), d_head, d_mlp))
     reads = _unembed(parameters, plan, d_model, len(outputs))
     sums = tuple(sorted(plan.width_sums.items()))
-    alignment = Alignment(core, plan.n_source, tuple(head_roles), tuple(neuron_roles), sums, reads)
+    shares = tuple((node, *pair) for node, pair in sorted(plan.width_shares.items()))
+    alignment = Alignment(core, plan.n_source, tuple(head_roles), tuple(neuron_roles), sums, reads, shares)
     return Emitted({k: v.astype(np.float32) for k, v in parameters.items()}, sizes, d_model, alignment)
 
 

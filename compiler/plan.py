@@ -17,10 +17,27 @@ from . import neurons as nn
 from .analysis import Analysis
 from .combinations import combination
 from .components import AtomPlan, Axis, GroupPlan, HeadPlan, PlanError, Rep, Weights
-from .core import Aggregate, And, CoreProgram, Indices, Linear, Map, Node, Select, Tokens, Value, Width
+from .core import (
+    Aggregate,
+    And,
+    CoreProgram,
+    Indices,
+    Linear,
+    Map,
+    Node,
+    Or,
+    Select,
+    Tokens,
+    Value,
+    Width,
+    canonical,
+    normalise,
+)
+from .first_position import selects_first
 from .selectors import Term, disjoint_terms, split_product
 
 IntArray = npt.NDArray[np.int64]
+Array = npt.NDArray[np.float64]
 
 MAX_ONEHOT = 4096
 MAX_NEURONS = 6000
@@ -38,6 +55,7 @@ class Plan:
     heads: list[HeadPlan]
     groups: list[GroupPlan]
     width_sums: dict[int, tuple[tuple[int, int], ...]]
+    width_shares: dict[int, tuple[int, int]]
     decode: tuple[Rep, IntArray] | Axis
 
 
@@ -53,6 +71,7 @@ class Planner:
         self.groups: list[GroupPlan] = []
         self.embeddings: list[Rep] = []
         self.width_sums: dict[int, tuple[tuple[int, int], ...]] = {}
+        self.width_shares: dict[int, tuple[int, int]] = {}
         self._onehot: dict[int, Rep] = {}
         self._scalar: dict[int, Rep] = {}
         self._axis: dict[int, Axis] = {}
@@ -534,6 +553,8 @@ class Planner:
         return rep
 
     def _width_axis(self, node: int, op: Width) -> Axis:
+        if not self.bos:
+            return self._width_without_bos(node, op)
         terms = self.terms(op.selector, single=False)
         if len(terms) > 8:
             terms = self.terms(op.selector, single=True)
@@ -605,6 +626,65 @@ class Planner:
         self._head(HeadPlan(time, node, atoms, (), [], np.zeros(1), np.ones(1), rep, True))
         return rep
 
+    def _width_without_bos(self, node: int, op: Width) -> Axis:
+        """Position 0 stands in for BOS: where it is always selected, its share is 1 / width.
+
+        Otherwise one head counts with position 0 added to the selection, and another tells by the share of position 0 in the
+        selection itself (0, or 1 / width) whether it had been in it.
+        """
+        if not self.an.nonempty(op.selector):
+            raise PlanError(node, "it counts a selection that may be empty, which needs BOS: compile with bos=True")
+        first = np.array([v == 0 for v in self.values(1)])
+        if selects_first(self.an, op.selector):
+            return _axis_of(node, self._share_of_first(node, self._one_term(node, op.selector)), False)
+        values = self.values(1)
+        zero = self._append(Select(1, 1, np.repeat(first[:, None], len(values), axis=1), ""))
+        either = self._append(Or(op.selector, zero, ""))
+        counted = self._append(
+            Width(either, tuple(range(self.core.max_len + 1)), f"{self._name(node)} with position 0")
+        )
+        whole = _axis_of(counted, self._share_of_first(counted, self._one_term(counted, either)), False)
+        is_first = self._append(Map((1,), first.astype(np.int32), (False, True), "is position 0"))
+        means = canonical(Fraction(k, m) for m in range(1, self.core.max_len + 1) for k in range(m + 1))
+        shares = tuple(normalise(v) for v in means)
+        inside = self._append(
+            Aggregate(op.selector, is_first, -1, shares, f"share of position 0 in {self._name(node)}")
+        )
+        positions = self.onehot(1)
+        atoms, time = self._start(node, self._one_term(inside, op.selector), positions.ready)
+        rep = _new_scalar(inside, _points(shares), time)
+        weights = [(positions, int(positions.slot[0]), 0, 1.0)]
+        head = HeadPlan(time, inside, atoms, (1,), weights, np.zeros(1), np.zeros(1), rep, False, True)
+        self._head(head)
+        self.width_shares[node] = (counted, inside)
+        points = np.array([1.0 / (w + 1) for w in self.values(node)])  # position 0 not selected
+        return self._membership_axis(node, whole, rep, points)
+
+    def _membership_axis(self, node: int, whole: Axis, inside: Rep, points: Array) -> Axis:
+        """1 / counted - 4 * share: positive where position 0 was not selected, -3 / width where it was."""
+        values = np.array([float(w) for w in self.values(node)])  # type: ignore[arg-type]
+        line = np.concatenate([points, -3.0 / np.maximum(values, 0.5)])
+        function = np.concatenate([np.arange(len(values))] * 2)
+        possible = np.concatenate([self.an.ever(node) & (values >= 1)] * 2)
+        weights: Weights = [*whole.weights, (inside, 0, -4.0)]
+        reads = tuple(sorted((*whole.reads, inside.node)))
+        axis = Axis(node, reads, weights, 0.0, line, False, max(whole.ready, inside.ready))
+        time = _odd(axis.ready)
+        rep = _new_scalar(node, _points(self.values(node)), time)
+        labels = tuple(float(p) for p in line)
+        found = nn.digitise(node, axis, np.where(possible, function, -1), rep, self.core.max_len, labels)
+        self._add_group(GroupPlan(time, node, reads, found, rep))
+        return _axis_of(node, rep, True)
+
+    def _share_of_first(self, node: int, term: Term | None) -> Rep:
+        positions = self.onehot(1)
+        atoms, time = self._start(node, term, positions.ready)
+        points = np.array([1.0 / max(1, w) for w in self.values(node)])  # type: ignore[call-overload]
+        rep = _new_scalar(node, points, time)
+        values = [(positions, int(positions.slot[0]), 0, 1.0)]
+        self._head(HeadPlan(time, node, atoms, (1,), values, np.zeros(1), np.zeros(1), rep, True))
+        return rep
+
     def _linear_axis(self, node: int, op: Linear) -> Axis:
         axes = [self.affine_axis(arg) for arg in op.args]
         weights: Weights = []
@@ -659,5 +739,12 @@ def plan(core: CoreProgram, analysis: Analysis, bos: bool) -> Plan:
         decode = planner.carrier(output)
     extended = core.extended(*planner.nodes[len(core.nodes) :])
     return Plan(
-        extended, len(core.nodes), planner.embeddings, planner.heads, planner.groups, planner.width_sums, decode
+        extended,
+        len(core.nodes),
+        planner.embeddings,
+        planner.heads,
+        planner.groups,
+        planner.width_sums,
+        planner.width_shares,
+        decode,
     )

@@ -130,7 +130,10 @@ def test_attends_is_about_the_pattern() -> None:
     outcome = blurred.holds(witness(2, 0, 1))
     assert outcome.status == "false" and "query 0" in outcome.note and blurred.holds_really(witness(2, 0, 1)) is False
     assert blurred.holds(witness(2)).status == "true", "with one key, all the weight is on it"
-    assert Claim("forall", claim(2, tolerance=0.5).body.with_subject(Subject(weak, codec))).holds(witness(1, 0)).status == "true"
+    assert (
+        Claim("forall", claim(2, tolerance=0.5).body.with_subject(Subject(weak, codec))).holds(witness(1, 0)).status
+        == "true"
+    )
     assert subject.longest == 4
 
 

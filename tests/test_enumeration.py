@@ -1,4 +1,4 @@
-"""Enumeration: every input of a small domain, in order, rigorously; and high precision where float64 balls are too wide."""
+"""Enumeration: every input of a small domain, in order, rigorously; high precision where float64 is too rough."""
 
 from __future__ import annotations
 
@@ -209,3 +209,25 @@ def test_enumeration_counts_what_it_cannot_decide() -> None:
     margin = Claim("forall", Margin(claim.subject.model, 0.0, codec=claim.subject.codec).body)
     tally = enumerate_inputs(margin, sequences([0], [1, 2]), 10)
     assert tally.true + tally.undecided == tally.total == 2
+
+
+def test_a_leak_that_only_float32_cannot_see_is_noted_and_refutes_the_run_alone() -> None:
+    """Over the reals e^-200 still decides; in float32 it is zero, and the first output wins the tie."""
+    claim = constant_logits([0.0, 0.0])
+    config = TransformerConfig(1, 2, 1, 2, (LayerConfig(1, 1, 0),), attention_scale=1.0)
+    model = Transformer(config)
+    with torch.no_grad():
+        model.parameter("embed.W_E").fill_(1.0)
+        model.parameter("pos_embed.W_pos")[1] = 1.0
+        model.parameter("blocks.0.attn.b_Q").fill_(-200.0)
+        model.parameter("blocks.0.attn.W_K").fill_(1.0)
+        model.parameter("blocks.0.attn.W_V").fill_(1.0)
+        model.parameter("blocks.0.attn.b_V").fill_(-1.0)
+        model.parameter("blocks.0.attn.W_O").fill_(1.0)
+        model.parameter("unembed.W_U")[0, 1] = 1.0
+        model.parameter("unembed.b_U")[1] = -1.0
+    codec = Codec((0,), False, "categorical", ("b", "a"), (), 2)
+    program = claim.body.program  # type: ignore[attr-defined]
+    fault = Computes(model, program, codec=codec)
+    ids = (torch.tensor([[0, 0]]),)
+    assert int(fault.body.judge(ids, "float32")[0]) == -1 and fault.holds_really(Witness(((0, 0),))) is True

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from ..compiler.alignment import Alignment
 from ..compiler.analysis import Analysis
 from ..compiler.fibres import resolve_by_fibres
+from ..compiler.first_position import resolve_width_share
 from ..models import Codec, TransformerConfig
 from .rounding import Enclosure, between, widen
 
@@ -68,6 +69,7 @@ class Context:
         self.w = {name: np.asarray(value, dtype=np.float64) for name, value in weights.items()}
         self.program = alignment.program
         self.sums = dict(alignment.width_sums)
+        self.shares = {node: (counted, inside) for node, counted, inside in alignment.width_shares}
         self.max_len = max(analysis.lengths)
         self._ever: dict[int, npt.NDArray[np.bool_]] = {}
 
@@ -86,7 +88,11 @@ class Context:
 
     def tuples(self, reads: Sequence[int], node: int, place: str) -> tuple[Tuples, npt.NDArray[np.int64]]:
         """Possible value tuples of `reads` and the node's value index on each."""
-        resolved = self.an.resolve(node, tuple(reads), self.sums)
+        resolved = None
+        if self.shares.get(node) == tuple(reads):
+            resolved = resolve_width_share(self.an, node, *self.shares[node])
+        if resolved is None:
+            resolved = self.an.resolve(node, tuple(reads), self.sums)
         if resolved is None:
             resolved = resolve_by_fibres(self.an, node, tuple(reads))
         if resolved is None:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from ..compiler.alignment import NeuronRole, encoding_matrix
 from ..compiler.core import Value
+from ..compiler.first_position import is_width_share
 from .abstract_state import Context, Failed, State, Tuples
 from .head_rule import HeadRule
 from .rounding import Enclosure, between, bound_product, product, widen
@@ -46,6 +47,9 @@ class Composition:
         for width, terms in self.c.sums.items():
             if not is_width_sum(self.c.an, width, terms):
                 raise Failed(f"width sum of node {width}", "the selectors do not add up")
+        for node, (counted, inside) in self.c.shares.items():
+            if not is_width_share(self.c.an, node, counted, inside):
+                raise Failed(f"width share of node {node}", "its definitions do not fit")
         state = self._start()
         errors = []
         for layer in range(len(self.c.config.layers)):
@@ -204,7 +208,8 @@ class Composition:
             ramp = between(np.clip(pre.low[:, first], 0.0, least), np.clip(pre.high[:, first], 0.0, most))
             keep = np.setdiff1d(np.arange(len(bias)), np.concatenate([first, first + 1]))
             post = Enclosure(
-                np.concatenate([ramp.mid, post.mid[:, keep]], axis=1), np.concatenate([ramp.rad, post.rad[:, keep]], axis=1)
+                np.concatenate([ramp.mid, post.mid[:, keep]], axis=1),
+                np.concatenate([ramp.rad, post.rad[:, keep]], axis=1),
             )
             out = np.concatenate([out[first], out[keep]])
         return post, Enclosure.exact(out)

@@ -70,14 +70,19 @@ def every_input(search: Search) -> Iterator[Candidate]:
 
 
 def enumerate_inputs(
-    claim: Claim, domain: Language, seconds: float, *, progress: Callable[[str], None] | None = None
+    claim: Claim,
+    domain: Language,
+    seconds: float,
+    semantics: Semantics = "real",
+    *,
+    progress: Callable[[str], None] | None = None,
 ) -> Tally:
     """Decides the claim's body on every input, until time is up or the quantifier is settled.
 
-    Over the reals; where no rigorous rule exists, by the float32 run (and says so in `semantics` and `obstacle`).
+    In `real` semantics by balls; where no rigorous rule exists, by the float32 run (`semantics`, `obstacle` say so).
     """
     search = Search(claim, domain, time.monotonic() + seconds)
-    tally = Tally(size_of(claim, domain))
+    tally = Tally(size_of(claim, domain), semantics)
     said = time.monotonic()
     for words in every_input(search):
         codes = _codes(search, words, tally)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from ..compiler.alignment import HeadRole, encoding_matrix
 from ..compiler.core import Aggregate, Value, Width
+from ..compiler.first_position import selects_first
 from .abstract_state import Context, Failed, State
 from .rounding import Enclosure, between, bound_product, exp_high, exp_low, product, widen
 from .selector_identity import same_selector
@@ -263,29 +264,57 @@ class HeadRule:
     def _width(self) -> Update:
         role, c = self.role, self.c
         assert role is not None
-        if not self.has_bos:
-            raise Failed(self.place, "a width needs BOS")
-        encoding = self._encoding()
         node = c.program.value_node(role.node)
-        e_low, e_high, e_out = exp_low(self.a), exp_high(self.big_a), exp_high(self.u)
+        assert isinstance(node, Width)
+        sink, values, counted = self._counted(node)
+        encoding = self._encoding()
         rho = np.zeros(c.config.d_model)
-        values = self.hull
         for index in np.flatnonzero(c.possible(role.node)):
             w = int(node.values[index])  # type: ignore[arg-type]
+            if not self.has_bos and (w == 0 or w > c.max_len):
+                continue
             if w and not self.selects:
                 continue
-            most = 1.0 / (1 + w * e_low if w else 1.0) * (1 + 2.0**-48)
-            high_e = w * e_high if w else 0.0
-            least = (
-                1.0 / (1 + high_e + (c.max_len - w) * e_out) * (1 - 2.0**-48) if np.isfinite(high_e + e_out) else 0.0
-            )
-            share = between(np.array(least), np.array(min(1.0, most)))
+            share = self._share(w, counted)
             rest = between(
                 np.array(max(0.0, 1 - float(share.high))), np.array(min(1.0, 1 - float(share.low) + 2.0**-52))
             )
-            result = _times(share, self.sink) + _times(rest, values)
+            result = _times(share, sink) + _times(rest, values)
             rho = np.maximum(rho, (result - Enclosure.exact(encoding[index])).size)
         return Update(role.node, encoding, rho, self._bos_query())
+
+    def _counted(self, node: Width) -> tuple[Enclosure, Enclosure, int]:
+        """The value of the sink, that of the other keys, and how many of the selected keys the sink is (0 or 1).
+
+        The sink is BOS or, without BOS, position 0 where it is always selected.
+        """
+        c, role = self.c, self.role
+        assert role is not None
+        if self.has_bos:
+            return self.sink, self.hull, 0
+        if not selects_first(c.an, node.selector):
+            raise Failed(self.place, "a width without BOS needs position 0 to be always selected")
+        first = np.array([v == 0 for v in c.program.value_node(1).values])
+        others = (self.base + c.others(self.state, (1,), self.tables, c.config.d_model)).plus_error(self.error)
+        zero = np.zeros((len(first), c.config.d_model))
+        table = self.tables.get(1, Enclosure.exact(zero))
+        later = table[c.possible(1) & ~first]
+        rest = between(later.low.min(axis=0), later.high.max(axis=0)) if len(later.mid) else Enclosure.exact(zero[0])
+        return others + table[first][0], others + rest, 1
+
+    def _share(self, w: int, counted: int) -> Enclosure:
+        """The weight of the sink when w keys are selected."""
+        if counted:  # relative to the sink's own score, a selected key's is within A - a
+            ratio_high, ratio_low = exp_high(self.big_a - self.a), exp_low(self.a - self.big_a)
+            ratio_out = exp_high(self.u - self.a)
+        else:
+            ratio_high, ratio_low, ratio_out = exp_high(self.big_a), exp_low(self.a), exp_high(self.u)
+        rivals = w - counted
+        most = 1.0 / (1 + rivals * ratio_low if rivals else 1.0) * (1 + 2.0**-48)
+        above = rivals * ratio_high if rivals else 0.0
+        above += (self.c.max_len - w) * ratio_out if w < self.c.max_len else 0.0
+        least = 1.0 / (1 + above) * (1 - 2.0**-48) if np.isfinite(above) else 0.0
+        return between(np.array(max(0.0, least)), np.array(min(1.0, most)))
 
 
 def _times(scalar: Enclosure, vector: Enclosure) -> Enclosure:

@@ -32,13 +32,16 @@ def prove(
     *,
     seconds: float = 60.0,
     engines: Collection[str] | None = None,
+    semantics: Semantics = "real",
     progress: Callable[[str], None] | None = None,
 ) -> Verdict:
     """Proves or refutes a claim on a domain, or says what is left.
 
-    In order: a quick search for a counterexample (unless there are few inputs); enumeration, if there are at most 2^20;
-    composition; a longer search. `engines` (of `refute`, `enumeration`, `composition`) restricts this to the named ones. The model's weights
-    are copied at the start. `progress` is called with a line now and then. Ctrl-C ends with `Unknown`.
+    In order: a quick search for a counterexample (unless there are few inputs); enumeration, if there are at most
+    2^20; composition; a longer search. `engines` (of `refute`, `enumeration`, `composition`) restricts this to the named
+    ones. The weights are copied at the start. `progress` is called with a line now and then. Ctrl-C gives `Unknown`.
+    `semantics`: what the verdict is about. `real`: the exact weights over the reals; inputs on which only the float32
+    run fails are noted. `float32`: the model as it runs here, which can be refuted but not proved.
     Raises `InputError` when the domain has tokens or lengths that the claim has no meaning for.
     """
     if not isinstance(claim, Claim):
@@ -47,9 +50,12 @@ def prove(
         raise InputError(f"prove takes a token language, such as sequences(vocab, length), got {domain!r}")
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds > 0:
         raise InputError(f"seconds must be a positive number, got {seconds!r}")
+    if semantics not in ("real", "float32"):
+        raise InputError(f"semantics is 'real' or 'float32', got {semantics!r}")
     chosen = _engines(engines)
     check_domain(claim, domain)
-    attempt = _Attempt(claim.snapshot(), domain, time.monotonic(), float(seconds), chosen, progress or (lambda _: None))
+    say = progress or (lambda _: None)
+    attempt = _Attempt(claim.snapshot(), domain, semantics, time.monotonic(), float(seconds), chosen, say)
     if domain.is_empty:
         return EmptyDomain("no token sequence of these lengths is in the domain; widen it", attempt.setting("none"))
     if reason := _vacuous(claim, domain):
@@ -105,6 +111,7 @@ class _Attempt:
 
     claim: Claim
     domain: Language
+    semantics: Semantics
     began: float
     seconds: float
     engines: tuple[str, ...]
@@ -118,9 +125,9 @@ class _Attempt:
     def remaining(self) -> float:
         return self.seconds - (time.monotonic() - self.began)
 
-    def setting(self, engine: str, semantics: Semantics = "real", notes: Sequence[str] = ()) -> Setting:
+    def setting(self, engine: str, semantics: Semantics | None = None, notes: Sequence[str] = ()) -> Setting:
         spent = time.monotonic() - self.began
-        return Setting(self.claim, self.domain, semantics, engine, spent, (*self.notes, *notes))
+        return Setting(self.claim, self.domain, semantics or self.semantics, engine, spent, (*self.notes, *notes))
 
     def run(self) -> Verdict:
         size = size_of(self.claim, self.domain)
@@ -135,7 +142,9 @@ class _Attempt:
                 return verdict
         if "enumeration" in self.engines and (verdict := self.enumerate(size)) is not None:
             return verdict
-        if "composition" in self.engines and self.remaining > 0:
+        if self.semantics == "float32" and self.engines != ("refute",):
+            self.reasons.append("proofs are about the reals, not about the float32 run")
+        elif "composition" in self.engines and self.remaining > 0:
             verdict, hints = self.compose()
             if verdict is not None:
                 return verdict
@@ -161,7 +170,14 @@ class _Attempt:
         self.engine = "refute"
         goal = TRUE if self.claim.quantifier == "exists" else FALSE
         found, search = search_for_failure(
-            self.claim, self.domain, seconds, goal=goal, hints=hints, quick=quick, progress=self.progress
+            self.claim,
+            self.domain,
+            seconds,
+            goal=goal,
+            rigorous=self.semantics == "real",
+            hints=hints,
+            quick=quick,
+            progress=self.progress,
         )
         if found is None:
             if search.float_only is not None:
@@ -179,6 +195,12 @@ class _Attempt:
         witness = self.claim.witness([row[0] for row in search.ids(found)])
         outcome, really = self.claim.holds(witness), self.claim.holds_really(witness)
         met = "true" if search.goal == TRUE else "false"
+        if self.semantics == "float32":
+            if outcome.status != met:
+                self.notes.append(f"a failure in a batch did not replay on {witness} alone")
+                return None
+            said = {True: "it holds", False: "it fails", None: "it is not decided"}[really]
+            return self.settle(witness, outcome, self.setting(engine, notes=[f"over the reals {said} there"]))
         if really is (search.goal == TRUE):
             notes = [] if outcome.status == met else [f"float32 run differs: there the body is {outcome.status}"]
             return self.settle(witness, outcome, self.setting(engine, "real", notes))
@@ -204,7 +226,7 @@ class _Attempt:
             return None
         if self.remaining <= 0:
             return None
-        tally = enumerate_inputs(self.claim, self.domain, self.remaining, progress=self.progress)
+        tally = enumerate_inputs(self.claim, self.domain, self.remaining, self.semantics, progress=self.progress)
         self.left = tally.left
         return self.counted(tally)
 
@@ -213,7 +235,9 @@ class _Attempt:
         if tally.first_float_false is not None:
             first = self._replay(FALSE, tally).ids(tally.first_float_false)
             witness = self.claim.witness([row[0] for row in first])
-            self.notes.append(f"the float32 run fails on {tally.float_false:,} inputs that hold, the first is {witness}")
+            self.notes.append(
+                f"the float32 run fails on {tally.float_false:,} inputs that hold, the first is {witness}"
+            )
         setting, found = self.setting("enumeration", tally.semantics), None
         if self.claim.quantifier == "forall" and tally.first_false:
             found = self.by_witness(tally.first_false, self._replay(FALSE, tally), "enumeration", smallest=True)

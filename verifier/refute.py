@@ -213,7 +213,7 @@ def structured_words(rng: np.random.Generator, letters: Ids, n: int, rows: int) 
 
 def hinted_inputs(search: Search, hints: Sequence[Hint], n: int, rows: int) -> Candidate:
     """Words of length n on which the program's nodes take the values that a hint names, all at one position, as far
-    as found: by descent on the discrete program alone, which is cheap. A hint maps nodes of the aligned program to values.
+    as found: by descent on the discrete program alone, which is cheap. A hint maps nodes of the program to values.
     """
     alignment = search.claim.subject.alignment
     if alignment is None or not hints:
@@ -334,6 +334,7 @@ def search_for_failure(
     seconds: float,
     *,
     goal: int = FALSE,
+    rigorous: bool = True,
     hints: Sequence[Hint] = (),
     seed: int = 0,
     quick: bool = False,
@@ -341,9 +342,10 @@ def search_for_failure(
 ) -> tuple[Candidate | None, Search]:
     """A candidate that meets the goal (domain ids, one row each), or None when time is up; and the search.
 
-    `quick` ends after a first pass instead of using all the time. Deterministic up to the clock.
+    `rigorous`: it must meet the goal over the reals too. `quick` ends after a first pass instead of using all the
+    time. Deterministic up to the clock.
     """
-    search = Search(claim, domain, time.monotonic() + seconds, np.random.default_rng(seed), goal)
+    search = Search(claim, domain, time.monotonic() + seconds, np.random.default_rng(seed), goal, rigorous)
     say = progress or (lambda _: None)
     say("refuting: short inputs")
     found, complete = short_inputs(search, 4096 if quick else 65536)
@@ -366,5 +368,9 @@ def search_for_failure(
 def _pools(search: Search, hints: Sequence[Hint], rows: int) -> Iterator[Candidate]:
     """Starting points for descents, one pool for each of several lengths."""
     for n in pick_lengths(search, 6):
-        kinds = (hinted_inputs(search, hints, n, rows), structured_inputs(search, n, rows), random_words(search, n, rows))
+        kinds = (
+            hinted_inputs(search, hints, n, rows),
+            structured_inputs(search, n, rows),
+            random_words(search, n, rows),
+        )
         yield tuple(np.concatenate([kind[i] for kind in kinds]) for i in range(search.claim.arity))
