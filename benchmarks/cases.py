@@ -1,4 +1,4 @@
-"""The programs that Tracr and certiformer are both measured on. Plain data: the peer's process imports nothing of ours."""
+"""The programs that Tracr and certiformer are measured on. Plain data: the peer's process imports nothing of ours."""
 
 from __future__ import annotations
 

@@ -50,11 +50,22 @@ def measure(options: Options) -> Section:
         else:
             found[case] = row
     columns = (
-        *("program, vocabulary/length", "CPU s", "again", "Tracr CPU s", "again", "parameters", "Tracr's", "times fewer"),
+        *(
+            "program, vocabulary/length",
+            "CPU s",
+            "again",
+            "Tracr CPU s",
+            "again",
+            "parameters",
+            "Tracr's",
+            "times fewer",
+        ),
         *("layers", "Tracr's", "d_model", "Tracr's"),
     )
     rows = tuple(_row(case, row, row_of(case)) for case, row in found.items())
-    tables = [Table("CPU seconds, in a fresh process after one small program; `again`: the same once more.", columns, rows)]
+    tables = [
+        Table("CPU seconds, in a fresh process after one small program; `again`: the same once more.", columns, rows)
+    ]
     if failed:
         tables.append(Table("Not compiled.", ("program", "why"), tuple(failed)))
     notes = ("The peer: " + figures()[1], "`over` marks a compilation that was stopped.")
@@ -89,7 +100,9 @@ def _figures(found: dict[Case, dict[str, Any]], failed: list[tuple[str, str]]) -
             if row["again"] > least:
                 slower.append(f"{case.label} ({row['again']:.3f} s, Tracr {least:.3f} s)")
     text = f"slower on {len(slower)} of {compared}" + (": " + ", ".join(slower) if slower else "")
-    figures_list.append(Figure("repeated compilation against Tracr's", "never slower", text, not slower if compared else None))
+    figures_list.append(
+        Figure("repeated compilation against Tracr's", "never slower", text, not slower if compared else None)
+    )
     cold = [c for c, r in found.items() if r["first"] > row_of(c).get("compile_cpu_s", float("inf"))]
     text = f"slower on {len(cold)}" + (": " + ", ".join(c.label for c in cold) if cold else "")
     figures_list.append(Figure("first compilation against Tracr's", "never slower", text, not cold))

@@ -19,8 +19,9 @@ SECONDS = 120.0
 
 def run_one(case: Case) -> dict[str, Any]:
     """Median milliseconds for the batch: the model alone, and from lists of tokens to lists of values."""
-    import certiformer as cf
     import torch
+
+    import certiformer as cf
 
     torch.set_num_threads(os.cpu_count() or 1)
     compiled = cf.compile(build(case), vocab=case.vocab, max_len=case.max_len)
@@ -86,7 +87,8 @@ def measure(options: Options) -> Section:
         found.append(Figure(what, target, text, median(ratios) >= least if ratios else None, "1x"))
     notes = (
         "The peer: " + figures()[1],
-        "Against `apply`: CPU time from lists of tokens to lists of values on both sides. Against jitted JAX: wall time of "
-        "the model on token ids, compilation not counted.",
+        "Against `apply`: CPU time from lists of tokens to lists of values on both sides. Against jitted JAX: wall "
+        "time of the model on token ids, JAX's compilation not counted; Tracr's jitted forward returns residual streams and "
+        "scores too, unless asked for the outputs only.",
     )
     return Section("forward", "Forward pass", tuple(found), tuple(tables), notes)

@@ -29,8 +29,9 @@ def sizes(name: str) -> tuple[tuple[Any, ...], int]:
 
 def prove_one(name: str, seconds: float) -> dict[str, Any]:
     """One program from source to checked certificate, in this process."""
-    import certiformer as cf
     import torch
+
+    import certiformer as cf
     from certiformer.compiler.programs import LIBRARY
 
     entry = LIBRARY[name]
@@ -100,7 +101,8 @@ def measure(options: Options) -> Section:
 
 def _progress(row: dict[str, Any]) -> str:
     check = f", check {row['check_s']:.2f} s: {row['checked']}" if "check_s" in row else ""
-    return f"compile {row['compile_s']:.2f} s, {row['verdict']} in {row['proof_s']:.2f} s{check} {row.get('why', '')[:200]}"
+    text = f"compile {row['compile_s']:.2f} s, {row['verdict']} in {row['proof_s']:.2f} s{check}"
+    return f"{text} {row.get('why', '')[:200]}"
 
 
 def _section(names: tuple[str, ...], found: list[dict[str, Any]], failed: list[tuple[str, str]]) -> Section:

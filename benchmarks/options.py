@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Options:
-    """`quick`: fewer cases, to see that a benchmark works; `workers`: processes at a time, where times are not the result;
-    `programs`: only these of the library (empty: all)."""
+    """`quick`: fewer cases, to see that a benchmark works; `workers`: processes at a time, where times are not the
+    result; `programs`: only these of the library (empty: all)."""
 
     quick: bool = False
     workers: int = 1

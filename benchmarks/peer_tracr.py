@@ -2,11 +2,11 @@
 
     python -m benchmarks.peer_tracr [--only PROGRAM] [--limit SECONDS] [--output FILE]
 
-Needs an importable `tracr` (google-deepmind/tracr) with jax and dm-haiku. Every case runs in a process of its own, after
+Needs an importable `tracr` (google-deepmind/tracr) with jax and dm-haiku. Every case runs in its own process, after
 JAX has been warmed up by compiling a small program. `compile_cpu_s` is the first compilation, `compile_again_cpu_s` the
-same one repeated, when JAX has every operation of these shapes in its cache: what is left is Tracr's own work. A case that
-is not compiled in time is recorded as such. `jit_ms_batch` is `jax.jit(model.forward)`, which returns the residual stream
-and scores as well; `jit_outputs_ms_batch` is asked for the outputs only, so that XLA drops the rest.
+same one repeated, when JAX has every operation of these shapes in its cache: what is left is Tracr's own work. A case
+that is not compiled in time is recorded as such. `jit_ms_batch` is `jax.jit(model.forward)`, which returns the residual
+stream and scores as well; `jit_outputs_ms_batch` is asked for the outputs only, so that XLA drops the rest.
 """
 
 from __future__ import annotations
@@ -102,15 +102,23 @@ def _forward(case: Case, model: Any) -> dict[str, Any]:
     import numpy as np
 
     rng = np.random.default_rng(0)
-    words = [["BOS", *(case.vocab[i] for i in ids)] for ids in rng.integers(len(case.vocab), size=(SEQUENCES, case.max_len))]
+    words = [
+        ["BOS", *(case.vocab[i] for i in ids)] for ids in rng.integers(len(case.vocab), size=(SEQUENCES, case.max_len))
+    ]
     model.apply(words[0])
     cpu, wall = time.process_time(), time.perf_counter()
     for word in words[:APPLIED]:
         model.apply(word)
     apply_cpu, apply_wall = time.process_time() - cpu, time.perf_counter() - wall
     ids = jnp.array([model.input_encoder.encode(word) for word in words])
-    everything, only_outputs = jax.jit(model.forward), jax.jit(lambda params, x: model.forward(params, x).unembedded_output)
-    whole, outputs = _median_ms(lambda: everything(model.params, ids)), _median_ms(lambda: only_outputs(model.params, ids))
+    everything, only_outputs = (
+        jax.jit(model.forward),
+        jax.jit(lambda params, x: model.forward(params, x).unembedded_output),
+    )
+    whole, outputs = (
+        _median_ms(lambda: everything(model.params, ids)),
+        _median_ms(lambda: only_outputs(model.params, ids)),
+    )
     return {
         "apply_ms_each": round(1000 * apply_wall / APPLIED, 3),
         "apply_cpu_ms_each": round(1000 * apply_cpu / APPLIED, 3),
@@ -138,7 +146,8 @@ def _median_ms(run: Callable[[], Any]) -> tuple[float, float]:
 def measure_apart(case: Case, limit: float) -> dict[str, Any]:
     """One case in a process of its own; a row with `stopped_s` when it takes more CPU seconds than the limit."""
     command = [sys.executable, "-m", f"{__package__}.peer_tracr", "--case", json.dumps([*_key(case)])]
-    row: dict[str, Any] = dict(program=case.program, vocab=len(case.vocab), max_len=case.max_len, large=case.large)
+    row: dict[str, Any] = {"program": case.program, "vocab": len(case.vocab), "max_len": case.max_len}
+    row["large"] = case.large
     bound = (round(limit), round(limit) + 5)
     done = subprocess.run(
         command,

@@ -17,9 +17,10 @@ SECONDS = 900.0
 
 def run_chunk(start: int, stop: int) -> list[dict[str, Any]]:
     """Programs with the seeds start..stop-1, each on every input of length 1 to 4 over its three tokens."""
+    from tests.random_programs import MAX_LEN, case
+
     import certiformer as cf
     from certiformer.compiler.lower import CompileError
-    from tests.random_programs import MAX_LEN, case
 
     rows = []
     for seed in range(start, stop):
@@ -73,7 +74,9 @@ def measure(options: Options) -> Section:
             counts["right"] == accepted and not failed,
             "86.5 % (of random programs)",
         ),
-        Figure("crashes of the compiler", "0", str(counts["crashed"] + len(failed)), not counts["crashed"] and not failed),
+        Figure(
+            "crashes of the compiler", "0", str(counts["crashed"] + len(failed)), not counts["crashed"] and not failed
+        ),
     )
     reasons = Counter(_reason(row["why"]) for row in rows if row["status"] == "refused")
     refused: tuple[tuple[Cell, ...], ...] = tuple((text, count) for text, count in reasons.most_common(30))

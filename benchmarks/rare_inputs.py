@@ -24,22 +24,22 @@ class Words:
 def frequent_share(vocab: int, n: int, count: int) -> float:
     """A bound on the share of words of length n in which some token occurs at least `count` times."""
     tail = sum(comb(n, k) * (vocab - 1) ** (n - k) for k in range(count, n + 1))
-    return min(1.0, vocab * tail / vocab**n)
+    return float(min(1.0, vocab * tail / vocab**n))
 
 
 def run_share(vocab: int, n: int, run: int) -> float:
     """A bound on the share of words with a run of at least `run` equal tokens."""
-    return min(1.0, n / vocab ** (run - 1))
+    return float(min(1.0, n / vocab ** (run - 1)))
 
 
 def few_share(vocab: int, n: int, distinct: int) -> float:
     """A bound on the share of words with at most `distinct` distinct tokens."""
-    return min(1.0, comb(vocab, distinct) * distinct**n / vocab**n)
+    return float(min(1.0, comb(vocab, distinct) * distinct**n / vocab**n))
 
 
 def short_share(vocab: int, longest: int, n: int) -> float:
     """The share of words of length at most n among those of length 1..longest."""
-    return sum(vocab**k for k in range(1, n + 1)) / sum(vocab**k for k in range(1, longest + 1))
+    return float(sum(vocab**k for k in range(1, n + 1)) / sum(vocab**k for k in range(1, longest + 1)))
 
 
 def rare_words(vocab: int, longest: int, rng: np.random.Generator, each: int) -> Iterator[Words]:

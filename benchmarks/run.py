@@ -1,6 +1,6 @@
 """Measure, print beside the targets and the peer's figures, and write results.json and RESULTS.md.
 
-    python -m benchmarks.run [--only NAME ...] [--quick] [--workers N] [--program NAME ...] [--report]
+python -m benchmarks.run [--only NAME ...] [--quick] [--workers N] [--program NAME ...] [--report]
 """
 
 from __future__ import annotations

@@ -48,12 +48,17 @@ class Story:
 
     screen: Screen
     facts: dict[str, object] = field(default_factory=dict)
+    told: list[str] = field(default_factory=list)
 
     def title(self, text: str) -> None:
-        self.screen.say(f"\n{text}")
+        self._say(f"\n{text}" if self.told else text)
 
     def line(self, text: str) -> None:
-        self.screen.say("\n".join(f"   {row}".rstrip() for row in text.splitlines()))
+        self._say("\n".join(f"   {row}".rstrip() for row in text.splitlines()))
+
+    def _say(self, text: str) -> None:
+        self.told.append(text)
+        self.screen.say(text)
 
 
 def run_demo(folder: Path | None, as_json: bool) -> int:
@@ -63,7 +68,7 @@ def run_demo(folder: Path | None, as_json: bool) -> int:
     story = Story(Screen(as_json))
     with nullcontext(str(folder)) if folder else tempfile.TemporaryDirectory() as place:
         right = _tell(story, Path(place))
-    story.facts["as_expected"] = right
+    story.facts.update(as_expected=right, text="\n".join(story.told))
     if as_json:
         story.screen.show(story.facts)
     return ExitCode.OK if right else ExitCode.NO
@@ -137,6 +142,8 @@ def _prove(
         case Refuted():
             story.line(str(verdict))
             data |= {"evidence": plain(verdict.evidence), "outcome": outcome_data(verdict)}
+        case Unknown(reason="interrupted"):
+            raise KeyboardInterrupt
         case Unknown():
             story.line(str(verdict))
             data["reason"] = verdict.reason

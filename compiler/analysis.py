@@ -50,7 +50,7 @@ from .ranges import (
     canonical_lengths,
     group_or,
     index_of,
-    ordered,
+    sort_distinct,
 )
 from .resolving import UNRESOLVED, resolve
 
@@ -322,7 +322,7 @@ def linear_range(ranges: Ranges, args: Sequence[int], coefficients: Sequence[Fra
         terms.append({v: bits for v, bits in zip(ranges.values(arg), _as_ints(words), strict=True) if bits})
     found = linear_lengths(terms, coefficients, constant)
     everywhere = sum(1 << n for n in ranges.lengths)
-    return _collect(ranges, {value: bits & everywhere for value, bits in found.items()})
+    return _collect(ranges, [(value, bits & everywhere) for value, bits in found.items()])
 
 
 def width_range(ranges: Ranges, selector: int) -> Range:
@@ -402,20 +402,24 @@ def aggregate_range(ranges: Ranges, selector: int, value: int, default: Value | 
         )
     picked = selection(ranges, selector, value)
     lo, hi, possible = _flat_bounds(ranges, selector)
-    found: dict[Value, int] = {}
+    found: dict[_Key, tuple[Value, int]] = {}
     empty = np.bitwise_or.reduce(ranges.pack(possible & (lo == 0)), axis=1)
     if empty.any():
         if isinstance(default, NoDefault):
             raise Refused("the selection may be empty and there is no default; give a default")
-        found[default] = _as_ints(empty[:, None])[0]
+        found[_key(default)] = (default, _as_ints(empty[:, None])[0])
     taken = ranges.pack(possible & (hi >= 1))
     single = _as_ints(np.bitwise_or.reduce(picked.words & taken[:, None, :], axis=2))
     for member, bits in zip(ranges.values(value), single, strict=True):
         if bits:
-            found[member] = found.get(member, 0) | bits
-    for mean, bits in mean_lengths(_averaged(ranges, picked, hi, ranges.values(value))).items():
-        found[mean] = found.get(mean, 0) | bits
-    return _collect(ranges, found)
+            kept, before = found.get(_key(member), (member, 0))
+            found[_key(member)] = kept, before | bits
+    for pair, bits in mean_lengths(_averaged(ranges, picked, hi, ranges.values(value))).items():
+        if pair in found:
+            found[pair] = found[pair][0], found[pair][1] | bits
+        else:
+            found[pair] = (pair[0] if pair[1] == 1 else Fraction(*pair)), bits
+    return _collect(ranges, found.values())
 
 
 def _averaged(
@@ -455,14 +459,24 @@ def _flat_bounds(ranges: Ranges, selector: int) -> widths.Bounds:
     return widths.Bounds(lo.reshape(rows, -1), hi.reshape(rows, -1), possible.reshape(rows, -1))
 
 
-def _collect(ranges: Ranges, found: Mapping[Value, int]) -> Range:
-    values = ordered(value for value, bits in found.items() if bits)
+_Key = tuple[int, int] | str | None
+"""A value by its numerator and denominator: cheaper to hash than a Fraction."""
+
+
+def _key(value: Value) -> _Key:
+    return (value.numerator, value.denominator) if isinstance(value, (int, Fraction)) else value
+
+
+def _collect(ranges: Ranges, found: Iterable[tuple[Value, int]]) -> Range:
+    """The range of distinct values with their lengths as bit sets."""
+    lengths = {_key(value): bits for value, bits in found if bits}
+    values = sort_distinct(value for value, bits in found if bits)
     if len(values) > VALUE_LIMIT:
         raise Refused(f"{len(values)} possible values, more than {VALUE_LIMIT}; map them to fewer")
+    ordered_bits = [lengths[_key(value)] for value in values]
     words = np.zeros((ranges.n_words, len(values)), np.uint64)
-    bits = [found[value] for value in values]
     for word in range(ranges.n_words):
-        words[word] = [b >> 64 * word & 0xFFFF_FFFF_FFFF_FFFF for b in bits]
+        words[word] = [bits >> 64 * word & 0xFFFF_FFFF_FFFF_FFFF for bits in ordered_bits]
     return Range(values, words)
 
 

@@ -87,7 +87,7 @@ class Lowered:
 
 
 def lower(
-    program: SOp, vocab: Iterable[Value], max_len: int, causal: bool = False, name: str | None = None
+    program: SOp, vocab: Iterable[Value] | None, max_len: int | None, causal: bool = False, name: str | None = None
 ) -> CoreProgram:
     """The core program that computes `program` on every sequence of 1..max_len tokens of `vocab`.
 
@@ -98,13 +98,13 @@ def lower(
 
 
 def lower_with_hints(
-    program: SOp, vocab: Iterable[Value], max_len: int, causal: bool = False, name: str | None = None
+    program: SOp, vocab: Iterable[Value] | None, max_len: int | None, causal: bool = False, name: str | None = None
 ) -> Lowered:
     """As `lower`, with the encoding hints."""
-    words = _check_input(program, vocab, max_len, causal)
+    words, longest = _check_input(program, vocab, max_len, causal)
     title = name or program.name or "program"
     merged = canonicalise(program)
-    lowering = _Lowering(words, max_len, causal)
+    lowering = _Lowering(words, longest, causal)
     problems: list[str] = []
     for node in nodes_of(merged):
         if any(child in lowering.failed for child in children(node)):
@@ -116,11 +116,11 @@ def lower_with_hints(
             lowering.failed.add(node)
             problems.append(f"{describe(node)}: {why}")
     if problems:
-        raise CompileError(f"cannot compile {title!r} for {len(words)} tokens and length {max_len}:", problems)
+        raise CompileError(f"cannot compile {title!r} for {len(words)} tokens and length {longest}:", problems)
     return lowering.finish(merged, title)
 
 
-def _check_input(program: object, vocab: Iterable[Value], max_len: object, causal: object) -> tuple[Value, ...]:
+def _check_input(program: object, vocab: object, max_len: object, causal: object) -> tuple[tuple[Value, ...], int]:
     if not isinstance(program, SOp):
         raise CompileError(
             f"a program is an s-op, got {program!r} of type {type(program).__name__}; "
@@ -147,14 +147,14 @@ def _check_input(program: object, vocab: Iterable[Value], max_len: object, causa
         raise CompileError(
             f"the vocabulary mixes types: {a!r} is a {first} and {b!r} is a {second}; use tokens of one type"
         )
-    return words
+    return words, int(max_len)
 
 
 class _Lowering:
     """The core program being built. Nodes that are equal are placed once."""
 
     def __init__(self, vocab: tuple[Value, ...], max_len: int, causal: bool) -> None:
-        self.vocab, self.max_len, self.causal = vocab, int(max_len), causal
+        self.vocab, self.max_len, self.causal = vocab, max_len, causal
         self.ranges, words = start(vocab, self.max_len, causal)
         self.place: dict[Expression, int] = {}
         self.failed: set[Expression] = set()

@@ -7,6 +7,7 @@ at microseconds a set.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
@@ -33,111 +34,97 @@ def numbers(values: Iterable[Value], what: str, remedy: str) -> list[Fraction]:
     return out
 
 
-def mean_lengths(sets: Mapping[tuple[Fraction, ...], Mapping[int, int]]) -> dict[Value, int]:
-    """All means of m elements of a set, with repetition, 2 <= m <= hi, and the lengths at which each occurs.
+def mean_lengths(sets: Mapping[tuple[Fraction, ...], Mapping[int, int]]) -> dict[tuple[int, int], int]:
+    """All means of m elements of a set, with repetition, 2 <= m <= hi, as reduced (numerator, denominator) pairs, and
+    the lengths at which each occurs.
 
-    `sets` gives for each set (ascending) the largest number hi of summands at each length. Lengths come out as bit
-    sets. Raises `Refused` for more than `VALUE_LIMIT` different means.
+    `sets` gives for each set the largest number hi of summands at each length. Lengths come out as bit sets.
+    Raises `Refused` for more than `VALUE_LIMIT` different means.
     """
-    totals: dict[tuple[int, int], int] = {}
-    small: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], int]] = []
-    count = 0
-    for members, largest in sets.items():
-        top = max(largest.values())
+    if not sets:
+        return {}
+    largest = {members: max(by_length.values()) for members, by_length in sets.items()}
+    for members, top in largest.items():
         if top * (len(members) - 1) + 1 > VALUE_LIMIT:
             raise Refused(f"more than {VALUE_LIMIT} different means of up to {top} of {len(members)} values; {_FEWER}")
-        scaled = _Scaled(members)
-        for m, sums in scaled.sums(top):
-            lengths = sum(1 << n for n, hi in largest.items() if hi >= m)
-            if m >= 2 and lengths:
-                num, den = scaled.means(m, sums)
-                small.append((num, den, lengths))
-                count += num.size
-                if count > _WORK_LIMIT:
-                    _collect(small, totals)
-                    small, count = [], 0
-    _collect(small, totals)
-    return {int(num) if den == 1 else Fraction(num, den): lengths for (num, den), lengths in totals.items()}
-
-
-def _collect(
-    parts: Sequence[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], int]], totals: dict[tuple[int, int], int]
-) -> None:
-    """Unite the lengths of equal means, given as reduced pairs."""
-    if not parts:
-        return
-    largest = max(int(max(np.abs(num).max(), den.max())) for num, den, _ in parts)
-    if largest < 1 << 30:
-        codes = np.concatenate([num * (1 << 31) + den for num, den, _ in parts])
-        owner = np.concatenate([np.full(num.size, i, np.int32) for i, (num, _, _) in enumerate(parts)])
-        lengths = [part[2] for part in parts]
-        distinct, inverse = np.unique(codes, return_inverse=True)
-        if distinct.size > VALUE_LIMIT:
+    scaled = _Scaled(sorted({member for members in sets for member in members}))
+    sums = {members: scaled.start(members, top) for members, top in largest.items()}
+    totals: dict[tuple[int, int], int] = {}
+    for m in range(2, max(largest.values()) + 1):
+        sums = {members: scaled.next(members, sums[members]) for members in sums if largest[members] >= m}
+        parts = []
+        for members, reached in sums.items():
+            lengths = sum(1 << n for n, hi in sets[members].items() if hi >= m)
+            parts.append((scaled.listed(reached), lengths))
+        for number, lengths in _united(parts):
+            pair = scaled.mean(number, m)
+            totals[pair] = totals.get(pair, 0) | lengths
+        if len(totals) > VALUE_LIMIT:
             raise Refused(f"more than {VALUE_LIMIT} different means; {_FEWER}")
-        n_words = max(length.bit_length() for length in lengths) // 64 + 1
-        mask = (1 << 64) - 1
-        united = np.zeros(distinct.size, object)
-        order = np.argsort(inverse, kind="stable")
-        starts = np.searchsorted(inverse[order], np.arange(distinct.size))
-        for word in range(n_words):
-            words = np.array([length >> 64 * word & mask for length in lengths], np.uint64)
-            union = np.bitwise_or.reduceat(words[owner[order]], starts)
-            united = united + union.astype(object) * (1 << 64 * word)
-        den = distinct % (1 << 31)
-        for pair_num, pair_den, union_ in zip(((distinct - den) >> 31).tolist(), den.tolist(), united, strict=True):
-            totals[pair_num, pair_den] = totals.get((pair_num, pair_den), 0) | int(union_)
-    else:
-        for num, den, length in parts:
-            for pair in zip(num.tolist(), den.tolist(), strict=True):
-                totals[pair] = totals.get(pair, 0) | length
-            if len(totals) > VALUE_LIMIT:
-                break
-    if len(totals) > VALUE_LIMIT:
-        raise Refused(f"more than {VALUE_LIMIT} different means; {_FEWER}")
+    return totals
+
+
+def _united(parts: Sequence[tuple[npt.NDArray[np.int64], int]]) -> Iterable[tuple[int, int]]:
+    """The numbers that occur in some part, each with the union of its parts' lengths."""
+    if len(parts) == 1:
+        return zip(parts[0][0].tolist(), itertools.repeat(parts[0][1]), strict=False)
+    distinct = np.unique(np.concatenate([numbers for numbers, _ in parts]))
+    united = [0] * distinct.size
+    n_words = max(lengths.bit_length() for _, lengths in parts) // 64 + 1
+    for word in range(n_words):
+        words = np.zeros(distinct.size, np.uint64)
+        for numbers, lengths in parts:
+            words[np.searchsorted(distinct, numbers)] |= np.uint64(lengths >> 64 * word & 0xFFFF_FFFF_FFFF_FFFF)
+        united = [total | bits << 64 * word for total, bits in zip(united, words.tolist(), strict=True)]
+    return zip(distinct.tolist(), united, strict=True)
 
 
 class _Scaled:
-    """A set of rationals as (offset + step * b) / den with integers b >= 0, the least of them 0."""
+    """Rationals as (offset + step * b) / den with integers b >= 0, and sets of sums of b's: a big integer's bits where
+    sums are small, else an ascending array."""
 
     def __init__(self, members: Sequence[Fraction]) -> None:
         self.den = math.lcm(*(member.denominator for member in members))
         scaled = [int(member * self.den) for member in members]
         self.offset = min(scaled)
         self.step = math.gcd(*(value - self.offset for value in scaled)) or 1
-        self.steps = sorted((value - self.offset) // self.step for value in scaled)
+        self.places = {m: (value - self.offset) // self.step for m, value in zip(members, scaled, strict=True)}
+        self.top = max(self.places.values())
 
-    def sums(self, top: int) -> Iterable[tuple[int, npt.NDArray[np.int64]]]:
-        """For m = 1..top, the sums of m of the b's, ascending."""
-        if self.steps[-1] * top >= _INT64:
+    def start(self, members: Sequence[Fraction], count: int) -> int | npt.NDArray[np.int64]:
+        """The sums of one element, ready for up to `count`."""
+        if self.top * count <= _BIT_LIMIT:
+            return sum(1 << self.places[member] for member in members)
+        if self.top * count >= _INT64:
             raise Refused(f"means of numbers whose common denominator is too large; {_FEWER}")
-        if self.steps[-1] * top <= _BIT_LIMIT:
-            bits = 1
-            for m in range(1, top + 1):
-                united = 0
-                for step in self.steps:
-                    united |= bits << step
-                bits = united
-                raw = np.frombuffer(bits.to_bytes(bits.bit_length() // 8 + 1, "little"), np.uint8)
-                yield m, np.flatnonzero(np.unpackbits(raw, bitorder="little")).astype(np.int64)
-            return
-        steps = np.array(self.steps, np.int64)
-        sums = np.zeros(1, np.int64)
-        for m in range(1, top + 1):
-            if sums.size * steps.size > _WORK_LIMIT:
-                raise Refused(f"too many different sums of {m} of {steps.size} values; {_FEWER}")
-            sums = np.unique(sums[:, None] + steps[None, :])
-            if sums.size > VALUE_LIMIT:
-                raise Refused(f"more than {VALUE_LIMIT} different means of {m} of {steps.size} values; {_FEWER}")
-            yield m, sums
+        return np.array(sorted(self.places[member] for member in members), np.int64)
 
-    def means(self, m: int, sums: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """The means belonging to sums of m elements, as reduced fractions."""
-        largest = max(abs(m * self.offset), abs(m * self.offset + self.step * int(sums[-1])), m * self.den)
-        if largest >= _INT64:
-            raise Refused(f"means of numbers whose common denominator is too large; {_FEWER}")
-        num = m * self.offset + self.step * sums
-        den = np.full(num.size, m * self.den, np.int64)
-        divisor = np.gcd(num, den)
+    def next(self, members: Sequence[Fraction], sums: int | npt.NDArray[np.int64]) -> int | npt.NDArray[np.int64]:
+        """The sums of one element more."""
+        if isinstance(sums, int):
+            united = 0
+            for member in members:
+                united |= sums << self.places[member]
+            return united
+        if sums.size * len(members) > _WORK_LIMIT:
+            raise Refused(f"too many different sums of {len(members)} values; {_FEWER}")
+        steps = np.array([self.places[member] for member in members], np.int64)
+        more = np.unique(sums[:, None] + steps[None, :])
+        if more.size > VALUE_LIMIT:
+            raise Refused(f"more than {VALUE_LIMIT} different means of {len(members)} values; {_FEWER}")
+        return more
+
+    def listed(self, sums: int | npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """The sums, ascending."""
+        if not isinstance(sums, int):
+            return sums
+        raw = np.frombuffer(sums.to_bytes(sums.bit_length() // 8 + 1, "little"), np.uint8)
+        return np.flatnonzero(np.unpackbits(raw, bitorder="little")).astype(np.int64)
+
+    def mean(self, total: int, m: int) -> tuple[int, int]:
+        """The mean belonging to a sum of m elements, as a reduced fraction."""
+        num, den = m * self.offset + self.step * total, m * self.den
+        divisor = math.gcd(num, den)
         return num // divisor, den // divisor
 
 

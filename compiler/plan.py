@@ -542,6 +542,8 @@ class Planner:
                 points[op.values.index(None)] = np.floor(low) - 1.0
             else:
                 points[op.values.index(None)] = axis.points[self.values(op.value).index(None)]
+                if op.default >= 0 and (points == points[op.default]).sum() > 1:  # the default is no value of the source
+                    points[op.default] = np.floor(points.min()) - 1.0
         atoms, time = self._start(node, self._one_term(node, op.selector), axis.ready)
         rep = _new_scalar(node, points, time)
         values = [(r, i, 0, w) for r, i, w in axis.weights]

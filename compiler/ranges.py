@@ -307,12 +307,18 @@ def canonical_alphabets(
 
 
 def ordered(values: Iterable[Value]) -> tuple[Value, ...]:
-    """`core.canonical`, faster for many rationals: presorted by their nearest floats."""
+    """`core.canonical`, faster for many rationals."""
     kept: dict[Value, Value] = {}
     for value in values:
         seen = kept.get(value, value)
         kept[value] = value if isinstance(seen, bool) else seen
-    numbers = [value for value in kept.values() if value is not None and not isinstance(value, str)]
+    return sort_distinct(kept.values())
+
+
+def sort_distinct(values: Iterable[Value]) -> tuple[Value, ...]:
+    """Distinct values in canonical order; numbers are presorted by their nearest floats."""
+    distinct = list(values)
+    numbers = [value for value in distinct if value is not None and not isinstance(value, str)]
     try:
         numbers.sort(key=float)
         exact = all(a.numerator * b.denominator < b.numerator * a.denominator for a, b in itertools.pairwise(numbers))
@@ -320,5 +326,8 @@ def ordered(values: Iterable[Value]) -> tuple[Value, ...]:
         exact = False
     if not exact:
         numbers.sort()
-    strings = sorted(value for value in kept if isinstance(value, str))
-    return (*((None,) if None in kept else ()), *numbers, *strings)
+    return (
+        *((None,) if any(value is None for value in distinct) else ()),
+        *numbers,
+        *sorted(value for value in distinct if isinstance(value, str)),
+    )

@@ -245,7 +245,8 @@ def aggregate_twins(ranges: Ranges, node: Aggregate, default: Value | NoDefault,
     if node.default >= 0 and not isinstance(default, NoDefault) and _is_bit(default):
         out.update(int(v) for v in source if v == default and isinstance(v, bool) != isinstance(default, bool))
         bits.append(default)
-    out.update(int(bit) for bit in bits if isinstance(bit, bool) and min(source) < bit < max(source))
+    if source:
+        out.update(int(bit) for bit in bits if isinstance(bit, bool) and min(source) < bit < max(source))
     return frozenset(out)
 
 

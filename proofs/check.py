@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from .balls import check_arithmetic
+from .circuit import check_no_flow
 from .composition import check_composition
 from .enumeration import check_enumeration
 from .format import (
@@ -27,7 +28,7 @@ from .format import (
     within,
 )
 from .model import Model, parse_model, read_model
-from .theorem import Theorem, read_theorem
+from .theorem import Faithful, Theorem, read_theorem
 
 
 @dataclass(frozen=True)
@@ -90,8 +91,14 @@ def _check(data: Mapping[str, Json], model: Model) -> Outcome:
     theorem: Theorem = read_theorem(data["theorem"], model)
     proof = data["proof"]
     rule = proof.get("rule") if isinstance(proof, dict) else None
+    circuits = [part.circuit for part in theorem.parts if isinstance(part, Faithful)]
+    with within("proof", show(rule)):
+        fits = len(circuits) == (len(theorem.parts) if rule == "no_flow" else 0)
+        require(fits or rule == "hole", f"rule {show(rule)} does not prove this body")
     if rule == "composition":
         check_composition(theorem, proof)
+    elif rule == "no_flow":
+        check_no_flow(theorem.model, circuits, proof)
     elif rule == "enumerate":
         check_enumeration(theorem, proof)
     elif rule == "hole":

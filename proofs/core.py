@@ -170,7 +170,8 @@ def read_bits(data: Json, rows: int, columns: int) -> Bits:
     lines = listing(data, "table", rows, rows)
     good = all(isinstance(line, str) and len(line) == columns and set(line) <= {"0", "1"} for line in lines)
     require(good, f"every row of the table must be a string of {columns} characters 0 or 1")
-    return (np.frombuffer("".join(lines).encode("ascii"), dtype=np.uint8) == ord("1")).reshape(rows, columns)
+    bits: Bits = np.frombuffer("".join(lines).encode("ascii"), dtype=np.uint8) == ord("1")
+    return bits.reshape(rows, columns)
 
 
 def _binary(kind: str) -> Callable[[dict[str, Json], list[Node], Program], Node]:

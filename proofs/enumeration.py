@@ -12,7 +12,7 @@ from .core import Ints, evaluate
 from .exact import grow
 from .format import Json, Rejected, record, require, show, within
 from .model import Model
-from .theorem import Computes, NeverOutputs, Theorem
+from .theorem import Computes, Margin, NeverOutputs, Theorem
 
 MAX_INPUTS = 2**20
 MAX_ACTIVATIONS = 2**22
@@ -49,6 +49,8 @@ def _check_words(theorem: Theorem, network: Network, ids: Ints, words: Ints) -> 
             elif isinstance(part, NeverOutputs):
                 holds = _never(theorem, low, high, part.outputs)
             else:
+                require(isinstance(part, Margin), "enumerate proves computes, never_outputs and margin")
+                assert isinstance(part, Margin)
                 holds = _has_margin(low, high, part.at_least)
             if not holds.all():
                 row, place = np.argwhere(~holds)[0]

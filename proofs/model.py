@@ -97,10 +97,10 @@ def read_config(data: Json) -> Config:
         require(item[name] in allowed, f"config {name} must be one of {allowed}, got {show(item[name])}")
     scale = item["attention_scale"]
     if scale != "1/sqrt(d_head)":
-        require(type(scale) in (int, float) and math.isfinite(scale), f"attention_scale is {show(scale)}")
-        require(abs(scale) < 2.0**100, f"attention_scale is {show(scale)}")
+        exact = type(scale) is float or (type(scale) is int and abs(scale) <= 2**53)
+        require(exact and abs(scale) < 2.0**100, f"attention_scale is {show(scale)}")
     norm = item["layer_norm"]
-    require(norm is None or (type(norm) in (int, float) and norm > 0), f"layer_norm is {show(norm)}")
+    require(norm is None or (type(norm) in (int, float) and 0 < norm < 2.0**100), f"layer_norm is {show(norm)}")
     return Config(
         **sizes,
         layers=tuple(layers),
@@ -127,7 +127,7 @@ def read_model(path: str | Path) -> Model:
 
 def parse_model(content: bytes) -> Model:
     """`read_model` on the file's bytes."""
-    require(len(content) > 8, "the model file is too short")
+    require(len(content) > 8, f"the model file has {len(content)} bytes")
     (length,) = struct.unpack("<Q", content[:8])
     require(length <= min(MAX_HEADER, len(content) - 8), f"the model's header claims {length} bytes")
     header = parse_json(content[8 : 8 + length])

@@ -322,7 +322,7 @@ class Ranges:
         for v in np.unique(value[value >= 0]):
             rows = value == v
             reach[:, :, v] = weight[:, rows] @ holds[rows] > 0
-        singular = (hi <= 1) | (reach.sum(axis=2) <= 1)
+        singular: Bits = (hi <= 1) | (reach.sum(axis=2) <= 1)
         for width in self.keys[selector]:
             if width in self.rank and self._function_of_rank(source, self.rank[width]):
                 singular |= self._one_value(width, keys, weight, holds)
@@ -344,7 +344,7 @@ class Ranges:
             result[:, position[item]] |= used[:, v]
         means = _Means(self.program.nodes[source].values, node)
         for row in range(len(self.lengths)):
-            open_queries = np.flatnonzero(~np.asarray(singular[row]))
+            open_queries = np.flatnonzero(~singular[row])
             for chosen, most in _maximal(reach[row, open_queries], hi[row, open_queries]):
                 result[row] |= means.possible(chosen, most)
         return result

@@ -40,6 +40,9 @@ class Readout:
             require(not missing, f"the program's output {missing[:1]} is not among the codec's outputs")
             index = np.array([outputs[y] for y in self.wanted], dtype=np.int64)
         for part in self.theorem.parts:
+            require(
+                isinstance(part, (Computes, NeverOutputs, Margin)), "decode proves computes, never_outputs and margin"
+            )
             forbidden = np.zeros(len(outputs), dtype=np.bool_)
             if isinstance(part, NeverOutputs):
                 forbidden[[outputs[y] for y in part.outputs if y in outputs]] = True

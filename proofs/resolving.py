@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from .core import Bits, Ints, linear_indices, weighted_indices
+from .core import Bits, Ints, Program, linear_indices, weighted_indices
 from .format import Json, Rejected, as_fraction, integer, listing, record, require
 from .ranges import MAX_CELLS, Joint, Ranges, TooLarge, is_function, look_up
 
@@ -22,8 +22,10 @@ class Unresolved(Rejected):
 class Resolver:
     """Values that follow from other values at the same position of the same input."""
 
-    def __init__(self, ranges: Ranges, sums: dict[int, list[tuple[int, int]]]) -> None:
-        self.ranges, self.sums = ranges, sums
+    def __init__(
+        self, ranges: Ranges, sums: dict[int, list[tuple[int, int]]], shares: dict[int, tuple[int, int]] | None = None
+    ) -> None:
+        self.ranges, self.sums, self.shares = ranges, sums, shares or {}
 
     def tuples(self, reads: list[int]) -> Joint:
         """The possible tuples: those all of whose values are possible at one and the same length."""
@@ -74,16 +76,20 @@ class Resolver:
         program = self.ranges.program
         definition = program.nodes[node]
         terms = self.sums.get(node)
-        followed = definition.kind in ("map", "linear") or (definition.kind == "width" and terms is not None)
+        share = self.shares.get(node) if terms is None else None
+        followed = definition.kind in ("map", "linear") or terms is not None or share is not None
         if not followed:
             raise Unresolved(f"node {node} ({definition.kind}) does not follow from nodes {list(joint.nodes)}")
         sources = definition.args if terms is None else tuple(term for term, _ in terms)
+        sources = sources if share is None else share
         args = [self._resolve(arg, joint, mask, memo, (*above, node)) for arg in sources]
         if definition.kind == "map":
             assert definition.table is not None
             index = look_up(definition.table, args, joint.size)
         elif definition.kind == "linear":
             index = np.broadcast_to(linear_indices(definition, program.nodes, args), (joint.size,))
+        elif share is not None:
+            index = share_indices(program, node, share, args)
         else:
             assert terms is not None
             tables: list[list[Fraction | None]] = [
@@ -149,6 +155,64 @@ def identity_holds(differs: Bits, keys: Joint, queries: Joint) -> bool:
         return True
     together = keys.mask.T.astype(np.float32) @ queries.mask.astype(np.float32) > 0
     return not (differs & together).any()
+
+
+def read_width_shares(data: Json, ranges: Ranges) -> dict[int, tuple[int, int]]:
+    """Width shares: w = c - 1 if m = 0, else w = c, where m is the share of position 0 in w's selection."""
+    shares: dict[int, tuple[int, int]] = {}
+    count = len(ranges.program.nodes)
+    for entry in listing(data, "width_shares", count, 1):
+        item = record(entry, "a width share", ("node", "counted", "inside"))
+        node, c, m = (integer(item[key], key, 0, count - 1) for key in ("node", "counted", "inside"))
+        require(node not in shares, f"two width shares for node {node}")
+        check_width_share(ranges, node, c, m)
+        shares[node] = (c, m)
+    return shares
+
+
+def check_width_share(ranges: Ranges, node: int, c: int, m: int) -> None:
+    """w = width(s), s not empty; c = width(s or first); m = mean over s of [indices = 0].
+
+    Exactly one position has index 0, and it is visible. If s selects it, m = 1 / w and c = w; else m = 0 and c = w + 1.
+    """
+    nodes = ranges.program.nodes
+    require(nodes[node].kind == "width" and nodes[c].kind == "width", f"nodes {node} and {c} must be widths")
+    (s,), (either,) = nodes[node].args, nodes[c].args
+    require(nodes[either].kind == "or" and nodes[either].args[0] == s, f"node {c} must count `or` of {s} and another")
+    first = nodes[nodes[either].args[1]]
+    require(first.kind == "select" and first.args[0] == 1, "the other selector must be a select by indices")
+    assert first.table is not None
+    only_zero = (first.table == (np.arange(len(first.table)) == 0)[:, None]).all()
+    require(only_zero, "the other selector must select position 0, whatever the query")
+    require(nodes[m].kind == "aggregate" and nodes[m].args[0] == s, f"node {m} must aggregate over selector {s}")
+    require(m in ranges.nonempty, f"the selection of node {m} may be empty")
+    mark = nodes[nodes[m].args[1]]
+    require(mark.kind == "map" and mark.args == (1,), f"node {m} must aggregate a map of indices")
+    assert mark.table is not None
+    wanted = [1 if index == 0 else 0 for index in range(len(mark.table))]
+    require([mark.values[v] if v >= 0 else None for v in mark.table] == wanted, "the map must be 1 at 0, else 0")
+
+
+def share_indices(program: Program, node: int, share: tuple[int, int], args: list[Ints]) -> Ints:
+    """Indices of w, from c and m; -1 where m is neither 0 nor 1 / w, or w < 1."""
+    position = program.nodes[node].position()
+    counts, shares = (program.nodes[n].values for n in share)
+    table = np.full((len(counts), len(shares)), -1, dtype=np.int64)
+    for i, count in enumerate(counts):
+        for j, inside in enumerate(shares):
+            assert isinstance(count, int)
+            w = count - 1 if inside == 0 else int(count)
+            if w >= 1 and (inside == 0 or inside == Fraction(1, w)):
+                table[i, j] = position.get(w, -1)
+    return look_up(table, args, len(args[0]))
+
+
+def first_always_selected(ranges: Ranges, selector: int) -> bool:
+    """Every query selects every key with `indices` = 0, over possible joint values."""
+    keys = ranges.joint(sorted({*ranges.keys[selector], 1}))
+    keys = keys.kept(keys.columns[1] == 0)
+    queries = ranges.joint(ranges.queries[selector])
+    return identity_holds(~ranges.selector_on(selector, keys, queries), keys, queries)
 
 
 def check_atoms(ranges: Ranges, selector: int, atoms: list[tuple[int, int, Bits]]) -> None:

@@ -15,6 +15,7 @@ from .ranges import Joint, Ranges, TooLarge
 
 MAX_ENTRIES = 2**25
 MAX_FACTOR = 2**20
+MAX_PARTS = 64
 POINT_BITS = 512
 
 
@@ -99,6 +100,20 @@ def start(model: Model, ranges: Ranges, rows: Ints, bos: int | None) -> State:
 
 def read_encoding(data: Json, values: int, d_model: int) -> Exact:
     """E'[value] as a matrix [values, d_model]."""
+    require(_count(data) <= MAX_PARTS, f"an encoding has more than {MAX_PARTS} parts")
+    encoding = _read_encoding(data, values, d_model)
+    require((encoding.magnitude() < 2.0**POINT_BITS).all(), "an encoding is too large")
+    return encoding
+
+
+def _count(data: Json) -> int:
+    """How many objects the encoding consists of."""
+    if isinstance(data, list):
+        return sum(map(_count, data))
+    return 1 + _count(data.get("parts", [])) + _count(data.get("of", [])) if isinstance(data, dict) else 0
+
+
+def _read_encoding(data: Json, values: int, d_model: int) -> Exact:
     if values * d_model > MAX_ENTRIES:
         raise TooLarge(f"an encoding of {values} x {d_model}")
     kind = data.get("kind") if isinstance(data, dict) else None
@@ -121,13 +136,13 @@ def read_encoding(data: Json, values: int, d_model: int) -> Exact:
     if kind == "sum":
         item = record(data, "encoding", ("kind", "parts"))
         total = zeros(values, d_model)
-        for part in listing(item["parts"], "parts", 64):
-            total = total + read_encoding(part, values, d_model)
+        for part in listing(item["parts"], "parts", MAX_PARTS):
+            total = total + _read_encoding(part, values, d_model)
         return total
     require(kind == "scaled", f"unknown encoding {show(kind)}")
     item = record(data, "encoding", ("kind", "by", "of"))
     factor = integer(item["by"], "by", -MAX_FACTOR, MAX_FACTOR)
-    return read_encoding(item["of"], values, d_model).scaled(Fraction(factor))
+    return _read_encoding(item["of"], values, d_model).scaled(Fraction(factor))
 
 
 def node_list(data: Json, ranges: Ranges) -> list[int]:

@@ -10,6 +10,7 @@ from typing import TypeAlias
 import numpy as np
 
 from .automaton import MAX_TOKENS, Bits, Domain, read_domain
+from .circuit import ABLATIONS, Circuit, read_circuit
 from .core import Program, read_program
 from .format import (
     Json,
@@ -25,7 +26,7 @@ from .format import (
     value,
     within,
 )
-from .model import Model, read_config, same_config
+from .model import Config, Model, read_config, same_config
 
 MAX_PARTS = 64
 
@@ -62,7 +63,15 @@ class Margin:
     at_least: Fraction
 
 
-Part: TypeAlias = Computes | NeverOutputs | Margin
+@dataclass(frozen=True)
+class Faithful:
+    """With everything outside the circuit replaced, the model decodes as it does with nothing replaced."""
+
+    circuit: Circuit
+    ablation: str
+
+
+Part: TypeAlias = Computes | NeverOutputs | Margin | Faithful
 
 
 @dataclass(frozen=True)
@@ -100,7 +109,7 @@ def read_theorem(data: Json, model: Model) -> Theorem:
         config.require_plain()
         domain, codec = read_domain(item["domain"]), _read_codec(item["codec"])
         programs: dict[bytes, Program] = {}
-        parts = tuple(_read_body(item["body"], programs))
+        parts = tuple(_read_body(item["body"], programs, config))
         require(len(programs) <= 1, "two parts of the body are about different programs")
         theorem = Theorem(domain, parts, next(iter(programs.values()), None), codec, model)
         _check_fit(theorem)
@@ -119,7 +128,7 @@ def _read_codec(data: Json) -> Codec:
     return Codec(vocab, boolean(item["bos"], "codec bos"), categorical, outputs, points)
 
 
-def _read_body(data: Json, programs: dict[bytes, Program]) -> list[Part]:
+def _read_body(data: Json, programs: dict[bytes, Program], config: Config) -> list[Part]:
     kind = data.get("kind") if isinstance(data, dict) else None
     if kind == "computes":
         item = record(data, "body", ("kind", "program"))
@@ -131,9 +140,13 @@ def _read_body(data: Json, programs: dict[bytes, Program]) -> list[Part]:
         return [NeverOutputs(outputs)]
     if kind == "margin":
         return [Margin(dyadic(record(data, "body", ("kind", "at_least"))["at_least"], "at_least"))]
+    if kind == "faithful":
+        item = record(data, "body", ("kind", "circuit", "ablation"))
+        require(item["ablation"] in ABLATIONS, f"unknown ablation {show(item['ablation'])}")
+        return [Faithful(read_circuit(item["circuit"], config), item["ablation"])]
     require(kind == "and", f"unknown body {show(kind)}")
     parts = listing(record(data, "body", ("kind", "parts"))["parts"], "parts", MAX_PARTS, 1)
-    found = [leaf for part in parts for leaf in _read_body(part, programs)]
+    found = [leaf for part in parts for leaf in _read_body(part, programs, config)]
     require(len(found) <= MAX_PARTS, f"the body has more than {MAX_PARTS} parts")
     return found
 
@@ -217,6 +230,12 @@ def _body(body: Json) -> str:
         return "the model never outputs " + ", ".join(_plain(value(x, "an output")) for x in body["outputs"])
     if body["kind"] == "margin":
         return f"the decoded logit exceeds every other logit by at least {_plain(dyadic(body['at_least'], 'at_least'))}"
+    if body["kind"] == "faithful":
+        circuit = body["circuit"]
+        return (
+            f"the circuit ({len(circuit['nodes'])} nodes, {len(circuit['edges'])} edges, given in the certificate) alone "
+            f"decodes as the model does, every other {circuit['granularity']} under {body['ablation']} ablation"
+        )
     return "; and ".join(_body(part) for part in body["parts"])
 
 

@@ -57,3 +57,14 @@ def share_bounds(
     if other_high is not None and longest > w:
         others = (longest - w) * exp_above(other_high)
     return 1 / (1 + most_selected + others), 1 / (1 + least_selected)
+
+
+def first_share_bounds(
+    low: Fraction, high: Fraction, other_high: Fraction | None, w: int, longest: int
+) -> tuple[Fraction, Fraction]:
+    """Position 0's weight, itself one of the w >= 1 selected keys (no BOS), lies in
+    [1 / (1 + (w - 1) e^(A - a) + (N - w) e^(u - a)), 1 / (1 + (w - 1) e^(a - A))]."""
+    others = Fraction(0)
+    if other_high is not None and longest > w:
+        others = (longest - w) * exp_above(leak_exponent(low, other_high))
+    return 1 / (1 + (w - 1) * exp_above(high - low) + others), 1 / (1 + (w - 1) * exp_below(low - high))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import importlib
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -29,10 +30,12 @@ from .checker_models import (
     Case,
     codec,
     count_same,
+    decode,
     exchange,
     place_rows,
     previous,
     program,
+    proof,
     share_of_a,
     twice_previous,
 )
@@ -101,6 +104,37 @@ def curious_bos() -> Case:
     case = twice_previous()
     case.weights["blocks.0.attn.W_Q"][0, BOS, 2] = 900
     return case
+
+
+def unsure_sink() -> Case:
+    """In layer 0 only BOS attends, to the third place. In layer 1 a width is read from what BOS then holds."""
+    counting = count_same()
+    case = twice_previous()
+    weights = {name: array for name, array in case.weights.items() if not name.startswith("blocks.")}
+    for name, array in counting.weights.items():
+        if name.startswith("blocks.0."):
+            weights[name] = np.zeros_like(array)
+            weights[name.replace(".0.", ".1.", 1)] = array.copy()
+    head = "blocks.0.attn."
+    for k in range(3):
+        weights[head + "W_K"][0, PLACES[k], k] = 1
+    weights[head + "b_Q"][0, 3] = 1
+    weights[head + "W_K"][0, BOS, 3] = 40
+    weights[head + "W_Q"][0, BOS, 2] = 900
+    weights[head + "W_V"][0, TOKENS[0], 0] = 1
+    weights[head + "W_O"][0, 0, 10] = 1
+    weights["blocks.1.attn.W_V"][0, 10, 0] = 1
+    weights["unembed.W_U"], weights["unembed.b_U"] = counting.weights["unembed.W_U"], counting.weights["unembed.b_U"]
+    select, width = counting.program["nodes"][2:]
+    none = {"kind": "select", "keys": 1, "queries": 1, "table": ["000"] * 3}
+    gather = {"kind": "aggregate", "selector": 2, "value": 0, "default": 0, "values": ["a", "b", "c"]}
+    first = copy.deepcopy(case.proof["steps"][0])
+    first["atoms"][0]["table"] = none["table"]
+    first["encoding"]["dims"] = [-1, -1, -1]
+    second = {**copy.deepcopy(counting.proof["steps"][0]), "layer": 1, "node": 5}
+    config = {**case.config, "d_vocab_out": 1}
+    made = program(5, none, gather, select, {**width, "selector": 4})
+    return Case(config, weights, made, counting.codec, proof(first, second, decode(5)))
 
 
 def another_selector() -> Case:
@@ -295,6 +329,11 @@ def clean_image(original: Callable[..., Any], *arguments: Any) -> Any:
     return original(*arguments[:-1], np.zeros_like(arguments[-1]))
 
 
+def sure_sink(original: Callable[..., Any], context: Any, values: Any, *rest: Any) -> Any:
+    """BOS's value taken without its error."""
+    return original(context, replace(values, bos_radius=np.zeros_like(values.bos_radius)), *rest)
+
+
 def all_ramps(original: Callable[..., Any], weight_in: Any, bias: Any, weight_out: Any) -> Any:
     """Takes two neurons for a ramp whatever the second one writes."""
     forged = weight_out.copy()
@@ -355,29 +394,30 @@ def only_the_first_token(original: Callable[..., Any], *arguments: Any) -> Any:
 
 LOW = Fraction(-1000)
 FAULTS: list[tuple[str, Callable[[], Case], str, Callable[..., Any]]] = [
-    ("a head's leakage times the diameter is dropped", weak_gap, "composition.value_diameter", no_radii),
+    ("a head's leakage times the diameter is dropped", weak_gap, "head_rule.value_diameter", no_radii),
     ("the sink's weight is dropped", loud_sink, "weights.sink_exponent", replaced(LOW)),
     ("the others' weight is dropped", blind_queries, "weights.leak_exponent", replaced(LOW)),
     ("the others' largest score is not looked at", blind_queries, "attention.other_score", replaced(LOW)),
-    ("attention without selection is dropped", quiet_sink, "composition.weight_without_selection", replaced(0.0)),
-    ("uneven attention is dropped", uneven, "composition.unevenness", replaced(0.0)),
-    ("BOS's attention is dropped", curious_bos, "composition.bos_weight", replaced(0.0)),
+    ("attention without selection is dropped", quiet_sink, "head_rule.weight_without_selection", replaced(0.0)),
+    ("uneven attention is dropped", uneven, "head_rule.unevenness", replaced(0.0)),
+    ("BOS's attention is dropped", curious_bos, "head_rule.bos_weight", replaced(0.0)),
+    ("BOS's error is dropped in a width", unsure_sink, "head_rule._width_error", sure_sink),
     ("no selection is ever empty", wrong_default, "ranges.Ranges._aggregate", certain),
     ("every aggregate is singular", uneven_called_singular, "ranges.Ranges._find_bounds", few),
     ("atoms need not be the selector", another_selector, "resolving.selector_differs", lambda _, a, b: a & False),
     ("width sums need not be identities", wrong_width_sum, "resolving.identity_holds", replaced(True)),
-    ("a singular head's values are not looked at", wrong_values, "composition._singular_error", no_radii),
-    ("a mean's line is not looked at", wrong_line, "composition._affine_error", no_radii),
-    ("a width's shares are not looked at", wrong_shares, "composition._width_error", no_radii),
-    ("a group's output is not looked at", wrong_on_c, "composition._group_error", no_radii),
+    ("a singular head's values are not looked at", wrong_values, "head_rule._singular_error", no_radii),
+    ("a mean's line is not looked at", wrong_line, "head_rule._affine_error", no_radii),
+    ("a width's shares are not looked at", wrong_shares, "head_rule._width_error", no_radii),
+    ("a group's output is not looked at", wrong_on_c, "mlp_rule._group_error", no_radii),
     ("only the first tuple is looked at", wrong_on_c, "resolving.Resolver.tuples", first_tuple),
     ("only the first token is looked at", wrong_on_c, "theorem.Theorem.alphabets", only_the_first_token),
-    ("nodes that are not read are dropped", place_in_ramps, "composition.image", flat_image),
+    ("nodes that are not read are dropped", place_in_ramps, "mlp_rule.image", flat_image),
     ("nodes that are not read are dropped in decoding", reads_the_place, "readout.remaining", replaced({})),
-    ("neurons of no group are dropped", stray_neuron, "composition.stray_error", no_radii),
+    ("neurons of no group are dropped", stray_neuron, "mlp_rule.stray_error", no_radii),
     ("heads without a step are dropped", stray_head, "composition.idle_error", lambda o, *a: (0 * o(*a)[0],) * 2),
-    ("errors do not pass through W_in", noisy_threshold, "composition.image", clean_image),
-    ("ramps need not cancel", unpaired_neurons, "composition.ramps", all_ramps),
+    ("errors do not pass through W_in", noisy_threshold, "mlp_rule.image", clean_image),
+    ("ramps need not cancel", unpaired_neurons, "mlp_rule.ramps", all_ramps),
     ("a whole gap between points", off_by_more_than_half, "readout.half_gaps", wider_gaps),
     ("logits may tie", tied_logits, "readout.exceeds", lambda _, low, error, strict: low >= -error),
     ("means are not values", unlisted_mean, "ranges._Means.possible", all_possible_means),

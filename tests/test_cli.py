@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -298,6 +300,17 @@ def test_the_demo_ends_as_it_should(run: Run, tmp_path: Path) -> None:
     assert story["check"]["verdict"] == "valid"
     assert story["faulty"]["verdict"] == story["wrong_explanation"]["verdict"] == "refuted"
     assert {path.name for path in tmp_path.iterdir()} == {"sort.cert", "sort.safetensors"}
+
+    readme = Path(__file__).resolve().parent.parent / "README.md"
+    before, _, rest = readme.read_text(encoding="utf-8").partition("```\n1. Compile")
+    shown, _, after = rest.partition("\n```")
+    if os.environ.get("UPDATE_README"):
+        readme.write_text(f"{before}```\n{story['text']}\n```{after}", encoding="utf-8")
+    else:  # searches in later parts depend on the machine's speed
+        told, kept = (re.sub(r"[\d.]+ s\b", "_ s", text).split("4. Plant")[0] for text in (story["text"], shown))
+        assert told == f"1. Compile{kept}", (
+            "README shows another demo: UPDATE_README=1 pytest tests/test_cli.py -k demo"
+        )
 
 
 class TestInputs:

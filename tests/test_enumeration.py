@@ -231,3 +231,7 @@ def test_a_leak_that_only_float32_cannot_see_is_noted_and_refutes_the_run_alone(
     fault = Computes(model, program, codec=codec)
     ids = (torch.tensor([[0, 0]]),)
     assert int(fault.body.judge(ids, "float32")[0]) == -1 and fault.holds_really(Witness(((0, 0),))) is True
+    real = prove(fault, sequences([0], 2))
+    assert isinstance(real, Proved) and "float32 run fails on 1 inputs" in str(real)
+    run = prove(fault, sequences([0], 2), semantics="float32")
+    assert isinstance(run, Refuted) and run.setting.semantics == "float32" and "over the reals it holds" in str(run)

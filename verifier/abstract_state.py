@@ -88,6 +88,8 @@ class Context:
 
     def tuples(self, reads: Sequence[int], node: int, place: str) -> tuple[Tuples, npt.NDArray[np.int64]]:
         """Possible value tuples of `reads` and the node's value index on each."""
+        if len(set(reads)) != len(reads):
+            raise Failed(place, f"it reads a node twice: {tuple(reads)}")
         resolved = None
         if self.shares.get(node) == tuple(reads):
             resolved = resolve_width_share(self.an, node, *self.shares[node])

@@ -18,7 +18,7 @@ from ..compiler.core import Value
 from ..compiler.first_position import is_width_share
 from .abstract_state import Context, Failed, State, Tuples
 from .head_rule import HeadRule
-from .rounding import Enclosure, between, bound_product, product, widen
+from .rounding import Enclosure, Unbounded, between, bound_product, product, widen
 from .selector_identity import is_width_sum
 
 Array = npt.NDArray[np.float64]
@@ -43,6 +43,13 @@ class Composition:
     # -- the walk ---------------------------------------------------------------------------------------------------
 
     def run(self) -> Composed:
+        try:
+            with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+                return self._run()
+        except Unbounded as error:
+            raise Failed("model", str(error)) from None
+
+    def _run(self) -> Composed:
         self._check_scope()
         for width, terms in self.c.sums.items():
             if not is_width_sum(self.c.an, width, terms):

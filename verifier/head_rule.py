@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from ..compiler.alignment import HeadRole, encoding_matrix
 from ..compiler.core import Aggregate, Value, Width
 from ..compiler.first_position import selects_first
 from .abstract_state import Context, Failed, State
-from .rounding import Enclosure, between, bound_product, exp_high, exp_low, product, widen
+from .rounding import TINY, Enclosure, between, bound_product, exp_high, exp_low, product, shrunk, widen
 from .selector_identity import same_selector
 
 Array = npt.NDArray[np.float64]
@@ -86,6 +87,10 @@ class HeadRule:
         node = self.c.program.value_node(self.role.node)
         if not isinstance(node, (Aggregate, Width)):
             raise Failed(self.place, f"node {self.role.node} is neither an aggregate nor a width")
+        for atom in self.role.atoms:
+            sizes = tuple(len(self.c.program.value_node(side).values) for side in (atom.key, atom.query))
+            if atom.table.dtype != np.bool_ or atom.table.shape != sizes:
+                raise Failed(self.place, f"an atom's table must be bool {sizes}, got {atom.table.dtype} {atom.table.shape}")
         if not same_selector(self.c.an, node.selector, self.role.atoms):
             raise Failed(self.place, "its atoms are not the selector of what it computes")
 
@@ -110,8 +115,7 @@ class HeadRule:
         err = float(widen(np.array(abs(self.scale) * (dq @ (k_size + dk) + q_size @ dk)), len(dq) + 6))
         low, high = -err, err
         if self.has_bos:
-            constant = product(q0, k0).scaled(self.scale)
-            low, high = low + float(constant.low), high + float(constant.high)
+            low, high = _plus(low, high, product(q0, k0).scaled(self.scale))
         pairs = {(a.key, a.query) for a in atoms}
         if len(pairs) != len(atoms):
             raise Failed(self.place, "two atoms over the same nodes")
@@ -124,7 +128,7 @@ class HeadRule:
                 else:
                     rows = block[c.possible(s)][:, c.possible(t)]
                     if rows.mid.any() or rows.rad.any():
-                        low, high = low + float(rows.low.min()), high + float(rows.high.max())
+                        low, high = _plus(low, high, rows)
         seen_keys: set[int] = set()
         seen_queries: set[int] = set()
         for atom in atoms:
@@ -140,11 +144,11 @@ class HeadRule:
         for s in state.terms:
             if s not in seen_keys:
                 only = c.rows(s, product(key[s], q0).scaled(self.scale))
-                low, high = low + float(only.low.min()), high + float(only.high.max())
+                low, high = _plus(low, high, only)
         for t in state.terms:
             if self.has_bos and t not in seen_queries:
                 only = c.rows(t, product(query[t], k0).scaled(self.scale))
-                low, high = low + float(only.low.min()), high + float(only.high.max())
+                low, high = _plus(low, high, only)
         slack = 2.0**-46 * (abs(low) + abs(high)) + 2.0**-900
         low, high = low - slack, high + slack
         self._gaps([tables[a.key, a.query] for a in atoms], low, high)
@@ -187,10 +191,10 @@ class HeadRule:
         top = float(product(q, k0).scaled(self.scale).high)
         for n, m in state.terms.items():
             only = c.rows(n, product(product(Enclosure.exact(m), Enclosure.exact(self.wk)), q).scaled(self.scale))
-            top += float(only.high.max())
+            top = math.nextafter(top + float(only.high.max()), math.inf)
         top += 2.0**-46 * abs(top) + 2.0**-900
         share = min(1.0, c.max_len * exp_high(top) * (1 + 2.0**-46))
-        return self.sink.plus_error(widen(share * self.diam, 2))
+        return self.sink.plus_error(shrunk(share, self.diam))
 
     def _encoding(self) -> Array:
         assert self.role is not None
@@ -211,11 +215,11 @@ class HeadRule:
             delta = (c.max_len - 1) * exp_high(self.u - self.a) + (exp_high(-self.a) if self.has_bos else 0.0)
             tau = 0.0 if singular else max(0.0, exp_high(self.big_a - self.a) - 1.0) + 2.0**-50
             leak = min(1.0, (delta + tau) * (1 + 2.0**-46))
-            rho = widen(self._copied(role, node, encoding, singular) + leak * self.diam, 3)
+            rho = widen(self._copied(role, node, encoding, singular) + shrunk(leak, self.diam), 3)
         if not nonempty:
             empty = (self.sink - Enclosure.exact(encoding[node.default])).size
             leak = min(1.0, c.max_len * exp_high(self.u) * (1 + 2.0**-46))
-            rho = np.maximum(rho, widen(empty + leak * self.diam, 3))
+            rho = np.maximum(rho, widen(empty + shrunk(leak, self.diam), 3))
         return Update(role.node, encoding, rho, self._bos_query())
 
     def _copied(self, role: HeadRole, node: Aggregate, encoding: Array, singular: bool) -> Array:
@@ -250,14 +254,15 @@ class HeadRule:
         wanted = np.zeros((len(targets), c.config.d_model))
         wanted_error = np.zeros_like(wanted)
         wanted[:, dim] = offset + slope * numbers[targets]
-        wanted_error[:, dim] = (np.abs(slope * numbers[targets]) + np.abs(wanted[:, dim])) * 2.0**-50
+        tiny = 2.0**-1000 * (abs(slope) + 1)  # a number below float64 is rounded to 0, or a product with it
+        wanted_error[:, dim] = (np.abs(slope * numbers[targets]) + np.abs(wanted[:, dim])) * 2.0**-50 + tiny
         distance = (value - Enclosure(wanted, wanted_error)).size.max(axis=0, initial=0.0)
         possible = c.possible(role.node) & np.array([v is not None and not isinstance(v, str) for v in node.values])
         points = _rounded(node.values)[possible]
         line = np.zeros((len(points), c.config.d_model))
         line_error = np.zeros_like(line)
         line[:, dim] = offset + slope * points
-        line_error[:, dim] = (np.abs(slope * points) + np.abs(line[:, dim])) * 2.0**-50
+        line_error[:, dim] = (np.abs(slope * points) + np.abs(line[:, dim])) * 2.0**-50 + tiny
         apart = (Enclosure(encoding[possible], line_error) - Enclosure.exact(line)).size.max(axis=0, initial=0.0)
         return np.maximum(widen(distance + apart, 1), single)
 
@@ -277,7 +282,8 @@ class HeadRule:
                 continue
             share = self._share(w, counted)
             rest = between(
-                np.array(max(0.0, 1 - float(share.high))), np.array(min(1.0, 1 - float(share.low) + 2.0**-52))
+                np.array(max(0.0, 1 - float(share.high) - 2.0**-52)),
+                np.array(min(1.0, 1 - float(share.low) + 2.0**-52)),
             )
             result = _times(share, sink) + _times(rest, values)
             rho = np.maximum(rho, (result - Enclosure.exact(encoding[index])).size)
@@ -320,7 +326,13 @@ class HeadRule:
 def _times(scalar: Enclosure, vector: Enclosure) -> Enclosure:
     mid = scalar.mid * vector.mid
     rad = np.abs(scalar.mid) * vector.rad + scalar.rad * (np.abs(vector.mid) + vector.rad)
-    return Enclosure(mid, widen(rad + np.abs(mid) * 2.0**-53, 5))
+    return Enclosure(mid, widen(rad + np.abs(mid) * 2.0**-53 + TINY, 5))
+
+
+def _plus(low: float, high: float, part: Enclosure) -> tuple[float, float]:
+    """The interval plus all entries of an enclosure, rounded outwards."""
+    below, above = float(part.low.min()), float(part.high.max())
+    return math.nextafter(low + below, -math.inf), math.nextafter(high + above, math.inf)
 
 
 def _spread(vector: Enclosure, shape: tuple[int, int], axis: int) -> Enclosure:

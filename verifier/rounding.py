@@ -3,10 +3,12 @@
 An `Enclosure` (mid, rad) stands for all real arrays x with |x - mid| <= rad. Valid for any summation order, with or without
 fused multiply-add, in round-to-nearest. u = 2^-53; gamma_k = k u / (1 - k u) (Higham, Accuracy and Stability, ch. 3).
 Products of which at most k terms are non-zero are summed exactly up to gamma_k, because adding zeros is exact.
+What leaves the range of float64 upwards raises `Unbounded`; what may leave it downwards is covered by `TINY`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +19,12 @@ Array = npt.NDArray[np.float64]
 U = 2.0**-53
 TINY = 2.0**-1000
 """Covers every underflow of the few operations that produced a radius."""
+SAFE = 2.0**-900
+"""Products above it lose nothing by underflow, and neither do their bounds."""
+
+
+class Unbounded(ArithmeticError):
+    """A bound left the range of float64."""
 
 
 def gamma(k: int) -> float:
@@ -25,7 +33,9 @@ def gamma(k: int) -> float:
 
 
 def widen(radius: Array, operations: int) -> Array:
-    """A radius computed in `operations` rounded non-negative steps, made an upper bound."""
+    """A radius computed in `operations` rounded non-negative steps, made an upper bound. Raises `Unbounded`."""
+    if not np.isfinite(radius).all():
+        raise Unbounded("a bound is not finite: the weights, or the numbers of the explanation, are too large")
     return np.where(radius > 0, radius * (1 + 2 * gamma(operations + 4)) + TINY, 0.0)
 
 
@@ -69,7 +79,8 @@ class Enclosure:
 
     def scaled(self, factor: float) -> Enclosure:
         mid = self.mid * factor
-        return Enclosure(mid, widen(self.rad * abs(factor) + U * np.abs(mid), 3))
+        lost = underflow((self.mid, self.rad), (np.array(factor),))
+        return Enclosure(mid, widen(self.rad * abs(factor) + U * np.abs(mid) + lost, 3))
 
     def relu(self) -> Enclosure:
         return between(np.maximum(self.low, 0.0), np.maximum(self.high, 0.0))
@@ -79,6 +90,14 @@ def between(low: Array, high: Array) -> Enclosure:
     mid = low + (high - low) / 2
     rad = np.maximum(high - mid, mid - low)
     return Enclosure(mid, np.where(rad > 0, widen(rad, 2), 0.0))
+
+
+def underflow(left: Sequence[Array], right: Sequence[Array]) -> float:
+    """What a sum of products of entries of `left` and of `right` may lose by underflow: `TINY`, or 0 if nothing."""
+    least = [
+        min(float(np.min(np.abs(part), where=part != 0, initial=np.inf)) for part in side) for side in (left, right)
+    ]
+    return 0.0 if least[0] * least[1] >= SAFE else TINY
 
 
 def _terms(left: Array, right: Array) -> int:
@@ -104,12 +123,18 @@ def product(left: Enclosure, right: Enclosure) -> Enclosure:
         rad = rad + size_left @ right.rad
     if exact:
         rad = U * np.abs(mid)
+    rad = rad + underflow((left.mid, left.rad), (right.mid, right.rad))
     return Enclosure(mid, widen(rad, n + 6))
 
 
 def bound_product(size: Array, matrix: Array) -> Array:
     """An upper bound of size @ |matrix| for a non-negative vector `size`."""
-    return widen(size @ np.abs(matrix), size.shape[-1] + 2)
+    return widen(size @ np.abs(matrix) + underflow((size,), (matrix,)), size.shape[-1] + 2)
+
+
+def shrunk(share: float, size: Array) -> Array:
+    """An upper bound of share * size, both non-negative; exactly zero where the size is."""
+    return np.where(size > 0, widen(share * size + TINY, 1), 0.0)
 
 
 def exp_high(x: float) -> float:

@@ -1,0 +1,101 @@
+"""Rule `mlp`: groups of neurons compute nodes from nodes at the same position (section 4 of the specification)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .context import Context, added, with_bias
+from .core import Bits
+from .exact import Exact, Radii, from_float32, grow, through
+from .format import Json, integer, listing, record, require, within
+from .model import Weights
+from .neurons import Widths, ramps, relu_radius
+from .ranges import Joint
+from .state import State, hull, image, node_list, project, read_encoding
+
+MAX_CHUNK = 2**22
+
+
+def check_mlp(context: Context, state: State, layer: int, step: Json) -> State:
+    """Each group computes E'[y] from the nodes it reads, within rho; neurons in no group are error."""
+    item = record(step, "mlp step", ("rule", "layer", "groups"))
+    model = context.theorem.model
+    shape, name = model.config.layers[layer], f"blocks.{layer}.mlp."
+    weight_in, weight_out = model.weights[name + "W_in"], model.weights[name + "W_out"]
+    into, out = from_float32(weight_in), from_float32(weight_out)
+    raw_bias = model.weights[name + "b_in"]
+    bias = from_float32(raw_bias)
+    tables = project(state, into)
+    constant = state.const @ into + bias
+    error = through(state.eps, weight_in)
+    free = np.ones(shape.d_mlp, dtype=np.bool_)
+    encodings, eps = state.encodings, state.eps
+    for number, entry in enumerate(listing(item["groups"], "groups", shape.d_mlp)):
+        with within("", f"mlp group {number}"):
+            group = record(entry, "a group", ("neurons", "reads", "node", "encoding"))
+            ends = listing(group["neurons"], "neurons", 2, 2)
+            first = integer(ends[0], "first neuron", 0, shape.d_mlp)
+            neurons = slice(first, integer(ends[1], "end of neurons", first, shape.d_mlp))
+            require(free[neurons].all(), "two groups share a neuron")
+            free[neurons] = False
+            y = integer(group["node"], "node", 0, len(context.program.nodes) - 1)
+            size = len(context.program.value(y, "node").values)
+            encoding = read_encoding(group["encoding"], size, model.config.d_model)
+            joint = context.resolver.tuples(node_list(group["reads"], context.ranges))
+            units, widest = ramps(weight_in[:, neurons], raw_bias[neurons], weight_out[neurons])
+            units = units + first
+            inner = {node: table[:, units] for node, table in tables.items()}
+            rows = _Group(inner, constant[units], error[units], widest, out[units], weight_out[units], encoding, y)
+            eps = grow(eps + _group_error(context, rows, joint))
+            encodings = added(encodings, y, encoding)
+    rest = hull(tables, context.ranges, shape.d_mlp)
+    eps = grow(eps + stray_error(constant + rest.center, grow(rest.radius + error), free, weight_out))
+    pre = state.bos @ into + bias
+    bos = state.bos + pre.relu() @ out
+    bosr = grow(state.bosr + through(relu_radius(pre, through(state.bosr, weight_in)), weight_out))
+    return with_bias(State(encodings, state.const, eps, bos, bosr), from_float32(model.weights[name + "b_out"]))
+
+
+def stray_error(center: Exact, radius: Radii, free: Bits, weight_out: Weights) -> Radii:
+    """The most that neurons in no group can write, by coordinate, with pre-activations within `radius` of `center`."""
+    post = grow(np.maximum(0, center.upper() + radius))
+    return through(np.where(free, post, 0.0), weight_out)
+
+
+@dataclass(frozen=True, eq=False)
+class _Group:
+    """The units of one group: their pre-activation by node, constant and error, the widths at which their activation
+    saturates (`ramps`), their output weights, and E' of y."""
+
+    tables: dict[int, Exact]
+    constant: Exact
+    error: Radii
+    widest: Widths
+    out: Exact
+    weight_out: Weights
+    encoding: Exact
+    y: int
+
+
+def _group_error(context: Context, group: _Group, joint: Joint) -> Radii:
+    """rho_c >= |out_c - E'[y]_c| over possible tuples, with y resolved from the tuple; tuples in chunks."""
+    index, mask = context.resolver.resolve(group.y, joint)
+    keep = mask.any(axis=0) & (index >= 0)
+    require(keep.any(), "no tuple of the values read is possible")
+    joint, index = joint.kept(keep), index[keep]
+    columns = np.flatnonzero((group.out.data != 0).any(axis=0) | (group.encoding.data != 0).any(axis=0))
+    out, weight_out = group.out[:, columns], group.weight_out[:, columns]
+    encoding = group.encoding[:, columns]
+    error = np.zeros(len(columns))
+    chunk = max(1, MAX_CHUNK // max(1, out.shape[0] + len(columns)))
+    for first in range(0, joint.size, chunk):
+        rows = slice(first, first + chunk)
+        pre = image(group.tables, context.ranges, joint.kept(np.arange(joint.size)[rows]), group.constant, group.error)
+        post, radius = group.widest.activation(pre.center, pre.radius)
+        got = (post @ out - encoding[index[rows]]).magnitude()
+        error = np.maximum(error, grow(got + through(radius, weight_out)).max(axis=0))
+    full = np.zeros(context.theorem.model.config.d_model)
+    full[columns] = error
+    return full

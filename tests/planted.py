@@ -1,0 +1,189 @@
+"""Small transformers made by hand, with alignments and claims; and engines with one line of their source changed.
+
+`Parts` is a model, its explanation and a claim about it as plain, changeable data. `mutated_engine` executes the sources
+of the proof engine again, one of them changed, into fresh module objects; nothing on disk or in the running engine changes.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from types import CodeType, ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+
+from certiformer.compiler.alignment import Alignment, Atom, HeadRole, NeuronRole, OneHot
+from certiformer.compiler.compiled import Compiled
+from certiformer.compiler.core import (
+    Aggregate,
+    And,
+    CoreProgram,
+    Indices,
+    Linear,
+    Map,
+    Node,
+    Not,
+    Or,
+    Select,
+    Tokens,
+    Value,
+    Width,
+)
+from certiformer.models.codec import Codec
+from certiformer.models.config import LayerConfig, TransformerConfig, parameter_shapes
+from certiformer.models.languages import Language, sequences
+from certiformer.models.transformer import Transformer
+from certiformer.verifier.claims import Claim, Computes
+from certiformer.verifier.compose import prove_by_composition
+from certiformer.verifier.enumeration import enumerate_inputs
+from certiformer.verifier.reading import Subject
+from certiformer.verifier.verdicts import Certificate
+
+Array = np.ndarray[Any, np.dtype[np.float32]]
+
+VOCAB: tuple[Value, ...] = ("a", "b", "c")
+LENGTH = 3
+TOKENS, PLACES, BOS, OUT, SPARE = range(3), range(3, 6), 6, range(7, 10), range(10, 16)
+D_MODEL = 16
+ONE_HOT = OneHot(tuple(OUT))
+
+
+# --- a model, its explanation, a claim -----------------------------------------------------------------------------
+
+
+@dataclass
+class Parts:
+    """Everything a claim consists of, to be changed by tests. `source`: the nodes that the claim is about."""
+
+    config: dict[str, Any]
+    weights: dict[str, Array]
+    program: CoreProgram
+    codec: Codec
+    heads: list[HeadRole] = field(default_factory=list)
+    neurons: list[NeuronRole] = field(default_factory=list)
+    sums: dict[int, tuple[tuple[int, int], ...]] = field(default_factory=dict)
+    reads: tuple[int, ...] = (0,)
+    source: int | None = None
+    domain: Language | None = None
+    claim_of: Callable[[Subject, CoreProgram], Claim] = Computes
+
+    @staticmethod
+    def of(compiled: Compiled) -> Parts:
+        """A compiled model, opened up."""
+        config = {name: getattr(compiled.model.config, name) for name in compiled.model.config.__dataclass_fields__}
+        weights = {name: p.detach().numpy().copy() for name, p in compiled.model.named_parameters()}
+        a = compiled.alignment
+        sums = dict(a.width_sums)
+        return Parts(
+            config, weights, a.program, compiled.codec, [*a.heads], [*a.neurons], sums, a.decode_reads, a.n_source
+        )
+
+    def copy(self) -> Parts:
+        weights = {name: array.copy() for name, array in self.weights.items()}
+        made = copy.copy(self)
+        made.weights, made.config = weights, dict(self.config)
+        made.heads, made.neurons, made.sums = list(self.heads), list(self.neurons), dict(self.sums)
+        return made
+
+    def __getitem__(self, name: str) -> Array:
+        """A parameter by its name, `blocks.` left out."""
+        return self.weights[name if name in self.weights else f"blocks.{name}"]
+
+    def model(self) -> Transformer:
+        parameters = {name: torch.from_numpy(array.astype(np.float32)) for name, array in self.weights.items()}
+        return Transformer.from_parameters(TransformerConfig(**self.config), parameters)
+
+    def claim(self) -> Claim:
+        n = len(self.program.nodes) if self.source is None else self.source
+        p = self.program
+        core = CoreProgram(p.vocab, p.max_len, p.causal, p.nodes[:n], p.output, p.name)
+        sums = tuple(sorted(self.sums.items()))
+        alignment = Alignment(p, n, tuple(self.heads), tuple(self.neurons), sums, self.reads)
+        return self.claim_of(Subject(self.model(), self.codec, alignment), core)
+
+    def inputs(self) -> Language:
+        return self.domain or sequences(self.program.vocab, range(1, self.program.max_len + 1))
+
+
+def proves(engine: Callable[[Claim, Language], object], parts: Parts) -> bool:
+    """Whether an engine gives a certificate. Numpy may warn in a mutated engine; the verdict is what counts."""
+    with np.errstate(all="ignore"):
+        return isinstance(engine(parts.claim(), parts.inputs()), Certificate)
+
+
+def is_true(parts: Parts) -> bool:
+    """Whether the claim holds on every input, by rigorous enumeration."""
+    tally = enumerate_inputs(parts.claim(), parts.inputs(), 60)
+    assert tally.undecided == 0 or tally.first_false is not None, "enumeration must decide"
+    return tally.complete and tally.true == tally.total
+
+
+# --- hand-made parts -----------------------------------------------------------------------------------------------
+
+
+def core(*nodes: Node, output: int | None = None, causal: bool = False, length: int = LENGTH) -> CoreProgram:
+    """A program over a, b, c whose nodes 0 and 1 are `tokens` and `indices`."""
+    every = (Tokens(VOCAB), Indices(tuple(range(length))), *nodes)
+    return CoreProgram(VOCAB, length, causal, every, len(every) - 1 if output is None else output, "hand-made")
+
+
+def table(related: Callable[[int, int], bool], keys: int = 3, queries: int = 3) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """related(key value, query value)."""
+    return np.array([[related(k, q) for q in range(queries)] for k in range(keys)], dtype=bool)
+
+
+def mapping(args: Sequence[int], entries: Any, values: Sequence[Value]) -> Map:
+    return Map(tuple(args), np.array(entries, dtype=np.int32), tuple(values))
+
+
+def blank(
+    program: CoreProgram,
+    layers: Sequence[tuple[int, int, int]],
+    outputs: Sequence[Value] = VOCAB,
+    points: Sequence[float] = (),
+    bos: bool = True,
+    **config: Any,
+) -> Parts:
+    """No weights but the embeddings: tokens, places and BOS one-hot; layers of (heads, d_head, d_mlp)."""
+    n = program.max_len
+    settings: dict[str, Any] = {
+        "d_model": D_MODEL,
+        "n_ctx": n + bos,
+        "d_vocab": 3 + bos,
+        "d_vocab_out": 1 if points else len(outputs),
+        "layers": tuple(LayerConfig(*sizes) for sizes in layers),
+        "causal": program.causal,
+        "attention_scale": 1.0,
+        **config,
+    }
+    shapes = parameter_shapes(TransformerConfig(**settings))
+    weights = {name: np.zeros(shape, dtype=np.float32) for name, shape in shapes.items()}
+    for t in range(3):
+        weights["embed.W_E"][t, TOKENS[t]] = 1
+    for i in range(min(n, len(PLACES))):
+        weights["pos_embed.W_pos"][i + bos, PLACES[i]] = 1
+    if bos:
+        weights["embed.W_E"][3, BOS] = 1
+    codec = Codec(VOCAB, bos, "scalar" if points else "categorical", tuple(outputs), tuple(points), n)
+    return Parts(settings, weights, program, codec)
+
+
+def unembed(parts: Parts, dims: Sequence[int], gain: float = 1.0) -> None:
+    for output, dim in enumerate(dims):
+        parts["unembed.W_U"][dim, output] = gain
+
+
+def echo() -> Parts:
+    """No layers: the output is the token."""
+    parts = blank(core(), [])
+    parts.program = CoreProgram(VOCAB, LENGTH, False, parts.program.nodes, 0, "echo")
+    unembed(parts, TOKENS)
+    return parts
