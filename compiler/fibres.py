@@ -26,8 +26,8 @@ def resolve_by_fibres(analysis: Analysis, node: int, reads: tuple[int, ...]) -> 
     shape = [len(analysis.core.value_node(r).values) for r in reads]
     columns = [np.broadcast_to(analysis.function(r, basis), sizes)[possible] for r in reads]
     defined = (wanted >= 0) & np.logical_and.reduce([c >= 0 for c in columns])
-    place = np.ravel_multi_index([c[defined] for c in columns], shape)
     wanted = wanted[defined]
+    place = np.ravel_multi_index([c[defined] for c in columns], shape) if reads else np.zeros(len(wanted), np.int64)
     low = np.full(math.prod(shape), np.iinfo(np.int32).max, dtype=np.int32)
     high = np.full(math.prod(shape), -1, dtype=np.int32)
     np.minimum.at(low, place, wanted)

@@ -37,7 +37,7 @@ class Circuit:
 
 
 def nodes_of(config: Config) -> list[tuple[str, int]]:
-    """Nodes but `logits`, in order of computation, each with its stage: heads of layer l at 2 l + 1, its MLP at 2 l + 2."""
+    """Nodes but `logits` with their stages, ascending: heads of layer l at 2 l + 1, its MLP at 2 l + 2."""
     nodes = [("input", 0)]
     for number, layer in enumerate(config.layers):
         nodes += [(f"a{number}.h{head}", 2 * number + 1) for head in range(layer.n_heads)]
@@ -78,7 +78,7 @@ def written(model: Model, node: str) -> Bits:
     w = model.weights
     if node == "input":
         names = ["embed.W_E"] + (["pos_embed.W_pos"] if model.config.positional else [])
-        return np.any([(w[name] != 0).any(axis=0) for name in names], axis=0)
+        return np.asarray(np.any([(w[name] != 0).any(axis=0) for name in names], axis=0), dtype=np.bool_)
     if node[0] == "m":
         name = f"blocks.{node[1:]}.mlp."
         return np.asarray((w[name + "W_out"] != 0).any(axis=0) | (w[name + "b_out"] != 0))
@@ -100,8 +100,8 @@ def read_by(model: Model, target: str, port: str) -> Bits:
 def outside(circuit: Circuit, config: Config) -> list[Edge]:
     """The edges whose contribution may be replaced without being in the circuit.
 
-    By node: those from an ablated node to one that stays; what reaches other ablated nodes does not matter, for they are
-    replaced themselves. The read-out must stay.
+    By node: those from an ablated node to one that stays; what reaches other ablated nodes does not matter, for they
+    are replaced themselves. The read-out must stay.
     """
     if not circuit.by_node:
         return [edge for edge in edges_of(config) if str(edge) not in circuit.edges]

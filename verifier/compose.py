@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -129,7 +128,7 @@ def sorted_alphabet(domain: Language, length: int) -> tuple[Value, ...]:
 
 
 def _missing(part: Body, found: Composed, analysis: Analysis, source: CoreProgram) -> Reason | None:
-    if isinstance(part, MarginBody) and Fraction(found.margin) < part.at_least:
+    if isinstance(part, MarginBody) and found.margin < part.at_least:
         return Reason(f"the margin is at least {found.margin:.9g}; {float(part.at_least):g} is not shown")
     if isinstance(part, NeverOutputsBody):
         values = source.value_node(source.output).values

@@ -90,7 +90,8 @@ class HeadRule:
         for atom in self.role.atoms:
             sizes = tuple(len(self.c.program.value_node(side).values) for side in (atom.key, atom.query))
             if atom.table.dtype != np.bool_ or atom.table.shape != sizes:
-                raise Failed(self.place, f"an atom's table must be bool {sizes}, got {atom.table.dtype} {atom.table.shape}")
+                found = f"{atom.table.dtype} {atom.table.shape}"
+                raise Failed(self.place, f"an atom's table must be bool {sizes}, got {found}")
         if not same_selector(self.c.an, node.selector, self.role.atoms):
             raise Failed(self.place, "its atoms are not the selector of what it computes")
 

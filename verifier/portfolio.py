@@ -290,11 +290,16 @@ class _Attempt:
     def compose(self) -> tuple[Verdict | None, Sequence[Hint]]:
         self.engine = "composition"
         self.progress("composing")
-        from .compose import prove_by_composition
+        from .compose import Reason, prove_by_composition
+        from .recheck import objection
 
         result = prove_by_composition(self.claim, self.domain)
         if isinstance(result, Certificate):
-            return Proved(result, self.setting("composition")), ()
+            self.progress("checking the certificate")
+            problem = objection(result, self.claim.subject.model)
+            if problem is None:
+                return Proved(result, self.setting("composition")), ()
+            result = Reason(f"the independent checker rejects the proof: {problem}")
         self.reasons.append(f"composition: {result.text}")
         return None, result.hints
 

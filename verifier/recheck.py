@@ -1,0 +1,19 @@
+"""Before a composition proof is called a proof, the independent checker has to accept it."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from ..models import Transformer
+from ..proofs import Valid, check
+from .verdicts import Certificate
+
+
+def objection(certificate: Certificate, model: Transformer) -> str | None:
+    """Why the checker does not accept the certificate about this model; None if it does."""
+    with tempfile.TemporaryDirectory(prefix="certiformer-") as folder:
+        path = Path(folder) / "model.safetensors"
+        model.save(path)
+        outcome = check(certificate.to_bytes(), path)
+    return None if isinstance(outcome, Valid) else str(outcome)
