@@ -1,4 +1,4 @@
-"""The alignment of a model with a core program: which component computes which node, from which, and how values are encoded.
+"""The alignment of a model with a core program: which component computes which node, and how.
 
 For a compiled model it is ground truth. For any model it is an explanation, the skeleton of a composition proof
 (`proofs/SPECIFICATION.md`, section 4): nothing in it is trusted, every statement is verified against the weights.
@@ -112,8 +112,10 @@ class Alignment:
     def sites(self) -> list[dict[str, object]]:
         """For each node written by a component: name, site, coordinates of the residual stream."""
         rows: list[dict[str, object]] = []
-        for role in (*self.heads, *self.neurons):
-            inner, sign = role.encoding, 1
+        roles: list[HeadRole | NeuronRole] = [*self.heads, *self.neurons]
+        for role in roles:
+            inner: Encoding = role.encoding
+            sign = 1
             while isinstance(inner, Scaled):
                 inner, sign = inner.of, sign * inner.by
             if sign < 0:

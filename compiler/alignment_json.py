@@ -47,7 +47,7 @@ def encoding_from_json(data: Any) -> Encoding:
 
 def steps_to_json(alignment: Alignment) -> list[dict[str, object]]:
     """Heads and neuron groups layer by layer, then `decode`."""
-    layers = sorted({r.layer for r in (*alignment.heads, *alignment.neurons)})
+    layers = sorted({*(h.layer for h in alignment.heads), *(g.layer for g in alignment.neurons)})
     steps: list[dict[str, object]] = []
     for layer in layers:
         for head in sorted((r for r in alignment.heads if r.layer == layer), key=lambda r: r.head):

@@ -19,7 +19,7 @@ from .plan import Plan, plan
 from .rasp import SOp
 
 
-def compile(  # noqa: A001 - the word for it
+def compile(
     program: SOp | CoreProgram,
     *,
     vocab: Iterable[Value] | None = None,
@@ -31,11 +31,12 @@ def compile(  # noqa: A001 - the word for it
 ) -> Compiled:
     """Compile a RASP program to a softmax transformer that computes it on every sequence of 1..max_len tokens.
 
-    `vocab`: the tokens, all numbers or all strings. `causal`: position i sees positions up to i only. `bos`: put a beginning-of-sequence token
-    first (needed where a selection can be empty or selected positions are counted). `reuse`: give the residual coordinates of
-    dead values to new ones. The same program gives the same bytes.
+    `vocab`: the tokens, all numbers or all strings. `causal`: position i sees positions up to i only. `bos`: put a
+    beginning-of-sequence token first (needed where a selection can be empty or selected positions are counted).
+    `reuse`: give the residual coordinates of dead values to new ones. The same program gives the same bytes.
 
-    Raises `CompileError` naming everything in the program that cannot be compiled, each with its place, reason and remedy.
+    Raises `CompileError` naming everything in the program that cannot be compiled, each with its place, reason and
+    remedy.
     """
     if isinstance(program, CoreProgram):
         core = program

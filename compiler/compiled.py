@@ -31,9 +31,10 @@ class Sizes:
 class Compiled:
     """What `compile` returns.
 
-    `model`: an ordinary transformer; `codec`: tokens in, values out; `circuit`: its nodes and edges (ground truth for every
-    ablation); `alignment`: which component computes which node of `core`, and how it is encoded; `core`: the program as a
-    canonical core program; `program`: the RASP expression, if it is at hand; `certificate`: set by `certify=True`.
+    `model`: an ordinary transformer; `codec`: tokens in, values out; `circuit`: its nodes and edges (ground truth
+    for every ablation); `alignment`: which component computes which node of `core`, and how it is encoded; `core`:
+    the program as a canonical core program; `program`: the RASP expression, if it is at hand; `certificate`: set by
+    `certify=True`.
     """
 
     model: Transformer

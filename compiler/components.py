@@ -26,7 +26,7 @@ class PlanError(Exception):
 
 @dataclass(eq=False)
 class Rep:
-    """A node's values in the residual stream: one-hot (value i at local coordinate `slot[i]`) or one scalar (`points[i]`).
+    """A node's values in the residual stream: one-hot (value i at `slot[i]`) or a scalar (`points[i]`).
 
     `dims`, the coordinates, are chosen by the layout. `reads` collects the times at which components read it.
     """
@@ -56,7 +56,8 @@ Weights: TypeAlias = list[tuple[Rep, int, float]]
 class Axis:
     """A linear functional of the residual stream that carries a node's values as numbers.
 
-    On value v of node `over` it reads `points[v]` = bias + weights . residual; `affine`: points equal the (numeric) values.
+    On value v of node `over` it reads `points[v]` = bias + weights . residual; `affine`: points equal the (numeric)
+    values.
     `reads`: the nodes whose representations it touches.
     """
 
@@ -101,8 +102,8 @@ class AtomPlan:
 class HeadPlan:
     """A head that computes `node` into `out`.
 
-    `values`: (source representation, its local coordinate, local coordinate of `out`, weight); `offset` is added to every value
-    and `sink` is BOS's value, per local coordinate of `out`. `affine`: the output is a mean.
+    `values`: (source representation, its local coordinate, local coordinate of `out`, weight); `offset` is added to
+    every value and `sink` is BOS's value, per local coordinate of `out`. `affine`: the output is a mean.
     """
 
     time: int

@@ -63,7 +63,7 @@ def sort_key(value: Value) -> tuple[int, Fraction | int | str]:
 
 
 def canonical(values: Iterable[Value]) -> tuple[Value, ...]:
-    """Distinct values in canonical order. Equal numbers are one value (True is 1); it stays a bool if all copies are."""
+    """Distinct values in canonical order. Equal numbers are one value (True is 1); a bool if all copies are."""
     kept: dict[Value, Value] = {}
     for value in values:
         seen = kept.get(value, value)

@@ -1,9 +1,10 @@
 """Weights from a plan with coordinates.
 
-Scores: each atom of a head contributes GAIN to a selected pair and 0 to another, so with m atoms a selected key scores m GAIN and
-any other at most (m - 1) GAIN. BOS, the sink, scores (m - 1/2) GAIN (m GAIN for a width, where it is counted with the selected),
-whatever the query. exp(-GAIN / 2) is far below the least positive float32: unselected keys weigh exactly 0 there.
-What the BOS position itself holds is known, and every reader of it is corrected for it through BOS's own coordinate.
+Scores: each atom of a head contributes GAIN to a selected pair and 0 to another, so with m atoms a selected key
+scores m GAIN and any other at most (m - 1) GAIN. BOS, the sink, scores (m - 1/2) GAIN (m GAIN for a width, where it
+is counted with the selected), whatever the query. exp(-GAIN / 2) is far below the least positive float32: unselected
+keys weigh exactly 0 there. What the BOS position itself holds is known, and every reader of it is corrected for it
+through BOS's own coordinate.
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ class _Block:
 
 
 def _atom(atom_table: npt.NDArray[np.bool_]) -> tuple[Array, Array]:
-    """Factors (key [values, dims], query [values, dims]) with key . query = the table; one dim per class of the smaller side."""
+    """Factors (key [values, dims], query [values, dims]) with key . query = the table; a dim per class of one side."""
     columns, column_of = np.unique(atom_table, axis=1, return_inverse=True)
     rows, row_of = np.unique(atom_table, axis=0, return_inverse=True)
     live_columns = columns.any(axis=0)

@@ -15,7 +15,8 @@ MAX_JOINT = 1 << 22
 def resolve_by_fibres(analysis: Analysis, node: int, reads: tuple[int, ...]) -> npt.NDArray[np.int32] | None:
     """Value index of `node` for each joint value of `reads` (-1: does not occur), or None.
 
-    Over the possible tuples of the basis nodes that both depend on, the node's value must be a function of the values read.
+    Over the possible tuples of the basis nodes that both depend on, the node's value must be a function of the
+    values read.
     """
     basis = tuple(sorted({c for n in (node, *reads) for c in analysis.cut(n)}))
     sizes = [len(analysis.core.value_node(c).values) for c in basis]

@@ -30,7 +30,9 @@ def selects_first(analysis: Analysis, selector: int) -> bool:
 
 
 def is_width_share(analysis: Analysis, node: int, counted: int, inside: int) -> bool:
-    """Whether node = width(s) with s never empty, counted = width(s or key position 0), inside = mean over s of [key position 0].
+    """Whether node = width(s), s never empty, counted = width(s or first), inside = mean over s of first.
+
+    `first`: the key position is 0.
 
     Then inside is 0 or 1 / node, and node = counted - 1 if inside = 0, else counted.
     """

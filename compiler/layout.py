@@ -1,7 +1,8 @@
 """Coordinates of the residual stream for a plan's representations, dead ones reused.
 
-A representation is dead after its last read. Its coordinates can be given to another only once neurons have written minus its
-content ("cleared" it), at the first MLP that runs no earlier than the last read; the new content may be written by that MLP itself.
+A representation is dead after its last read. Its coordinates can be given to another only once neurons have written
+minus its content ("cleared" it), at the first MLP that runs no earlier than the last read; the new content may be
+written by that MLP itself.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from .plan import Plan
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """`d_model` with reuse, `d_model_without` if every representation kept its own coordinates, and the clearing groups."""
+    """`d_model` with reuse, `d_model_without` if nothing were reused, and the clearing groups."""
 
     d_model: int
     d_model_without: int
@@ -33,7 +34,7 @@ def lay_out(plan: Plan, bos: bool, reuse: bool = True) -> Layout:
     total = used + sum(rep.size for rep in reps)
     free: list[tuple[int, Rep, int, int]] = []  # (time of clearing, owner, local coordinate, coordinate)
     cleared: dict[tuple[int, int], tuple[Rep, int, list[int]]] = {}
-    for number, rep in enumerate(reps):
+    for rep in reps:
         dims: list[int] = []
         if reuse and rep.written >= 0:
             usable = [entry for entry in free if entry[0] <= rep.written]

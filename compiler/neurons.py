@@ -40,9 +40,10 @@ def digitise(
 ) -> list[Neuron]:
     """Thresholds between neighbouring points of a number line with different values of `function`.
 
-    `function[v]` is the value index to write where the line stands at `axis.points[v]` (-1: impossible). Each threshold is a ramp
-    relu(z) - relu(z - 1) in the middle half of the real gap, so the output is exactly 0 or 1 if the reading is off by less
-    than a quarter of the gap. Raises `PlanError` where float32 could not tell the neighbours apart.
+    `function[v]` is the value index to write where the line stands at `axis.points[v]` (-1: impossible). Each
+    threshold is a ramp relu(z) - relu(z - 1) in the middle half of the real gap, so the output is exactly 0 or 1 if
+    the reading is off by less than a quarter of the gap. Raises `PlanError` where float32 could not tell the
+    neighbours apart.
     """
     known = np.flatnonzero(function >= 0)
     order = known[np.argsort(axis.points[known], kind="stable")]
@@ -55,7 +56,8 @@ def digitise(
         if not gap > 32 * error:
             raise PlanError(
                 node,
-                f"values {over_values[order[i - 1]]} and {over_values[order[i]]} differ by {gap:.3g} where float32 is sure to {error:.1g} only;"
+                f"values {over_values[order[i - 1]]} and {over_values[order[i]]} differ by {gap:.3g},"
+                f" where float32 is sure to {error:.1g} only;"
                 f" lower max_len ({max_len}) or the number of values",
             )
     slopes = {i: 2.0 ** np.ceil(np.log2(2.0 / (points[i] - points[i - 1]))) for i in changes}

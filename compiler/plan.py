@@ -253,6 +253,10 @@ class Planner:
                 if node not in self._scalar:
                     self._scalar[node] = self._digitise(node, self.axis(basis[0]), "scalar")
                 return _axis_of(node, self._scalar[node], True)
+        return self._onehot_axis(node)
+
+    def _onehot_axis(self, node: int) -> Axis:
+        """The node's numbers read off a one-hot; 0 for values that are none."""
         rep, function = self.carrier(node)
         numbers = _points(self.values(node))
         weights = [
@@ -530,20 +534,24 @@ class Planner:
         if node in self._scalar:
             return self._scalar[node]
         self._need_selection(node, op)
-        if self.an.singular(node) and self.scalar_source(op.value):
+        copied = self.an.singular(node) and self.scalar_source(op.value)
+        source = self.values(op.value)
+        if copied:
             basis = self.relevant(op.value)[0]
             axis = self.affine_axis(op.value) if op.value != basis else self.axis(op.value)
-        else:
+        elif self.an.singular(node) or all(v is not None and not isinstance(v, str) for v in source):
             axis = self.affine_axis(op.value)
+        else:
+            axis = self._onehot_axis(op.value)  # what is no number is never selected
         points = _points(op.values)
         if None in op.values:
-            if axis.affine:
+            if copied and not axis.affine and None in source:
+                points[op.values.index(None)] = axis.points[source.index(None)]
+                if op.default >= 0 and (points == points[op.default]).sum() > 1:
+                    points[op.default] = np.floor(points.min()) - 1.0  # the default is no value of the source
+            else:
                 low = min((float(v) for v in op.values if v is not None), default=0.0)  # type: ignore[arg-type]
                 points[op.values.index(None)] = np.floor(low) - 1.0
-            else:
-                points[op.values.index(None)] = axis.points[self.values(op.value).index(None)]
-                if op.default >= 0 and (points == points[op.default]).sum() > 1:  # the default is no value of the source
-                    points[op.default] = np.floor(points.min()) - 1.0
         atoms, time = self._start(node, self._one_term(node, op.selector), axis.ready)
         rep = _new_scalar(node, points, time)
         values = [(r, i, 0, w) for r, i, w in axis.weights]

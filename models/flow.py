@@ -26,7 +26,7 @@ def left_out(circuit: Circuit, config: TransformerConfig) -> tuple[Edge, ...]:
 
 
 def flowing(circuit: Circuit, config: TransformerConfig, weights: Weights) -> tuple[Edge, ...]:
-    """The edges outside the circuit through which something flows: the source writes a coordinate that the target reads."""
+    """The edges outside the circuit whose source writes a coordinate that the target reads."""
     return tuple(e for e in left_out(circuit, config) if (written(e.src, weights) & read(e.dst, e.slot, weights)).any())
 
 

@@ -322,11 +322,11 @@ class Ranges:
         for v in np.unique(value[value >= 0]):
             rows = value == v
             reach[:, :, v] = weight[:, rows] @ holds[rows] > 0
-        singular: Bits = (hi <= 1) | (reach.sum(axis=2) <= 1)
+        singular = np.asarray((hi <= 1) | (reach.sum(axis=2) <= 1), dtype=np.bool_)
         for width in self.keys[selector]:
             if width in self.rank and self._function_of_rank(source, self.rank[width]):
-                singular |= self._one_value(width, keys, weight, holds)
-        singular |= ~queries.mask
+                singular = singular | self._one_value(width, keys, weight, holds)
+        singular = np.asarray(singular | ~queries.mask)
         empty = queries.mask & (lo == 0)
         if singular.all():
             self.singular.add(number)

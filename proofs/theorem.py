@@ -232,10 +232,9 @@ def _body(body: Json) -> str:
         return f"the decoded logit exceeds every other logit by at least {_plain(dyadic(body['at_least'], 'at_least'))}"
     if body["kind"] == "faithful":
         circuit = body["circuit"]
-        return (
-            f"the circuit ({len(circuit['nodes'])} nodes, {len(circuit['edges'])} edges, given in the certificate) alone "
-            f"decodes as the model does, every other {circuit['granularity']} under {body['ablation']} ablation"
-        )
+        size = f"{len(circuit['nodes'])} nodes, {len(circuit['edges'])} edges, given in the certificate"
+        others = f"every other {circuit['granularity']} under {body['ablation']} ablation"
+        return f"the circuit ({size}) alone decodes as the model does, {others}"
     return "; and ".join(_body(part) for part in body["parts"])
 
 

@@ -466,7 +466,7 @@ def test_bad_domains_are_refused(lengths: range | None, alphabets: dict[int, lis
 def test_facts_hold_on_every_input_of_random_programs() -> None:
     rng = random.Random(1)
     seen: dict[str, int] = {}
-    for _ in range(250):
+    for _ in range(200):
         core = random_program(rng)
         facts = analyse(core)
         assert not facts.problems

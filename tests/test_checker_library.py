@@ -22,17 +22,20 @@ from certiformer.proofs.model import parse_model, weights_sha256
 from .checker_models import holds, model_bytes
 from .mutations import mutate
 
-NAMES = ["hist", "reverse", "sort", "frac_prevs", "shuffle_dyck1", "detect_pattern", "induction", "running_mean",
-         "sort_freq", "shift_by", "most_frequent", "is_sorted"]  # fmt: skip
+NAMES = ["hist", "reverse", "sort", "frac_prevs", "shuffle_dyck1", "detect_pattern", "induction", "running_mean"]
+NAMES += ["sort_freq", "shift_by", "most_frequent", "is_sorted"]
+NAMES += ["hist without BOS", "is_unique without BOS", "reverse without BOS"]
 MUTATIONS, WEIGHTS = 60, 25
 
 
 @cache
 def proved(name: str) -> tuple[str, bytes]:
     """The certificate's JSON and the model's file, for 3 tokens and lengths up to 4."""
-    entry = programs.LIBRARY[name]
+    without_bos = " without BOS"
+    entry = programs.LIBRARY[name.removesuffix(without_bos)]
     vocab = entry.vocab(3)
-    compiled = cf.compile(entry.build(), vocab=vocab, max_len=4, causal=entry.causal)
+    bos = not name.endswith(without_bos)
+    compiled = cf.compile(entry.build(), vocab=vocab, max_len=4, causal=entry.causal, bos=bos)
     domain = cf.sequences(vocab=compiled.vocab, length=range(1, 5))
     verdict = cf.prove(cf.Computes(compiled, compiled.core), domain, seconds=30, engines=["composition"])
     assert isinstance(verdict, cf.Proved), (name, verdict)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from certiformer.proofs import balls, exact
 from certiformer.proofs.format import Rejected
 from certiformer.proofs.neurons import Widths, ramps, relu_radius
-from certiformer.proofs.weights import capped_sum, outside_weight, share_bounds, unevenness
+from certiformer.proofs.weights import capped_sum, first_share_bounds, outside_weight, share_bounds, unevenness
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -125,6 +125,10 @@ def test_softmax_weights_are_bounds() -> None:
                 assert outside <= outside_weight(a, u, longest, bool(sink)) * (1 + 1e-12) + 1e-12
                 uneven = np.abs(power[:selected] / inside - 1 / selected).sum()
                 assert uneven <= unevenness(a, top) * 2 + 1e-12  # the sum counts both signs; diam halves it
+        if selected:
+            share = power[0] / power.sum()
+            least, most = first_share_bounds(a, top, u, selected, longest)
+            assert float(least) * (1 - 1e-12) <= share <= float(most) * (1 + 1e-12)
     assert capped_sum([(3, Fraction(0))]) == 1.0 and capped_sum([]) == 0.0
 
 

@@ -28,7 +28,7 @@ from .verdicts import Certificate
 
 @dataclass(frozen=True)
 class Reason:
-    """Why there is no proof by composition. `hints`: values of nodes (position in the program -> value) where it broke down."""
+    """Why there is no proof by composition. `hints`: values of nodes where it broke down."""
 
     text: str
     hints: tuple[Mapping[int, Value], ...] = ()
@@ -37,8 +37,9 @@ class Reason:
 def prove_by_composition(claim: Claim, domain: Language) -> Certificate | Reason:
     """A certificate for a claim about all inputs of a domain, or why composition cannot give one.
 
-    Covers `Computes` (of the program that the alignment is about), `Margin`, `NeverOutputs` and their conjunctions. Needs an
-    alignment; every statement of it is verified against the weights, so a wrong one cannot produce a certificate.
+    Covers `Computes` (of the program that the alignment is about), `Margin`, `NeverOutputs` and their conjunctions.
+    Needs an alignment; every statement of it is verified against the weights, so a wrong one cannot produce a
+    certificate.
     """
     if claim.quantifier != "forall":
         return Reason("composition proves claims about all inputs only")

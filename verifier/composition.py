@@ -1,8 +1,9 @@
 """Composition: a theorem about whole sequences from lemmas about the values each component reads.
 
-The rules and their statements are in `proofs/SPECIFICATION.md`, section 4; this is the producer's side of them. It walks the
-layers once with an abstract state (encodings of nodes, a constant, an error box, BOS's own residual) and verifies, against the
-weights, what the alignment says of each component. Cost: polynomial in vocabulary and length, never in the number of inputs.
+The rules and their statements are in `proofs/SPECIFICATION.md`, section 4; this is the producer's side of them. It
+walks the layers once with an abstract state (encodings of nodes, a constant, an error box, BOS's own residual) and
+verifies, against the weights, what the alignment says of each component. Cost: polynomial in vocabulary and length,
+never in the number of inputs.
 """
 
 from __future__ import annotations

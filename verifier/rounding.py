@@ -116,7 +116,7 @@ def product(left: Enclosure, right: Enclosure) -> Enclosure:
     else:
         n = left.mid.shape[-1]
     exact = k == 1 and not left.rad.any() and not right.rad.any()
-    rad = (gamma(k) * size_left) @ size_right
+    rad = gamma(k) * (size_left @ size_right)
     if left.rad.any():
         rad = rad + left.rad @ (size_right + right.rad)
     if right.rad.any():

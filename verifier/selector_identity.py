@@ -1,8 +1,9 @@
 """Identities between selectors, on all values that can occur.
 
-*Truth vectors*: the selects involved are grouped by the cuts of their keys and queries (contained cuts join a group). In each group only some combinations of
-truth values arise; the identity is checked on every choice of one combination per group. Treating groups as independent
-only adds cases, so what passes holds. What does not is decided by enumerating the joint values, if there are few enough.
+*Truth vectors*: the selects involved are grouped by the cuts of their keys and queries (contained cuts join a
+group). In each group only some combinations of truth values arise; the identity is checked on every choice of one
+combination per group. Treating groups as independent only adds cases, so what passes holds. What does not is decided
+by enumerating the joint values, if there are few enough.
 """
 
 from __future__ import annotations
