@@ -169,22 +169,30 @@ def rare_faults(name: str, size: int, max_len: int, wanted: int, seed: int) -> l
     vocab = len(compiled.vocab)
     uniform = cf.sequences(compiled.vocab, max_len).sample_length(rng, max_len, UNIFORM)
     expected = judge.expected(uniform)
-    rare = [(words, judge.expected(words.ids)) for words in rare_words(vocab, max_len, rng, 12)]
+    kinds = list(rare_words(vocab, max_len, rng, 8))
+    rare = [(ids, judge.expected(ids), owner) for ids, owner in _by_length(kinds)]
     for tried, (what, model) in enumerate(changes(compiled.model, rng)):
         if len(rows) == wanted or tried == TRIES:
             break
-        if judge.wrong(model, uniform[:128], expected[:128]).any():
+        if judge.wrong(model, uniform[:64], expected[:64]).any():
             continue
-        failing = [(words, found) for words, e in rare if (found := judge.wrong(model, words.ids, e)).any()]
-        share, kind = _share([words for words, _ in failing])
+        failing = [(ids, owner, found) for ids, e, owner in rare if (found := judge.wrong(model, ids, e)).any()]
+        share, kind = _share([kinds[k] for _, owner, found in failing for k in set(owner[found].tolist())])
         if not failing or share > RARE_SHARE or judge.wrong(model, uniform, expected).any():
             continue
         if kind == "short" and tried < TRIES // 2 and 2 * sum(row["kind"] == "short" for row in rows) >= wanted:
             continue
-        words, found = failing[0]
-        if really_fails(compiled, model, words.ids[found][0]):
+        ids, _, found = failing[0]
+        if really_fails(compiled, model, ids[found][0]):
             rows.append({"fault": what, "share": share, "kind": kind} | attack(compiled, model, PROVE_SECONDS))
     return rows
+
+
+def _by_length(kinds: list[Words]) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+    """The words of one length together, and for each the position of its kind."""
+    for n in sorted({words.ids.shape[1] for words in kinds}):
+        here = [(k, words.ids) for k, words in enumerate(kinds) if words.ids.shape[1] == n]
+        yield np.concatenate([ids for _, ids in here]), np.repeat([k for k, _ in here], [len(ids) for _, ids in here])
 
 
 def _share(failing: list[Words]) -> tuple[float, str]:

@@ -87,8 +87,8 @@ def measure(options: Options) -> Section:
         found.append(Figure(what, target, text, median(ratios) >= least if ratios else None, "1x"))
     notes = (
         "The peer: " + figures()[1],
-        "Against `apply`: CPU time from lists of tokens to lists of values on both sides. Against jitted JAX: wall "
-        "time of the model on token ids, JAX's compilation not counted; Tracr's jitted forward returns residual streams and "
-        "scores too, unless asked for the outputs only.",
+        "Against `apply`: CPU time from lists of tokens to lists of values on both sides.",
+        "Against jitted JAX: wall time of the model on token ids, JAX's compilation not counted; Tracr's jitted "
+        "forward returns residual streams and scores too, unless asked for the outputs only.",
     )
     return Section("forward", "Forward pass", tuple(found), tuple(tables), notes)

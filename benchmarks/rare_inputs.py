@@ -44,7 +44,7 @@ def short_share(vocab: int, longest: int, n: int) -> float:
 
 def rare_words(vocab: int, longest: int, rng: np.random.Generator, each: int) -> Iterator[Words]:
     """Words over token ids 0..vocab-1, family by family; `each` words of every kind."""
-    for n in range(1, longest):
+    for n in (*range(1, min(7, longest)), *range(8, longest, 6)):
         yield Words(rng.integers(vocab, size=(each, n)), "short", short_share(vocab, longest, n))
     n = longest
     for count in range(2, n + 1):

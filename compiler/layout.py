@@ -30,6 +30,8 @@ def lay_out(plan: Plan, bos: bool, reuse: bool = True) -> Layout:
     reps = [*plan.embeddings, *(h.out for h in plan.heads), *(g.out for g in plan.groups)]
     reps.sort(key=lambda rep: rep.written)
     kept = {id(rep) for rep in _output_reps(plan)}
+    means = {id(head.out) for head in plan.heads if head.out.kind == "scalar" and not head.is_width}
+    rough: set[int] = set()  # coordinates that held a mean: its error stays, and heads that read a one-hot magnify it
     used = 1 if bos else 0
     total = used + sum(rep.size for rep in reps)
     free: list[tuple[int, Rep, int, int]] = []  # (time of clearing, owner, local coordinate, coordinate)
@@ -37,7 +39,7 @@ def lay_out(plan: Plan, bos: bool, reuse: bool = True) -> Layout:
     for rep in reps:
         dims: list[int] = []
         if reuse and rep.written >= 0:
-            usable = [entry for entry in free if entry[0] <= rep.written]
+            usable = [e for e in free if e[0] <= rep.written and (rep.kind == "scalar" or e[3] not in rough)]
             for entry in usable[: rep.size]:
                 free.remove(entry)
                 when, owner, local, dim = entry
@@ -47,6 +49,8 @@ def lay_out(plan: Plan, bos: bool, reuse: bool = True) -> Layout:
             dims.append(used)
             used += 1
         rep.dims = np.array(dims, dtype=np.int64)
+        if id(rep) in means:
+            rough.update(dims)
         if id(rep) not in kept:
             last = max(rep.last_read, rep.written + 1)
             when = last if last % 2 else last + 1

@@ -220,7 +220,9 @@ class Planner:
         elif isinstance(op, Linear):
             found = self._linear_axis(node, op)
         elif isinstance(op, Aggregate) and self.natural(node) == "scalar":
-            found = _axis_of(node, self._average(node, op), all(v is not None for v in op.values))
+            rep = self._average(node, op)
+            affine = all(map(_is_number, op.values)) and np.array_equal(_points(op.values), rep.points)
+            found = _axis_of(node, rep, affine)
         else:
             found = self.affine_axis(node)
         self._axis[node] = found
@@ -255,10 +257,13 @@ class Planner:
                 return _axis_of(node, self._scalar[node], True)
         return self._onehot_axis(node)
 
-    def _onehot_axis(self, node: int) -> Axis:
-        """The node's numbers read off a one-hot; 0 for values that are none."""
+    def _onehot_axis(self, node: int, points: dict[object, float] | None = None) -> Axis:
+        """The node's numbers read off a one-hot; `points` has places for values that are no numbers (0 for others)."""
         rep, function = self.carrier(node)
         numbers = _points(self.values(node))
+        for i, value in enumerate(self.values(node)):
+            if not _is_number(value) and points is not None:
+                numbers[i] = points.get(value, 0.0)
         weights = [
             (rep, int(rep.slot[i]), numbers[g])
             for i, g in enumerate(function)
@@ -534,24 +539,20 @@ class Planner:
         if node in self._scalar:
             return self._scalar[node]
         self._need_selection(node, op)
-        copied = self.an.singular(node) and self.scalar_source(op.value)
         source = self.values(op.value)
-        if copied:
+        points = _separated(op.values)
+        if self.an.singular(node) and self.scalar_source(op.value):
             basis = self.relevant(op.value)[0]
             axis = self.affine_axis(op.value) if op.value != basis else self.axis(op.value)
-        elif self.an.singular(node) or all(v is not None and not isinstance(v, str) for v in source):
+            if not axis.affine:  # copied as they are; the default, if it is no value of the source, gets a place of its own
+                place = {value: point for value, point in zip(source, axis.points, strict=True)}
+                new = [i for i, value in enumerate(op.values) if value not in place]
+                points = np.array([place.get(value, 0.0) for value in op.values])
+                points[new] = np.floor(axis.points.min()) - 1.0 - np.arange(len(new))
+        elif all(map(_is_number, source)):
             axis = self.affine_axis(op.value)
-        else:
-            axis = self._onehot_axis(op.value)  # what is no number is never selected
-        points = _points(op.values)
-        if None in op.values:
-            if copied and not axis.affine and None in source:
-                points[op.values.index(None)] = axis.points[source.index(None)]
-                if op.default >= 0 and (points == points[op.default]).sum() > 1:
-                    points[op.default] = np.floor(points.min()) - 1.0  # the default is no value of the source
-            else:
-                low = min((float(v) for v in op.values if v is not None), default=0.0)  # type: ignore[arg-type]
-                points[op.values.index(None)] = np.floor(low) - 1.0
+        else:  # what is no number is selected together with equal values only
+            axis = self._onehot_axis(op.value, dict(zip(op.values, points, strict=True)))
         atoms, time = self._start(node, self._one_term(node, op.selector), axis.ready)
         rep = _new_scalar(node, points, time)
         values = [(r, i, 0, w) for r, i, w in axis.weights]
@@ -664,7 +665,8 @@ class Planner:
         atoms, time = self._start(node, self._one_term(inside, op.selector), positions.ready)
         rep = _new_scalar(inside, _points(shares), time)
         weights = [(positions, int(positions.slot[0]), 0, 1.0)]
-        head = HeadPlan(time, inside, atoms, (1,), weights, np.zeros(1), np.zeros(1), rep, False, True)
+        mean = not self.an.at_most_one(op.selector)
+        head = HeadPlan(time, inside, atoms, (1,), weights, np.zeros(1), np.zeros(1), rep, False, mean)
         self._head(head)
         self.width_shares[node] = (counted, inside)
         points = np.array([1.0 / (w + 1) for w in self.values(node)])  # position 0 not selected
@@ -708,6 +710,19 @@ class Planner:
 
 def _points(values: tuple[object, ...]) -> npt.NDArray[np.float64]:
     return np.array([0.0 if v is None or isinstance(v, str) else float(v) for v in values])  # type: ignore[arg-type]
+
+
+def _is_number(value: object) -> bool:
+    return value is not None and not isinstance(value, str)
+
+
+def _separated(values: tuple[object, ...]) -> npt.NDArray[np.float64]:
+    """Numbers at their places, what is no number at places of its own below them."""
+    points = _points(values)
+    numbers = [i for i, value in enumerate(values) if _is_number(value)]
+    others = [i for i, value in enumerate(values) if not _is_number(value)]
+    points[others] = np.floor(points[numbers].min(initial=0.0)) - 1.0 - np.arange(len(others))
+    return points
 
 
 def _new_scalar(node: int, points: npt.NDArray[np.float64], written: int) -> Rep:

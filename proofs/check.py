@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from os import PathLike
 from typing import TypeAlias
 
 from .balls import check_arithmetic
@@ -59,8 +59,8 @@ Outcome: TypeAlias = Valid | Invalid | Holey
 
 
 def check(
-    certificate: str | Path | bytes | Mapping[str, Json],
-    model: str | Path | bytes,
+    certificate: str | PathLike[str] | bytes | Mapping[str, Json],
+    model: str | PathLike[str] | bytes,
     expect: Mapping[str, Json] | None = None,
 ) -> Outcome:
     """Checks a certificate (a path, its bytes, or its JSON object) about a model (a safetensors path, or its bytes).
@@ -111,7 +111,7 @@ def _check(data: Mapping[str, Json], model: Model) -> Outcome:
     return Valid(data["theorem"])
 
 
-def _certificate_bytes(certificate: str | Path | bytes | Mapping[str, Json]) -> bytes:
+def _certificate_bytes(certificate: str | PathLike[str] | bytes | Mapping[str, Json]) -> bytes:
     if isinstance(certificate, bytes):
         return certificate
     if isinstance(certificate, Mapping):

@@ -7,6 +7,7 @@ import json
 import math
 import struct
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
@@ -114,7 +115,7 @@ def read_config(data: Json) -> Config:
     )
 
 
-def read_model(path: str | Path) -> Model:
+def read_model(path: str | PathLike[str]) -> Model:
     """The model of a safetensors file. Raises `Rejected` for anything unknown, missing, surplus or not finite."""
     try:
         with open(path, "rb") as file:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from .core import Bits, Ints, Node, Program, linear_indices
 from .format import Rejected, Value, as_fraction, common_scale, is_number, require
 
-MAX_CELLS = 2**24
+MAX_CELLS = 2**25
 MAX_TUPLES = 2**22
 MAX_MASK = 2**28
 MAX_WEIGHT = 2**26
@@ -337,7 +337,7 @@ class Ranges:
         result = np.zeros((len(self.lengths), len(node.values)), dtype=np.bool_)
         if node.default >= 0:
             result[:, node.default] = empty.any(axis=1)
-        used = (reach & (queries.mask & (hi >= 1))[:, :, None]).any(axis=1)
+        used = np.asarray((reach & (queries.mask & (hi >= 1))[:, :, None]).any(axis=1))
         for v in np.flatnonzero(used.any(axis=0)):
             item = self.program.nodes[source].values[v]
             require(item in position, f"the value {item!r} is possible but not listed")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import certiformer
 from certiformer import proofs
 from certiformer.proofs import Invalid, Valid, canonical_json
 from certiformer.proofs.__main__ import main
@@ -259,7 +261,9 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 def test_the_checker_needs_neither_torch_nor_z3() -> None:
     code = "import certiformer.proofs, sys; print(sorted({'torch', 'z3', 'sympy', 'networkx'} & set(sys.modules)))"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    environment = {**os.environ, "PYTHONPATH": str(Path(certiformer.__file__).parents[1])}
+    command = [sys.executable, "-c", code]
+    found = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     assert found.stdout.strip() == "[]"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +22,14 @@ from .bodies import AndBody, Body, ComputesBody, MarginBody, NeverOutputsBody
 from .circuit_bodies import FaithfulBody
 from .claims import Claim
 from .composition import Composed, Composition
+from .suspects import Suspect, suspects
 from .theorems import codec_to_json, core_to_json, domain_to_json
 from .verdicts import Certificate
+
+Hint: TypeAlias = tuple[Mapping[int, Value], ...]
+"""Node -> value, one mapping per position of an input."""
+
+MAX_HINTS = 24
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,7 @@ class Reason:
     """Why there is no proof by composition. `hints`: values of nodes where it broke down."""
 
     text: str
-    hints: tuple[Mapping[int, Value], ...] = ()
+    hints: tuple[Hint, ...] = ()
 
 
 def prove_by_composition(claim: Claim, domain: Language) -> Certificate | Reason:
@@ -62,7 +68,7 @@ def prove_by_composition(claim: Claim, domain: Language) -> Certificate | Reason
     try:
         found = compose(claim, alignment, analysis)
     except Failed as failure:
-        return Reason(str(failure), _hints(failure, alignment.program))
+        return Reason(str(failure), _hints(failure, claim, alignment, analysis))
     for part in parts:
         missing = _missing(part, found, analysis, source)
         if missing is not None:
@@ -161,7 +167,16 @@ def _theorem(claim: Claim, domain: Language) -> dict[str, object]:
     }
 
 
-def _hints(failure: Failed, program: CoreProgram) -> tuple[Mapping[int, Value], ...]:
-    if not failure.hint:
-        return ()
-    return ({node: program.value_node(node).values[v] for node, v in failure.hint.items()},)
+def _hints(failure: Failed, claim: Claim, alignment: Alignment, analysis: Analysis) -> tuple[Hint, ...]:
+    """What the failure names, then the components that deviate most; values of nodes in place of their indices."""
+    found: list[Suspect] = [(failure.hint,)] if failure.hint else []
+    model = claim.subject.model
+    if isinstance(model, Transformer):
+        found += suspects(Context(model.config, weights_of(model), claim.subject.codec, alignment, analysis))[
+            :MAX_HINTS
+        ]
+
+    def named(values: Mapping[int, int]) -> Mapping[int, Value]:
+        return {node: alignment.program.value_node(node).values[v] for node, v in values.items()}
+
+    return tuple(tuple(named(place) for place in suspect) for suspect in found)

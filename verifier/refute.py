@@ -23,7 +23,9 @@ from .reading import FALSE, UNDECIDED, Vocabulary
 
 Ids = npt.NDArray[np.int64]
 Candidate = tuple[Ids, ...]
-Hint = Mapping[int, Value]
+Hint = tuple[Mapping[int, Value], ...]
+"""Values of the program's nodes, one mapping for each of some positions."""
+HINTS_AT_ONCE = 3
 CONFIRMED = 64
 PRECISE = 3
 DIRECTED_STEPS = 40
@@ -212,8 +214,8 @@ def structured_words(rng: np.random.Generator, letters: Ids, n: int, rows: int) 
 
 
 def hinted_inputs(search: Search, hints: Sequence[Hint], n: int, rows: int) -> Candidate:
-    """Words of length n on which the program's nodes take the values that a hint names, all at one position, as far
-    as found: by descent on the discrete program alone, which is cheap. A hint maps nodes of the program to values.
+    """Words of length n on which the program's nodes take the values that a hint names for some positions, as far as
+    found: by descent on the discrete program alone, which is cheap.
     """
     alignment = search.claim.subject.alignment
     if alignment is None or not hints:
@@ -223,24 +225,27 @@ def hinted_inputs(search: Search, hints: Sequence[Hint], n: int, rows: int) -> C
     codes = Vocabulary(search.domain.vocab, program.vocab).table.numpy()
     parts = []
     for hint in hints:
-        wanted = {node: program.value_node(node).values.index(value) for node, value in hint.items()}
+        wanted = [{node: program.value_node(node).values.index(v) for node, v in place.items()} for place in hint]
         parts.append(_directed(search, evaluator, codes, wanted, search.domain.sample_length(search.rng, n, rows)))
     words = np.concatenate(parts)
     return (words, *(search.domain.sample_length(search.rng, n, len(words)) for _ in range(search.claim.arity - 1)))
 
 
-def _directed(search: Search, evaluator: Evaluator, codes: Ids, wanted: Mapping[int, int], words: Ids) -> Ids:
+def _directed(search: Search, evaluator: Evaluator, codes: Ids, wanted: Sequence[Mapping[int, int]], words: Ids) -> Ids:
     """Changes tokens of the words to bring the nodes' value indices nearer to `wanted` at some position."""
     rows, n = words.shape
     letters = letters_of(search, n)
 
     def gap(some: Ids) -> npt.NDArray[np.float64]:
-        trace = evaluator.run(codes[some], tuple(wanted))
-        apart = np.zeros(some.shape)
-        for node, value in wanted.items():
-            off = np.abs(trace.values[node] - value)
-            apart += np.where(off == 0, 0.0, 1.0 + off / (1.0 + off))
-        return np.where(trace.undefined, np.inf, apart.min(axis=1))
+        trace = evaluator.run(codes[some], tuple({node for place in wanted for node in place}))
+        total = np.zeros(len(some))
+        for place in wanted:
+            apart = np.zeros(some.shape)
+            for node, value in place.items():
+                off = np.abs(trace.values[node] - value)
+                apart += np.where(off == 0, 0.0, 1.0 + off / (1.0 + off))
+            total += apart.min(axis=1)
+        return np.where(trace.undefined, np.inf, total)
 
     gaps = gap(words)
     for _ in range(DIRECTED_STEPS):
@@ -354,7 +359,8 @@ def search_for_failure(
     rounds = 0
     while not search.out_of_time:
         say(f"refuting: round {rounds + 1}, {search.runs:,} inputs run")
-        for pool in _pools(search, hints, 128 if rounds == 0 else 512):
+        now = [hints[(HINTS_AT_ONCE * rounds + i) % len(hints)] for i in range(min(HINTS_AT_ONCE, len(hints)))]
+        for pool in _pools(search, now, 128 if rounds == 0 else 512):
             if search.out_of_time:
                 break
             if found := descend(search, pool, patience=1 if rounds == 0 else 2):
