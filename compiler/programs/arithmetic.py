@@ -11,7 +11,7 @@ from itertools import product
 from ..core import Value
 from ..rasp import Map, Selector, SequenceMap, SOp, full, indices, select, selector_width, tokens
 from .counting import number
-from .entry import broadcast, entry, fixed
+from .entry import broadcast, entry, fixed, named
 from .idioms import after, at_flagged, before, marked, shifted
 
 Values = list[Value]
@@ -58,6 +58,7 @@ def _add_reference(xs: Values, base: int) -> Values:
     return list(reversed(_digits(total, base, len(xs))))
 
 
+@named
 def add_decimal() -> SOp:
     """The sum of two decimal numbers, digit by digit."""
     return _add(10, after)
@@ -67,6 +68,7 @@ def _add_decimal(xs: Values) -> Values:
     return _add_reference(xs, 10)
 
 
+@named
 def add_binary() -> SOp:
     """The sum of two binary numbers, least significant digit first."""
     return _add(2, before)
@@ -76,6 +78,7 @@ def _add_binary(xs: Values) -> Values:
     return _add_reference(xs[::-1], 2)[::-1]
 
 
+@named
 def carries() -> SOp:
     """Whether the sum of two binary numbers, least significant digit first, carries into this digit."""
     return _carry(Map(lambda t: _left(t) + _right(t), tokens), 2, before)
@@ -90,6 +93,7 @@ def _carries(xs: Values) -> Values:
     return carried
 
 
+@named
 def compare_binary() -> SOp:
     """How two binary numbers compare: <, = or >, everywhere. The first different digit decides."""
     order = Map(lambda t: "<" if _left(t) < _right(t) else ">", tokens)
@@ -101,6 +105,7 @@ def _compare_binary(xs: Values) -> Values:
     return broadcast("<" if left < right else ">" if left > right else "=", xs)
 
 
+@named
 def increment() -> SOp:
     """A binary number plus one. A bit flips if all lower ones are set."""
     zeros_below = selector_width(select(tokens, full(0), "==") & after)
@@ -112,6 +117,7 @@ def _increment(xs: Values) -> Values:
     return list(reversed(_digits(value, 2, len(xs))))
 
 
+@named
 def negate() -> SOp:
     """The two's complement of a binary number. A bit flips if a lower one is set."""
     ones_below = selector_width(select(tokens, full(1), "==") & after)
@@ -123,6 +129,7 @@ def _negate(xs: Values) -> Values:
     return list(reversed(_digits(value, 2, len(xs))))
 
 
+@named
 def gray_code() -> SOp:
     """The Gray code of a binary number: each bit, exclusive or the one to the left."""
     return SequenceMap(lambda x, left: (x + left) % 2, tokens, shifted(1, tokens, 0))
@@ -133,6 +140,7 @@ def _gray_code(xs: Values) -> Values:
     return list(reversed(_digits(value ^ (value >> 1), 2, len(xs))))
 
 
+@named
 def divisible_by_three() -> SOp:
     """Whether a binary number is divisible by 3, everywhere: ones at even minus ones at odd positions."""
     even = indices % 2 == 0
@@ -145,6 +153,7 @@ def _divisible_by_three(xs: Values) -> Values:
     return broadcast(_number([number(x) for x in xs], 2) % 3 == 0, xs)
 
 
+@named
 def leading_zeros() -> SOp:
     """The number of zeros before the first one of a bit sequence, everywhere."""
     leading = selector_width(select(tokens, full(1), "==") & select(indices, indices, "<=")) == 0

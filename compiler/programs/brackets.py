@@ -7,7 +7,7 @@ from fractions import Fraction
 
 from ..core import Value
 from ..rasp import Map, SequenceMap, SOp, aggregate, full, indices, select, selector_width, tokens
-from .entry import broadcast, entry, fixed, with_marks
+from .entry import broadcast, entry, fixed, named, with_marks
 from .idioms import everywhere, gather, last, marked, never, previous_with, up_to
 
 Values = list[Value]
@@ -53,6 +53,7 @@ def _shuffle_reference(xs: Values, pairs: Sequence[str]) -> Values:
     return broadcast(all(_closes_in_order(xs, pair[0], pair[1]) for pair in pairs), xs)
 
 
+@named
 def shuffle_dyck1() -> SOp:
     """Whether ( and ) are balanced, everywhere."""
     return _shuffle(["()"])
@@ -62,6 +63,7 @@ def _shuffle_dyck1(xs: Values) -> Values:
     return _shuffle_reference(xs, ["()"])
 
 
+@named
 def shuffle_dyck2() -> SOp:
     """Whether () and {} are balanced, each for itself, everywhere."""
     return _shuffle(["()", "{}"])
@@ -71,6 +73,7 @@ def _shuffle_dyck2(xs: Values) -> Values:
     return _shuffle_reference(xs, ["()", "{}"])
 
 
+@named
 def shuffle_dyck3() -> SOp:
     """Whether (), [] and {} are balanced, each for itself, everywhere."""
     return _shuffle(["()", "[]", "{}"])
@@ -86,6 +89,7 @@ def _depth(pairs: Sequence[str]) -> SOp:
     return selector_width(marked(opening) & up_to) - selector_width(marked(closing) & up_to)
 
 
+@named
 def bracket_depth() -> SOp:
     """How many ( are open after this position; negative after too many )."""
     return _depth(["()"])
@@ -96,6 +100,7 @@ def _bracket_depth(xs: Values) -> Values:
     return [prefix.count("(") - prefix.count(")") for prefix in prefixes]
 
 
+@named
 def dyck1_bounded(bound: int = 3) -> SOp:
     """Whether ( and ) are balanced and nowhere nested deeper than `bound`, everywhere."""
     depth = _depth(["()"])
@@ -134,6 +139,7 @@ def _dyck_reference(xs: Values, pairs: Sequence[str], bound: int | None) -> Valu
     return broadcast(not stack, xs)
 
 
+@named
 def dyck2() -> SOp:
     """Whether () and [] are properly nested, everywhere."""
     return _dyck(["()", "[]"], None)
@@ -143,6 +149,7 @@ def _dyck2(xs: Values) -> Values:
     return _dyck_reference(xs, ["()", "[]"], None)
 
 
+@named
 def dyck2_bounded(bound: int = 3) -> SOp:
     """Whether () and [] are properly nested and nowhere deeper than `bound`, everywhere."""
     return _dyck(["()", "[]"], bound)
@@ -166,6 +173,7 @@ def _out_of_order() -> SOp:
     return selector_width(select(tokens, tokens, ">") & up_to) > 0
 
 
+@named
 def nested_pairs() -> SOp:
     """Whether the sequence is n times a, then n times b, everywhere."""
     surplus = selector_width(select(tokens, full("a"), "==")) - selector_width(select(tokens, full("b"), "=="))
@@ -177,6 +185,7 @@ def _nested_pairs(xs: Values) -> Values:
     return broadcast(xs == ["a"] * half + ["b"] * half, xs)
 
 
+@named
 def abc_blocks() -> SOp:
     """Whether the sequence is n times a, then n times b, then n times c, everywhere."""
     ca, cb, cc = (selector_width(select(tokens, full(token), "==")) for token in "abc")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..core import Value
 from ..rasp import Selector, SOp, full, indices, select, selector_width, tokens
 from ..rasp import length as sequence_length
-from .entry import broadcast, entry, fixed, integers, letters
+from .entry import broadcast, entry, fixed, integers, letters, named
 from .idioms import after, everywhere, is_first, marked, never, occurrence, same, shifted, up_to
 
 Values = list[Value]
@@ -21,6 +21,7 @@ def _holds(token: Value) -> Selector:
     return select(tokens, full(token), "==")
 
 
+@named
 def length() -> SOp:
     """The length of the sequence, everywhere."""
     return sequence_length
@@ -30,6 +31,7 @@ def _length(xs: Values) -> Values:
     return broadcast(len(xs), xs)
 
 
+@named
 def prefix_length() -> SOp:
     """The number of visible positions; with causal attention, the length of the prefix."""
     return selector_width(everywhere)
@@ -39,6 +41,7 @@ def _prefix_length(xs: Values) -> Values:
     return [i + 1 for i in range(len(xs))]
 
 
+@named
 def hist() -> SOp:
     """How often this position's token occurs in the sequence."""
     return selector_width(same)
@@ -48,6 +51,7 @@ def _hist(xs: Values) -> Values:
     return [xs.count(x) for x in xs]
 
 
+@named
 def double_hist() -> SOp:
     """How many distinct tokens occur as often as this one does."""
     frequency = hist()
@@ -58,6 +62,7 @@ def _double_hist(xs: Values) -> Values:
     return [len({y for y in xs if xs.count(y) == xs.count(x)}) for x in xs]
 
 
+@named
 def count(token: Value = "a") -> SOp:
     """How often one given token occurs, everywhere."""
     return selector_width(_holds(token))
@@ -67,6 +72,7 @@ def _count(xs: Values, token: Value = "a") -> Values:
     return broadcast(xs.count(token), xs)
 
 
+@named
 def count_less_freq(bound: int = 2) -> SOp:
     """How many positions hold a token that occurs at most `bound` times, everywhere."""
     return selector_width(select(hist(), full(bound), "<="))
@@ -76,6 +82,7 @@ def _count_less_freq(xs: Values, bound: int = 2) -> Values:
     return broadcast(sum(xs.count(x) <= bound for x in xs), xs)
 
 
+@named
 def count_distinct() -> SOp:
     """The number of distinct tokens, everywhere."""
     return selector_width(marked(is_first()))
@@ -85,6 +92,7 @@ def _count_distinct(xs: Values) -> Values:
     return broadcast(len(set(xs)), xs)
 
 
+@named
 def prefix_count() -> SOp:
     """Which occurrence of its token this is: 1 for the first, 2 for the second, …"""
     return selector_width(same & up_to)
@@ -94,6 +102,7 @@ def _prefix_count(xs: Values) -> Values:
     return [xs[: i + 1].count(x) for i, x in enumerate(xs)]
 
 
+@named
 def remaining_count() -> SOp:
     """How often this position's token occurs again further right."""
     return selector_width(same & after)
@@ -103,6 +112,7 @@ def _remaining_count(xs: Values) -> Values:
     return [xs[i + 1 :].count(x) for i, x in enumerate(xs)]
 
 
+@named
 def prefix_count_of(token: Value = "a") -> SOp:
     """How often one given token has occurred so far, this position included."""
     return selector_width(_holds(token) & up_to)
@@ -112,6 +122,7 @@ def _prefix_count_of(xs: Values, token: Value = "a") -> Values:
     return [xs[: i + 1].count(token) for i in range(len(xs))]
 
 
+@named
 def histogram(width: int = 1) -> SOp:
     """Position i holds the number of tokens in bin i, the integers from i * width to (i + 1) * width - 1."""
     return selector_width(select(tokens // width, indices, "=="))
@@ -121,6 +132,7 @@ def _histogram(xs: Values, width: int = 1) -> Values:
     return [sum(i * width <= number(x) < (i + 1) * width for x in xs) for i in range(len(xs))]
 
 
+@named
 def parity() -> SOp:
     """Whether the number of ones in a bit sequence is odd, as a bit, everywhere."""
     return selector_width(_holds(1)) % 2
@@ -130,6 +142,7 @@ def _parity(xs: Values) -> Values:
     return broadcast(xs.count(1) % 2, xs)
 
 
+@named
 def prefix_parity() -> SOp:
     """The parity of the ones up to here: the running exclusive or of a bit sequence (which decodes Gray code)."""
     return selector_width(_holds(1) & up_to) % 2
@@ -139,6 +152,7 @@ def _prefix_parity(xs: Values) -> Values:
     return [xs[: i + 1].count(1) % 2 for i in range(len(xs))]
 
 
+@named
 def rank() -> SOp:
     """How many positions hold a smaller token."""
     return selector_width(select(tokens, tokens, "<"))
@@ -148,6 +162,7 @@ def _rank(xs: Values) -> Values:
     return [sum(number(y) < number(x) for y in xs) for x in xs]
 
 
+@named
 def dense_rank() -> SOp:
     """How many distinct smaller tokens occur."""
     return selector_width(select(tokens, tokens, "<") & marked(is_first()))
@@ -157,6 +172,7 @@ def _dense_rank(xs: Values) -> Values:
     return [sorted(map(number, set(xs))).index(number(x)) for x in xs]
 
 
+@named
 def inversions() -> SOp:
     """How many positions to the left hold a larger token."""
     return selector_width(select(tokens, tokens, ">") & select(indices, indices, "<"))
@@ -166,6 +182,7 @@ def _inversions(xs: Values) -> Values:
     return [sum(number(y) > number(x) for y in xs[:i]) for i, x in enumerate(xs)]
 
 
+@named
 def is_unique() -> SOp:
     """Whether this position's token occurs once only."""
     return hist() == 1
@@ -175,6 +192,7 @@ def _is_unique(xs: Values) -> Values:
     return [xs.count(x) == 1 for x in xs]
 
 
+@named
 def has_duplicate() -> SOp:
     """Whether this position's token occurs elsewhere too."""
     return hist() > 1
@@ -184,6 +202,7 @@ def _has_duplicate(xs: Values) -> Values:
     return [xs.count(x) > 1 for x in xs]
 
 
+@named
 def is_first_occurrence() -> SOp:
     """Whether this position's token did not occur to the left."""
     return is_first()
@@ -193,6 +212,7 @@ def _is_first_occurrence(xs: Values) -> Values:
     return [x not in xs[:i] for i, x in enumerate(xs)]
 
 
+@named
 def is_last_occurrence() -> SOp:
     """Whether this position's token does not occur to the right."""
     return remaining_count() == 0
@@ -202,6 +222,7 @@ def _is_last_occurrence(xs: Values) -> Values:
     return [x not in xs[i + 1 :] for i, x in enumerate(xs)]
 
 
+@named
 def all_distinct() -> SOp:
     """Whether no token occurs twice, everywhere."""
     return never(occurrence(tokens) > 0)
@@ -211,6 +232,7 @@ def _all_distinct(xs: Values) -> Values:
     return broadcast(len(set(xs)) == len(xs), xs)
 
 
+@named
 def contains(token: Value = "a") -> SOp:
     """Whether one given token occurs, everywhere."""
     return selector_width(_holds(token)) > 0
@@ -220,6 +242,7 @@ def _contains(xs: Values, token: Value = "a") -> Values:
     return broadcast(token in xs, xs)
 
 
+@named
 def count_bigram() -> SOp:
     """How often the pair of the token to the left and this one is visible; with causal attention, so far."""
     left = shifted(1, tokens)
@@ -231,6 +254,7 @@ def _count_bigram(xs: Values) -> Values:
     return [0, *(pairs[: i + 1].count(pair) for i, pair in enumerate(pairs))]
 
 
+@named
 def count_runs() -> SOp:
     """The number of maximal runs of equal tokens, everywhere."""
     neighbour = selector_width(same & select(indices, indices, lambda k, q: k + 1 == q))

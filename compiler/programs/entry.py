@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
 from string import ascii_lowercase
+from typing import ParamSpec
 
 from ..core import Value
 from ..rasp import SOp
 
+P = ParamSpec("P")
 Vocabulary = Callable[[int], tuple[Value, ...]]
 
 
@@ -58,6 +61,16 @@ def entry(
     assert text is not None, f"{build.__name__} has no docstring"
     summary = " ".join(text.split("\n\n")[0].split())
     return Entry(build.__name__, summary, signature, build, reference, vocab, causal, source, tags, max_vocab, max_len)
+
+
+def named(build: Callable[P, SOp]) -> Callable[P, SOp]:
+    """The s-ops that `build` makes carry its name."""
+
+    @wraps(build)
+    def program(*args: P.args, **options: P.kwargs) -> SOp:
+        return build(*args, **options).named(build.__name__)
+
+    return program
 
 
 def letters(size: int) -> tuple[Value, ...]:

@@ -7,7 +7,7 @@ from fractions import Fraction
 from ..core import Value
 from ..rasp import SOp, full, indices, length, select, selector_width, tokens
 from .counting import hist, number
-from .entry import broadcast, entry, integers, letters
+from .entry import broadcast, entry, integers, letters, named
 from .idioms import at_flagged, at_rank, before, flagged_before, is_first, marked, never, ordinal
 
 Values = list[Value]
@@ -17,6 +17,7 @@ def _numbers(xs: Values) -> list[int]:
     return [number(x) for x in xs]
 
 
+@named
 def sort() -> SOp:
     """The tokens in ascending order."""
     return at_rank(ordinal(tokens), indices, tokens)
@@ -27,6 +28,7 @@ def _sort(xs: Values) -> Values:
     return [*ordered]
 
 
+@named
 def sort_descending() -> SOp:
     """The tokens in descending order."""
     return at_rank(ordinal(tokens, descending=True), indices, tokens)
@@ -37,6 +39,7 @@ def _sort_descending(xs: Values) -> Values:
     return [*ordered]
 
 
+@named
 def sort_unique() -> SOp:
     """Each token at the number of smaller ones: sorting for distinct tokens; None in the places of repetitions."""
     return at_rank(selector_width(select(tokens, tokens, "<")), indices, tokens)
@@ -47,6 +50,7 @@ def _sort_unique(xs: Values) -> Values:
     return [x if i == 0 or ordered[i - 1] != x else None for i, x in enumerate(ordered)]
 
 
+@named
 def sort_freq() -> SOp:
     """The tokens by descending frequency; equally frequent ones stay in their order."""
     return at_rank(ordinal(hist(), descending=True), indices, tokens)
@@ -56,11 +60,13 @@ def _sort_freq(xs: Values) -> Values:
     return sorted(xs, key=lambda x: -xs.count(x))
 
 
+@named
 def reverse_by_sort() -> SOp:
     """The sequence reversed, by sorting it with key 1 - index."""
     return at_rank(ordinal(1 - indices), indices, tokens)
 
 
+@named
 def reverse_by_sort_unique() -> SOp:
     """The sequence reversed, by counting the positions with a smaller key 1 - index."""
     return at_rank(selector_width(select(1 - indices, 1 - indices, "<")), indices, tokens)
@@ -70,6 +76,7 @@ def _reversed(xs: Values) -> Values:
     return xs[::-1]
 
 
+@named
 def sort_distinct() -> SOp:
     """The distinct tokens in ascending order, then None."""
     ascending = sort()
@@ -81,6 +88,7 @@ def _sort_distinct(xs: Values) -> Values:
     return [*ordered, *[None] * (len(xs) - len(ordered))]
 
 
+@named
 def stable_rank() -> SOp:
     """The place of each element in the stable ascending sort: a permutation."""
     return ordinal(tokens)
@@ -91,6 +99,7 @@ def _stable_rank(xs: Values) -> Values:
     return [order.index(i) for i in range(len(xs))]
 
 
+@named
 def maximum() -> SOp:
     """The largest token, everywhere."""
     return at_rank(ordinal(tokens, descending=True), full(0), tokens)
@@ -100,6 +109,7 @@ def _maximum(xs: Values) -> Values:
     return broadcast(max(_numbers(xs)), xs)
 
 
+@named
 def minimum() -> SOp:
     """The smallest token, everywhere."""
     return at_rank(ordinal(tokens), full(0), tokens)
@@ -109,6 +119,7 @@ def _minimum(xs: Values) -> Values:
     return broadcast(min(_numbers(xs)), xs)
 
 
+@named
 def second_maximum() -> SOp:
     """The second element in descending order (equal to the first if that occurs twice), everywhere; None if alone."""
     return at_rank(ordinal(tokens, descending=True), full(1), tokens)
@@ -118,6 +129,7 @@ def _second_maximum(xs: Values) -> Values:
     return broadcast(sorted(_numbers(xs))[-2] if len(xs) > 1 else None, xs)
 
 
+@named
 def kth_smallest(k: int = 3) -> SOp:
     """The k-th element in ascending order, counted from 1, everywhere; None for shorter sequences."""
     return at_rank(ordinal(tokens), full(k - 1), tokens)
@@ -127,6 +139,7 @@ def _kth_smallest(xs: Values, k: int = 3) -> Values:
     return broadcast(sorted(_numbers(xs))[k - 1] if len(xs) >= k else None, xs)
 
 
+@named
 def median() -> SOp:
     """The middle element in ascending order, the lower one for even lengths, everywhere."""
     return at_rank(ordinal(tokens), (length - 1) // 2, tokens)
@@ -136,6 +149,7 @@ def _median(xs: Values) -> Values:
     return broadcast(sorted(_numbers(xs))[(len(xs) - 1) // 2], xs)
 
 
+@named
 def spread() -> SOp:
     """The largest token minus the smallest, everywhere."""
     return maximum() - minimum()
@@ -145,6 +159,7 @@ def _spread(xs: Values) -> Values:
     return broadcast(max(_numbers(xs)) - min(_numbers(xs)), xs)
 
 
+@named
 def midrange() -> SOp:
     """The mean of the largest and the smallest token, everywhere."""
     return maximum() * Fraction(1, 2) + minimum() * Fraction(1, 2)
@@ -154,6 +169,7 @@ def _midrange(xs: Values) -> Values:
     return broadcast(Fraction(max(_numbers(xs)) + min(_numbers(xs)), 2), xs)
 
 
+@named
 def argmax() -> SOp:
     """The first position of the largest token, everywhere."""
     return at_rank(ordinal(tokens, descending=True), full(0), indices)
@@ -163,6 +179,7 @@ def _argmax(xs: Values) -> Values:
     return broadcast(xs.index(max(_numbers(xs))), xs)
 
 
+@named
 def argmin() -> SOp:
     """The first position of the smallest token, everywhere."""
     return at_rank(ordinal(tokens), full(0), indices)
@@ -172,6 +189,7 @@ def _argmin(xs: Values) -> Values:
     return broadcast(xs.index(min(_numbers(xs))), xs)
 
 
+@named
 def argsort() -> SOp:
     """The positions of the elements in stable ascending order."""
     return at_rank(ordinal(tokens), indices, indices)
@@ -182,6 +200,7 @@ def _argsort(xs: Values) -> Values:
     return [*order]
 
 
+@named
 def most_frequent() -> SOp:
     """The most frequent token, everywhere; of several, the one that comes first."""
     return at_rank(ordinal(hist(), descending=True), full(0), tokens)
@@ -191,6 +210,7 @@ def _most_frequent(xs: Values) -> Values:
     return broadcast(max(xs, key=xs.count), xs)
 
 
+@named
 def least_frequent() -> SOp:
     """The least frequent token, everywhere; of several, the one that comes first."""
     return at_rank(ordinal(hist()), full(0), tokens)
@@ -200,6 +220,7 @@ def _least_frequent(xs: Values) -> Values:
     return broadcast(min(xs, key=xs.count), xs)
 
 
+@named
 def is_sorted() -> SOp:
     """Whether the tokens are in ascending order, everywhere."""
     return never(selector_width(select(tokens, tokens, ">") & before) > 0)
@@ -209,6 +230,7 @@ def _is_sorted(xs: Values) -> Values:
     return broadcast(_sort(xs) == xs, xs)
 
 
+@named
 def is_record() -> SOp:
     """Whether this position's token is larger than all to the left."""
     return selector_width(select(tokens, tokens, ">=") & before) == 0
@@ -218,6 +240,7 @@ def _is_record(xs: Values) -> Values:
     return [all(number(y) < number(x) for y in xs[:i]) for i, x in enumerate(xs)]
 
 
+@named
 def running_maximum() -> SOp:
     """The largest token up to here: the latest one that was larger than all before it."""
     record = is_record()
@@ -229,6 +252,7 @@ def _running_maximum(xs: Values) -> Values:
     return [max(_numbers(xs[: i + 1])) for i in range(len(xs))]
 
 
+@named
 def count_records() -> SOp:
     """How many positions to the left held a token larger than all before it."""
     return flagged_before(is_record())

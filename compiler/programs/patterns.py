@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 from ..core import Value
 from ..rasp import SequenceMap, SOp, full, indices, select, selector_width, tokens
-from .entry import broadcast, entry, fixed, integers, letters, with_marks
+from .entry import broadcast, entry, fixed, integers, letters, named, with_marks
 from .idioms import before, exists, gather, marked, never, previous_with, same, shifted, up_to
 
 Values = list[Value]
 
 
+@named
 def detect_pattern(pattern: Sequence[Value] = "abc") -> SOp:
     """Whether the pattern ends here; None where fewer tokens than the pattern has have been read."""
     found: SOp = tokens == pattern[-1]
@@ -25,6 +26,7 @@ def _detect_pattern(xs: Values, pattern: Sequence[Value] = "abc") -> Values:
     return [xs[i + 1 - size : i + 1] == list(pattern) if i + 1 >= size else None for i in range(len(xs))]
 
 
+@named
 def contains_pattern(pattern: Sequence[Value] = "ab") -> SOp:
     """Whether the pattern occurs, everywhere."""
     return exists(detect_pattern(pattern))
@@ -34,6 +36,7 @@ def _contains_pattern(xs: Values, pattern: Sequence[Value] = "ab") -> Values:
     return broadcast(True in _detect_pattern(xs, pattern), xs)
 
 
+@named
 def no_three_zeros() -> SOp:
     """Whether a bit sequence has no three zeros in a row, everywhere (Tomita's fourth language)."""
     return never(detect_pattern((0, 0, 0)))
@@ -43,6 +46,7 @@ def _no_three_zeros(xs: Values) -> Values:
     return broadcast("000" not in "".join(map(str, xs)), xs)
 
 
+@named
 def previous_occurrence() -> SOp:
     """The position of the previous occurrence of this position's token; None if it is the first."""
     return previous_with(tokens)
@@ -52,6 +56,7 @@ def _previous_occurrence(xs: Values) -> Values:
     return [max((j for j in range(i) if xs[j] == x), default=None) for i, x in enumerate(xs)]
 
 
+@named
 def gap() -> SOp:
     """How far back this position's token last occurred; 0 if it is the first occurrence."""
     return selector_width(select(indices, previous_occurrence(), ">") & up_to)
@@ -61,6 +66,7 @@ def _gap(xs: Values) -> Values:
     return [min((i - j for j in range(i) if xs[j] == x), default=0) for i, x in enumerate(xs)]
 
 
+@named
 def induction() -> SOp:
     """The token that followed the previous occurrence of this position's token; None if it is the first."""
     return gather(previous_occurrence() + 1, tokens)
@@ -77,6 +83,7 @@ def _run_number() -> SOp:
     return selector_width(select(continues, full(0), "==") & up_to)
 
 
+@named
 def run_length() -> SOp:
     """The length of the maximal run of equal tokens around this position."""
     run = _run_number()
@@ -97,6 +104,7 @@ def _run_length(xs: Values) -> Values:
     return [len(run) for run in _runs(xs) for _ in run]
 
 
+@named
 def run_position() -> SOp:
     """This position's place in its maximal run of equal tokens, from 1."""
     run = _run_number()
@@ -125,6 +133,7 @@ def _kept(xs: Values, keep: list[bool]) -> Values:
     return [x if k else None for x, k in zip(xs, keep + [False] * (len(xs) - len(keep)), strict=True)]
 
 
+@named
 def set_difference(separator: Value = "|") -> SOp:
     """Left of the first separator, the tokens that do not occur right of it; None elsewhere."""
     keep = SequenceMap(lambda behind, found: behind == 0 and found == 0, _behind(separator), _found_behind(separator))
@@ -136,6 +145,7 @@ def _set_difference(xs: Values, separator: Value = "|") -> Values:
     return _kept(xs, [x not in right for x in left])
 
 
+@named
 def set_intersection(separator: Value = "|") -> SOp:
     """Left of the first separator, the tokens that occur right of it too; None elsewhere."""
     keep = SequenceMap(lambda behind, found: behind == 0 and found > 0, _behind(separator), _found_behind(separator))
@@ -147,6 +157,7 @@ def _set_intersection(xs: Values, separator: Value = "|") -> Values:
     return _kept(xs, [x in right for x in left])
 
 
+@named
 def is_subset(separator: Value = "|") -> SOp:
     """Whether all tokens left of the first separator occur right of it too, everywhere."""
     missing = SequenceMap(
@@ -160,6 +171,7 @@ def _is_subset(xs: Values, separator: Value = "|") -> Values:
     return broadcast(set(left) <= set(right), xs)
 
 
+@named
 def smallest_missing() -> SOp:
     """The least number 0, 1, … that does not occur, everywhere (the mex; at most the length)."""
     present = selector_width(select(tokens, indices, "==")) > 0

@@ -5,12 +5,13 @@ from __future__ import annotations
 from ..core import Value
 from ..rasp import SequenceMap, SOp, aggregate, full, indices, length, select, selector_width, tokens
 from .counting import number
-from .entry import broadcast, entry, letters, positive, with_marks
+from .entry import broadcast, entry, letters, named, positive, with_marks
 from .idioms import at_flagged, gather, is_first, last, never, same, shifted
 
 Values = list[Value]
 
 
+@named
 def identity() -> SOp:
     """The tokens themselves."""
     return tokens
@@ -20,6 +21,7 @@ def _identity(xs: Values) -> Values:
     return list(xs)
 
 
+@named
 def reverse() -> SOp:
     """The sequence reversed."""
     return gather(length - indices - 1, tokens)
@@ -29,6 +31,7 @@ def _reverse(xs: Values) -> Values:
     return xs[::-1]
 
 
+@named
 def shift_by(offset: int = 1) -> SOp:
     """The tokens moved `offset` positions to the right (to the left if negative); None where nothing arrives."""
     return shifted(offset, tokens)
@@ -38,6 +41,7 @@ def _shift_by(xs: Values, offset: int = 1) -> Values:
     return [xs[i - offset] if 0 <= i - offset < len(xs) else None for i in range(len(xs))]
 
 
+@named
 def next_token() -> SOp:
     """The token to the right; None at the last position."""
     return shifted(-1, tokens)
@@ -47,6 +51,7 @@ def _next_token(xs: Values) -> Values:
     return [*xs[1:], None]
 
 
+@named
 def rotate(times: int = 1) -> SOp:
     """The sequence rotated to the right by one position, `times` times."""
     source = selector_width(select(indices, indices, lambda k, q: k < q - 1 if q > 0 else k > 0))
@@ -60,6 +65,7 @@ def _rotate(xs: Values, times: int = 1) -> Values:
     return [xs[(i - times) % len(xs)] for i in range(len(xs))]
 
 
+@named
 def token_at(position: int = 0) -> SOp:
     """The token at one given position, everywhere; None for shorter sequences."""
     return gather(full(position), tokens)
@@ -69,6 +75,7 @@ def _token_at(xs: Values, position: int = 0) -> Values:
     return broadcast(xs[position] if position < len(xs) else None, xs)
 
 
+@named
 def echo(token: Value = "b") -> SOp:
     """One given token, everywhere, if it occurs; None otherwise."""
     return aggregate(select(tokens, full(token), "=="), tokens)
@@ -78,6 +85,7 @@ def _echo(xs: Values, token: Value = "b") -> Values:
     return broadcast(token if token in xs else None, xs)
 
 
+@named
 def last_token() -> SOp:
     """The last token, everywhere."""
     return last(tokens)
@@ -87,6 +95,7 @@ def _last_token(xs: Values) -> Values:
     return broadcast(xs[-1], xs)
 
 
+@named
 def equals_first() -> SOp:
     """Whether this position's token is the first one."""
     return selector_width(same & select(indices, full(0), "==")) > 0
@@ -96,6 +105,7 @@ def _equals_first(xs: Values) -> Values:
     return [x == xs[0] for x in xs]
 
 
+@named
 def equals_previous() -> SOp:
     """Whether this position's token is the one to the left; false at the first position."""
     return selector_width(same & select(indices, indices, lambda k, q: k + 1 == q)) > 0
@@ -105,6 +115,7 @@ def _equals_previous(xs: Values) -> Values:
     return [i > 0 and xs[i - 1] == x for i, x in enumerate(xs)]
 
 
+@named
 def is_palindrome() -> SOp:
     """Whether the sequence reads the same backwards, everywhere."""
     return never(reverse() != tokens)
@@ -114,6 +125,7 @@ def _is_palindrome(xs: Values) -> Values:
     return broadcast(xs == xs[::-1], xs)
 
 
+@named
 def swap_neighbours() -> SOp:
     """Positions 0 and 1 exchanged, 2 and 3, …; None where there is no partner."""
     return aggregate(select(indices, indices, lambda k, q: k == q + 1 - 2 * (q % 2)), tokens)
@@ -126,6 +138,7 @@ def _swap_neighbours(xs: Values) -> Values:
     return swapped
 
 
+@named
 def every_second() -> SOp:
     """The tokens at even positions, then None."""
     return aggregate(select(indices, indices, lambda k, q: k == 2 * q), tokens)
@@ -136,6 +149,7 @@ def _every_second(xs: Values) -> Values:
     return [*kept, *[None] * (len(xs) - len(kept))]
 
 
+@named
 def compact(blank: Value = "_") -> SOp:
     """The tokens that are not blank, in their order, then None."""
     return at_flagged(tokens != blank, indices, tokens)
@@ -146,6 +160,7 @@ def _compact(xs: Values, blank: Value = "_") -> Values:
     return [*kept, *[None] * (len(xs) - len(kept))]
 
 
+@named
 def deduplicate() -> SOp:
     """The first occurrence of each token, in their order, then None."""
     return at_flagged(is_first(), indices, tokens)
@@ -156,6 +171,7 @@ def _deduplicate(xs: Values) -> Values:
     return [*kept, *[None] * (len(xs) - len(kept))]
 
 
+@named
 def nested_gather() -> SOp:
     """Each token points at a position; follow it twice. None where it points outside the sequence."""
     pointed = gather(tokens, indices)
@@ -167,6 +183,7 @@ def _nested_gather(xs: Values) -> Values:
     return [pointed[number(x)] if number(x) < len(xs) else None for x in xs]
 
 
+@named
 def nary_sequencemap() -> SOp:
     """x + y - z of the token twice and the index: a map of three arguments."""
     return SequenceMap(lambda x, y, z: x + y - z, tokens, tokens, indices)
@@ -176,6 +193,7 @@ def _nary_sequencemap(xs: Values) -> Values:
     return [2 * number(x) - i for i, x in enumerate(xs)]
 
 
+@named
 def alternate_case() -> SOp:
     """Letters in upper case at even positions, in lower case at odd ones."""
     return SequenceMap(lambda x, even: x.upper() if even else x, tokens, indices % 2 == 0)
