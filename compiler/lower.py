@@ -39,6 +39,7 @@ from .core import (
     Not,
     Or,
     Select,
+    Table,
     Tokens,
     Value,
     Width,
@@ -272,7 +273,8 @@ class _Lowering:
 
     def add_map(self, body: Body, args: Sequence[int], labels: Sequence[str], name: str) -> int:
         found = tabulate(self.ranges, body, args, map_domain(self.ranges, args), self.twins, labels)
-        node = Map(tuple(args), found.table, found.values, name)
+        kept, table = _that_matter(args, found.table)
+        node = Map(kept, table, found.values, name)
         return self.with_twins(self.add(node, map_words(self.ranges, node)), found.twins)
 
     def add_linear(self, args: Sequence[int], coefficients: Sequence[Fraction], constant: Fraction, name: str) -> int:
@@ -322,6 +324,22 @@ class _Lowering:
             if isinstance(op, SOp) and index in renumbered and op.encoding != "auto":
                 hints.setdefault(renumbered[index], op.encoding)
         return Lowered(core, hints)
+
+
+def _that_matter(args: Sequence[int], table: Table) -> tuple[tuple[int, ...], Table]:
+    """The arguments that a table depends on, where it is defined, and the table over them.
+
+    Of two arguments that tell the same, one stays; the later node goes.
+    """
+    kept = list(args)
+    for arg in sorted(args, reverse=True):
+        axis = kept.index(arg)
+        high = table.max(axis=axis)
+        low = np.where(table < 0, high.max(initial=0) + 1, table).min(axis=axis)
+        if not (low < high).any():
+            kept.remove(arg)
+            table = high
+    return tuple(kept), table
 
 
 def _identity(node: Node) -> tuple[object, ...]:

@@ -1,8 +1,9 @@
-"""From a core program to a plan: which nodes get a representation, computed by which head or group of neurons, and when.
+"""From a core program to a plan: which nodes get a representation, computed by which head or neurons, and when.
 
-Demand-driven: the output asks for a representation, which asks for those of its arguments. Each component is scheduled
-as early as its arguments allow, so depth is minimal. Functions of one categorical node cost nothing (its one-hot is read
-through the function); chains of maps are fused into one group of neurons over the basis nodes they depend on.
+Demand-driven: the output asks for a representation, which asks for those of its arguments. Each component is
+scheduled as early as its arguments allow, so depth is minimal. Functions of one categorical node cost nothing (its
+one-hot is read through the function); chains of maps are fused into one group of neurons over the basis nodes they
+depend on.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ SCALAR_OUTPUT_FROM = 129
 
 @dataclass(eq=False)
 class Plan:
-    """Components in no particular order (their times order them), and how the output is read: a one-hot or a number line."""
+    """Components in no particular order (their times order them); the output is read off a one-hot or a number line."""
 
     program: CoreProgram
     n_source: int
@@ -116,7 +117,7 @@ class Planner:
         return table.max(axis=tuple(range(len(over), table.ndim))) if ignored else table
 
     def unary(self, node: int, over: int) -> IntArray:
-        """Value index of `node` for each value of `over`, where it depends on nothing else (or is `over`); -1: impossible."""
+        """Value index of `node` for each value of `over`, if it depends on that alone (or is it); -1: impossible."""
         if node == over:
             return np.arange(len(self.values(node)), dtype=np.int64)
         if node >= len(self.core.nodes):
@@ -124,7 +125,8 @@ class Planner:
         cut = self.an.cut(node)
         table = self.table(node, cut)
         moved = np.moveaxis(table, cut.index(over), 0).reshape(len(self.values(over)), -1)
-        return moved.max(axis=1).astype(np.int64)
+        found: IntArray = moved.max(axis=1).astype(np.int64)
+        return found
 
     def natural(self, node: int) -> str:
         """How a basis node arises most directly: "onehot" or "scalar"."""
@@ -155,8 +157,8 @@ class Planner:
             x, y = self.values(basis)[index], self.values(node)[function[index]]
             if isinstance(x, (str, type(None))) or isinstance(y, (str, type(None))):
                 return None
-            xs.append(Fraction(x))  # type: ignore[arg-type]
-            ys.append(Fraction(y))  # type: ignore[arg-type]
+            xs.append(Fraction(x))
+            ys.append(Fraction(y))
         if len(xs) < 2:
             return None
         slope = (ys[-1] - ys[0]) / (xs[-1] - xs[0])
@@ -221,6 +223,7 @@ class Planner:
             found = self._linear_axis(node, op)
         elif isinstance(op, Aggregate) and self.natural(node) == "scalar":
             rep = self._average(node, op)
+            assert rep.points is not None
             affine = all(map(_is_number, op.values)) and np.array_equal(_points(op.values), rep.points)
             found = _axis_of(node, rep, affine)
         else:
@@ -525,7 +528,7 @@ class Planner:
         index_of = {value: i for i, value in enumerate(op.values)}
         values = []
         for i, g in enumerate(function):
-            target = index_of.get(self.values(op.value)[g], -1) if g >= 0 else -1  # type: ignore[arg-type]
+            target = index_of.get(self.values(op.value)[g], -1) if g >= 0 else -1
             if target >= 0 and rep.slot[target] >= 0 and source.slot[i] >= 0:
                 values.append((source, int(source.slot[i]), int(rep.slot[target]), 1.0))
         sink = np.zeros(rep.size)
@@ -544,8 +547,8 @@ class Planner:
         if self.an.singular(node) and self.scalar_source(op.value):
             basis = self.relevant(op.value)[0]
             axis = self.affine_axis(op.value) if op.value != basis else self.axis(op.value)
-            if not axis.affine:  # copied as they are; the default, if it is no value of the source, gets a place of its own
-                place = {value: point for value, point in zip(source, axis.points, strict=True)}
+            if not axis.affine:  # copied as they are; a default that is no value of the source gets its own place
+                place = dict(zip(source, axis.points, strict=True))
                 new = [i for i, value in enumerate(op.values) if value not in place]
                 points = np.array([place.get(value, 0.0) for value in op.values])
                 points[new] = np.floor(axis.points.min()) - 1.0 - np.arange(len(new))
@@ -640,8 +643,8 @@ class Planner:
     def _width_without_bos(self, node: int, op: Width) -> Axis:
         """Position 0 stands in for BOS: where it is always selected, its share is 1 / width.
 
-        Otherwise one head counts with position 0 added to the selection, and another tells by the share of position 0 in the
-        selection itself (0, or 1 / width) whether it had been in it.
+        Otherwise one head counts with position 0 added to the selection, and another tells by the share of position 0
+        in the selection itself (0, or 1 / width) whether it had been in it.
         """
         if not self.an.nonempty(op.selector):
             raise PlanError(node, "it counts a selection that may be empty, which needs BOS: compile with bos=True")
@@ -669,7 +672,7 @@ class Planner:
         head = HeadPlan(time, inside, atoms, (1,), weights, np.zeros(1), np.zeros(1), rep, False, mean)
         self._head(head)
         self.width_shares[node] = (counted, inside)
-        points = np.array([1.0 / (w + 1) for w in self.values(node)])  # position 0 not selected
+        points = 1.0 / (_points(self.values(node)) + 1.0)  # position 0 not selected
         return self._membership_axis(node, whole, rep, points)
 
     def _membership_axis(self, node: int, whole: Axis, inside: Rep, points: Array) -> Axis:
@@ -691,7 +694,7 @@ class Planner:
     def _share_of_first(self, node: int, term: Term | None) -> Rep:
         positions = self.onehot(1)
         atoms, time = self._start(node, term, positions.ready)
-        points = np.array([1.0 / max(1, w) for w in self.values(node)])  # type: ignore[call-overload]
+        points = 1.0 / np.maximum(1.0, _points(self.values(node)))
         rep = _new_scalar(node, points, time)
         values = [(positions, int(positions.slot[0]), 0, 1.0)]
         self._head(HeadPlan(time, node, atoms, (1,), values, np.zeros(1), np.zeros(1), rep, True))

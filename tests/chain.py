@@ -35,7 +35,10 @@ Status = Literal["agrees", "refused", "wrong"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What happened to one program. `detail`: why it was refused, or the first disagreement; `proof`: "proved" or why not."""
+    """What happened to one program.
+
+    `detail`: why it was refused, or the first disagreement. `proof`: "proved", or why there is no proof.
+    """
 
     case: Case
     status: Status

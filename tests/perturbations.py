@@ -188,11 +188,11 @@ EXPLANATION: tuple[Change, ...] = (another_encoding, another_atom, another_node,
 def _changed_node(node: Node, rng: np.random.Generator) -> Node:
     match node:
         case Map():
-            table = node.table.copy()
+            table = np.array(node.table)
             table[tuple(rng.integers(n) for n in table.shape)] = rng.integers(len(node.values))
             return replace(node, table=table)
         case Select():
-            chosen = node.table.copy()
+            chosen = np.array(node.table)
             chosen[tuple(rng.integers(n) for n in chosen.shape)] ^= True
             return replace(node, table=chosen)
         case Aggregate():

@@ -187,3 +187,75 @@ def echo() -> Parts:
     parts.program = CoreProgram(VOCAB, LENGTH, False, parts.program.nodes, 0, "echo")
     unembed(parts, TOKENS)
     return parts
+
+
+# --- engines with one change ---------------------------------------------------------------------------------------
+
+ENGINE = (
+    "compiler.ranges",
+    "compiler.means",
+    "compiler.widths",
+    "compiler.resolving",
+    "compiler.analysis",
+    "compiler.fibres",
+    "compiler.first_position",
+    "verifier.rounding",
+    "verifier.selector_identity",
+    "verifier.abstract_state",
+    "verifier.head_rule",
+    "verifier.composition",
+    "verifier.suspects",
+    "verifier.compose",
+)
+"""The modules that a proof by composition rests on, each after what it imports."""
+
+
+class Outdated(AssertionError):
+    """The line to be changed is no longer there: bring the table up to date."""
+
+
+def source_of(module: str) -> str:
+    return Path(str(importlib.import_module(f"certiformer.{module}").__file__)).read_text(encoding="utf-8")
+
+
+def mutated_source(module: str, old: str, new: str) -> str:
+    """The source of a module with `old`, which must occur exactly once, replaced."""
+    source = source_of(module)
+    if source.count(old) != 1:
+        raise Outdated(f"{module} contains {source.count(old)} times, not once:\n{old}")
+    return source.replace(old, new)
+
+
+@lru_cache(maxsize=None)
+def _code(module: str) -> CodeType:
+    return compile(source_of(module), f"<{module}>", "exec", dont_inherit=True)
+
+
+def _executed(module: str, code: CodeType) -> ModuleType:
+    """A fresh module in place of the imported one, from here on until `_restored`."""
+    name = f"certiformer.{module}"
+    fresh = ModuleType(name)
+    fresh.__package__, fresh.__file__ = name.rpartition(".")[0], f"<{module}>"
+    sys.modules[name] = fresh
+    setattr(sys.modules[fresh.__package__], name.rpartition(".")[2], fresh)
+    exec(code, fresh.__dict__)
+    return fresh
+
+
+@contextmanager
+def mutated_engine(module: str, old: str, new: str) -> Iterator[Callable[[Claim, Language], object]]:
+    """`prove_by_composition` with one text of one module replaced, and all that depends on it executed again.
+
+    Nothing on disk changes; the modules that were imported before are in place again afterwards.
+    """
+    changed = compile(mutated_source(module, old, new), f"<mutated {module}>", "exec", dont_inherit=True)
+    before = {name: importlib.import_module(f"certiformer.{name}") for name in ENGINE}
+    try:
+        start = ENGINE.index(module)
+        made = {name: _executed(name, changed if name == module else _code(name)) for name in ENGINE[start:]}
+        yield made["verifier.compose"].prove_by_composition
+    finally:
+        for name, original in before.items():
+            full = f"certiformer.{name}"
+            sys.modules[full] = original
+            setattr(sys.modules[full.rpartition(".")[0]], full.rpartition(".")[2], original)

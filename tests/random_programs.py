@@ -14,25 +14,13 @@ from fractions import Fraction
 from itertools import product
 from typing import Any, Literal
 
-from certiformer.compiler import rasp
 from certiformer.compiler.core import Value, canonical, normalise
 from certiformer.compiler.rasp import (
-    AggregateOp,
-    AndOp,
-    Constant,
-    Expression,
-    IndicesOp,
-    LinearOp,
     Map,
     MapOp,
-    NotOp,
-    OrOp,
-    SelectOp,
     Selector,
     SequenceMap,
     SOp,
-    TokensOp,
-    WidthOp,
     aggregate,
     full,
     indices,
@@ -45,6 +33,9 @@ from certiformer.compiler.rasp import (
     tokens,
     where,
 )
+
+from . import random_functions as f
+from .program_text import show
 
 MAX_LEN = 4
 NUMBERS: tuple[Value, ...] = (1, 2, 3)
@@ -67,7 +58,10 @@ class Typed:
 
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """A selector: `single` if it selects at most one position, and the s-ops that are constant, not None, where it selects."""
+    """A selector, what is known of it, and of s-ops at the positions it selects.
+
+    `single`: at most one. `constant`: s-ops that are equal at all of them. `not_none`: s-ops that are not None there.
+    """
 
     selector: Selector
     single: bool
@@ -98,101 +92,10 @@ def case(seed: int) -> Case:
 
 
 def random_program(rng: random.Random, depth: int, vocab: tuple[Value, ...] = NUMBERS) -> SOp:
-    """A program of at most `depth` nested operations over `NUMBERS` or `LETTERS`; the same for the same state of `rng`."""
+    """A program of at most `depth` nested operations over `NUMBERS` or `LETTERS`; `rng` decides everything."""
     made = _Generator(rng, vocab)
     kinds: list[Kind] = ["number", "bool", "string"]
     return made.sop(rng.choices(kinds, (5, 3, 2))[0], depth).sop
-
-
-# Callables that cannot be read as terms, and some that can.
-
-
-def _round(x: Any) -> Any:
-    return round(x)
-
-
-def _clip(x: Any) -> Any:
-    return 0 if x < 0 else 2 if x > 2 else x
-
-
-def _is_even(x: Any) -> Any:
-    return bool(x % 2 == 0)
-
-
-def _sign(x: Any) -> Any:
-    return (x > 0) - (x < 0)
-
-
-def _name(x: Any) -> Any:
-    return "a" if x <= 1 else "b" if x < 3 else "c"
-
-
-def _half(x: Any) -> Any:
-    return x / 2
-
-
-def _square(x: Any) -> Any:
-    return x * x
-
-
-def _if_odd(x: Any, y: Any) -> Any:
-    return x if x % 2 == 1 else y
-
-
-def _distance(x: Any, y: Any) -> Any:
-    return abs(x - y)
-
-
-def _ratio(x: Any, y: Any) -> Any:
-    return x / (abs(y) + 1)
-
-
-def _mixed(x: Any, y: Any, z: Any) -> Any:
-    return x * y - z
-
-
-def _between(x: Any, y: Any, z: Any) -> Any:
-    return x <= y <= z
-
-
-def _middle(x: Any, y: Any, z: Any) -> Any:
-    return sorted((x, y, z))[1]
-
-
-def _parity(x: Any, y: Any, z: Any) -> Any:
-    return (x + y + z) % 2
-
-
-def _join(x: Any, y: Any) -> Any:
-    return x + y
-
-
-def _first(x: Any, y: Any) -> Any:
-    return min(x, y)
-
-
-def _code(x: Any) -> Any:
-    return len(x) + (x == "a")
-
-
-def _close(key: Any, query: Any) -> Any:
-    return abs(key - query) <= 1
-
-
-def _same_parity(key: Any, query: Any) -> Any:
-    return key % 2 == query % 2
-
-
-def _next(key: Any, query: Any) -> Any:
-    return key == query + 1
-
-
-def _sum_large(key: Any, query: Any) -> Any:
-    return key + query > 2
-
-
-def _either_a(key: Any, query: Any) -> Any:
-    return key == "a" or key == query
 
 
 class _Generator:
@@ -269,7 +172,7 @@ class _Generator:
                 letter: Value = rng.choice("abc")
                 return Typed(full(letter), "string", False, (letter,))
             x = positions if self.strings else letters
-            return self.mapped(Map(_name, x.sop), "string", [x])
+            return self.mapped(Map(f.name, x.sop), "string", [x])
         roll = rng.random()
         if roll < 0.5 and not self.strings:
             return letters
@@ -340,14 +243,14 @@ class _Generator:
     def number_of_one(self, depth: int) -> Typed:
         if self.rng.random() < 0.25:
             x = self.child("string", depth)
-            return self.mapped(Map(_code, x.sop), "number", [x])
+            return self.mapped(Map(f.code, x.sop), "number", [x])
         x = self.child("number" if self.rng.random() < 0.8 else "bool", depth)
         functions: list[Callable[..., Any]] = [
-            _round,
-            _clip,
-            _sign,
-            _half,
-            _square,
+            f.rounded,
+            f.clip,
+            f.sign,
+            f.half,
+            f.square,
             lambda v: v + 1,
             lambda v: 2 * v - 1,
             lambda v: 1 - v,
@@ -357,10 +260,10 @@ class _Generator:
     def number_of_many(self, depth: int) -> Typed:
         if self.rng.random() < 0.7:
             x, y = self.child("number", depth), self.child("number", depth)
-            binary: list[Callable[..., Any]] = [_if_odd, _distance, _ratio, _first, lambda v, w: 2 * v + w]
+            binary: list[Callable[..., Any]] = [f.if_odd, f.distance, f.ratio, f.first, lambda v, w: 2 * v + w]
             return self.mapped(SequenceMap(self.rng.choice(binary), x.sop, y.sop), "number", [x, y])
         three = [self.child("number", depth) for _ in range(3)]
-        function = self.rng.choice((_mixed, _middle, _parity))
+        function = self.rng.choice((f.mixed, f.middle, f.parity))
         return self.mapped(SequenceMap(function, *(x.sop for x in three)), "number", three)
 
     def linear(self, depth: int) -> Typed:
@@ -437,23 +340,23 @@ class _Generator:
         roll = self.rng.random()
         if roll < 0.3:
             x = self.child("number", depth)
-            return self.mapped(Map(self.rng.choice((_is_even, lambda v: v > 0.5)), x.sop), "bool", [x])
+            return self.mapped(Map(self.rng.choice((f.is_even, lambda v: v > 0.5)), x.sop), "bool", [x])
         if roll < 0.6:
             three = [self.child("number", depth) for _ in range(3)]
-            return self.mapped(SequenceMap(_between, *(x.sop for x in three)), "bool", three)
+            return self.mapped(SequenceMap(f.between, *(x.sop for x in three)), "bool", three)
         kind: Kind = self.rng.choice(("number", "string", "bool"))
         x, y = self.child(kind, depth), self.child(kind, depth)
         return self.mapped(SequenceMap(lambda v, w: v == w, x.sop, y.sop), "bool", [x, y])
 
     def named(self, depth: int) -> Typed:
         x = self.child("number", depth)
-        return self.mapped(Map(_name, x.sop), "string", [x])
+        return self.mapped(Map(f.name, x.sop), "string", [x])
 
     def string_of_many(self, depth: int) -> Typed:
         x, y = self.child("string", depth), self.child("string", depth)
         roll = self.rng.random()
         if roll < 0.4 and all(len(str(v)) == 1 for v in (*(x.domain or ("..",)), *(y.domain or ("..",)))):
-            return self.mapped(SequenceMap(_join, x.sop, y.sop), "string", [x, y])
+            return self.mapped(SequenceMap(f.join, x.sop, y.sop), "string", [x, y])
         return self.operated("string", maximum if roll < 0.7 else minimum, x, y)
 
     # -- selectors and what reads them ------------------------------------------------------------------------------
@@ -465,7 +368,7 @@ class _Generator:
         if roll < 0.16:
             keys: Typed = self.child("number", depth) if self.strings else Typed(tokens, "number", False, self.vocab)
             queries = self.child("number", depth)
-            predicate = self.rng.choice((_close, _same_parity, _next, _sum_large, lambda key, query: key <= query))
+            predicate = self.rng.choice((f.close, f.same_parity, f.following, f.sum_large, lambda key, query: key <= query))
             return Selection(select(keys.sop, queries.sop, predicate), False, (), (keys,))
         if roll < 0.32:
             queries = self.child("number", depth)
@@ -475,7 +378,7 @@ class _Generator:
         kind: Kind = "string" if self.rng.random() < (0.6 if self.strings else 0.1) else "number"
         keys, queries = self.child(kind, depth), self.child(kind, depth)
         if kind == "string" and roll < 0.5:
-            return Selection(select(keys.sop, queries.sop, _either_a), False, (), (keys,))
+            return Selection(select(keys.sop, queries.sop, f.either_a), False, (), (keys,))
         operation = self.rng.choice(COMPARISONS)
         constant = (keys,) if operation == "==" else ()
         return Selection(select(keys.sop, queries.sop, operation), False, constant, (keys,))
@@ -536,37 +439,3 @@ class _Generator:
         domain = None if value.domain is None else canonical([*value.domain, *([] if default is None else [default])])
         nullable = default is None or value.nullable
         return Typed(aggregate(chosen.selector, value.sop, default), kind, nullable, domain)
-
-
-def show(node: Expression) -> str:
-    """The program as one line of source; callables by their names."""
-    match node:
-        case TokensOp():
-            return "tokens"
-        case IndicesOp():
-            return "indices"
-        case WidthOp() if node is length:
-            return "length"
-        case Constant(value=value):
-            return f"full({value!r})"
-        case MapOp(function=function, args=args):
-            return f"Map({function.text}; {', '.join(map(show, args))})"
-        case LinearOp(args=args, coefficients=coefficients, constant=constant):
-            terms = " + ".join(f"{c}*{show(a)}" for c, a in zip(coefficients, args, strict=True))
-            return f"linear({terms} + {constant})"
-        case AggregateOp(selector=selector, value=sop, default=default):
-            return f"aggregate({show(selector)}, {show(sop)}, {default!r})"
-        case WidthOp(selector=selector):
-            return f"selector_width({show(selector)})"
-        case SelectOp(keys=keys, queries=queries, predicate=predicate):
-            return f"select({show(keys)}, {show(queries)}, {predicate.text})"
-        case AndOp(left=left, right=right):
-            return f"({show(left)} & {show(right)})"
-        case OrOp(left=left, right=right):
-            return f"({show(left)} | {show(right)})"
-        case NotOp(arg=arg):
-            return f"~{show(arg)}"
-    raise AssertionError(f"{node!r} is no node of the language")
-
-
-__all__ = ["Case", "LETTERS", "MAX_LEN", "NUMBERS", "case", "random_program", "rasp", "show"]

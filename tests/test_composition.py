@@ -7,6 +7,7 @@ from functools import lru_cache
 
 import flint
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 
@@ -51,6 +52,7 @@ def compiled(name: str, bos: bool = True) -> Compiled | None:
         return None
 
 
+Ids = npt.NDArray[np.int64]
 NAMES = [n for n in LIBRARY if n in programs.LIBRARY] + [f"random{seed}" for seed in RANDOM]
 
 
@@ -117,19 +119,20 @@ def recorded(parts: Parts) -> Recording | None:
     return found
 
 
-def words(parts: Parts, length: int) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
+def words(parts: Parts, length: int) -> Ids:
     n = len(parts.program.vocab)
     return np.array(list(np.ndindex(*[n] * length)), dtype=np.int64)
 
 
-def boxes(parts: Parts, state: State, ids: np.ndarray[tuple[int, int], np.dtype[np.int64]]) -> tuple[Enclosure, bool]:
-    """The residual stream that the state allows, [batch, pos, d_model] (without BOS's position), and whether it is defined."""
-    values = BatchEvaluator(parts.program)(ids)
-    box = Enclosure(np.broadcast_to(state.const, (*ids.shape, len(state.const))), np.zeros((*ids.shape, len(state.const))))
+def boxes(parts: Parts, state: State, ids: Ids) -> Enclosure:
+    """What the state allows the residual stream to be on these inputs, [batch, pos, d_model], without BOS's position."""
+    values = BatchEvaluator(parts.program)(ids, tuple(state.terms))
+    shape = (*ids.shape, len(state.const))
+    box = Enclosure(np.broadcast_to(state.const, shape), np.zeros(shape))
     for node, matrix in state.terms.items():
         assert (values[node] >= 0).all()
         box = box + Enclosure.exact(matrix[values[node]])
-    return box.plus_error(state.eps), True
+    return box.plus_error(state.eps)
 
 
 STATES = [n for n in NAMES if n != "identity"][:55]
@@ -157,7 +160,7 @@ def test_the_residual_stream_lies_in_the_abstract_state(block: int) -> None:
                 balls = enclose(model, tokens, tuple(composition.states))
                 for site, state in composition.states.items():
                     ball = balls[site].map(lambda t: t[:, int(parts.codec.bos) :])
-                    box, _ = boxes(parts, state, ids)
+                    box = boxes(parts, state, ids)
                     apart = np.abs(ball.mid.numpy() - box.mid) > (box.rad + ball.rad.numpy()) * (1 + 2.0**-50)
                     assert not apart.any(), f"{name}, {site}: outside its bounds at {np.argwhere(apart)[0]}"
                     if parts.codec.bos:
@@ -171,10 +174,10 @@ def exact_stream(parts: Parts, ids: list[int]) -> dict[str, list[list[flint.arb]
     """The residual stream after every half layer in high precision, straight from the definition."""
     w = {name: array.astype(np.float64) for name, array in parts.weights.items()}
 
-    def matrix(array: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> flint.arb_mat:
+    def matrix(array: npt.NDArray[np.float64]) -> flint.arb_mat:
         return flint.arb_mat(np.atleast_2d(array).tolist())
 
-    def plus(x: flint.arb_mat, bias: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> flint.arb_mat:
+    def plus(x: flint.arb_mat, bias: npt.NDArray[np.float64]) -> flint.arb_mat:
         return x + matrix(np.broadcast_to(bias, (x.nrows(), len(bias))))
 
     bos = parts.codec.bos
@@ -225,7 +228,7 @@ def test_the_state_contains_a_run_in_high_precision(name: str) -> None:
             ids = rng.integers(0, len(parts.program.vocab), length)
             stream = exact_stream(parts, ids.tolist())
             for site, state in composition.states.items():
-                box, _ = boxes(parts, state, ids[None])
+                box = boxes(parts, state, ids[None])
                 shift = int(parts.codec.bos)
                 for position, row in enumerate(stream[site][shift:]):
                     for c, value in enumerate(row):

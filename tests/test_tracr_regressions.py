@@ -45,11 +45,12 @@ FUZZ: list[dict[str, Any]] = [json.loads(line) for line in (DATA / "tracr_fuzz.j
 
 
 def library(name: str, **options: Any) -> SOp:
-    return LIBRARY[name].build(**options)
+    program: SOp = LIBRARY[name].build(**options)
+    return program
 
 
 def sample(vocab: Sequence[Value], max_len: int, count: int, seed: int = 0) -> list[list[Value]]:
-    """All sequences, if they are at most `count`, else random ones of all lengths, and the constant ones of full length."""
+    """All sequences, if they are at most `count`; else `count` random ones, and constant ones of full length."""
     if len(vocab) ** (max_len + 1) <= count:
         return [list(xs) for n in range(1, max_len + 1) for xs in product(vocab, repeat=n)]
     rng = random.Random(seed)
@@ -199,7 +200,9 @@ REGRESSIONS = [
     ),
     Regression("shift_by", lambda: library("shift_by", offset=1), ABC, 6, (("bcb", [None, "b", "c"]),)),
     Regression("shift_by_causal", lambda: library("shift_by", offset=2), ABC, 6, (("bcb", [None, None, "b"]),), True),
-    Regression("mean_of_categoricals", lambda: aggregate(BEFORE, tokens), (1, 2, 3), 5, (([1, 2, 3], [1, 1.5, 2]),)),
+    Regression(
+        "mean_of_categoricals", lambda: aggregate(BEFORE, tokens), (1, 2, 3), 5, (([1, 2, 3], [1, 3 * HALF, 2]),)
+    ),
     Regression(
         "zero_to_one_of_a_number_is_not_read_at_bos",
         lambda: aggregate(EARLIER, 1 - aggregate(BEFORE, tokens == "b", 0).numerical(), 0).numerical(),
@@ -226,15 +229,23 @@ REGRESSIONS = [
     Regression("no_tokens", lambda: Map(lambda x: x + 1, indices), AB, 5, (("ab", [1, 2]),)),
     Regression("two_unnamed_nodes", unnamed_pair, AB, 5, (("ab", [3, 5]),)),
     Regression("wide_values", lambda: aggregate(SAME, indices), AB, 5, (("aab", [HALF, HALF, 2]),)),
-    Regression("shared_node_with_two_encodings", shared_flag, AB, 4, (("ab", [2, 1.5]), ("bbb", [3, 3, 3]))),
+    Regression("shared_node_with_two_encodings", shared_flag, AB, 4, (("ab", [2, 3 * HALF]), ("bbb", [3, 3, 3]))),
     Regression("numerical_strings", lambda: Map(lambda x: x, tokens).numerical(), AB, 4, (("ab", "ab"),)),
     Regression(
-        "categorical_default", lambda: aggregate(select(indices, 2, "=="), tokens, "a"), AB, 4, (("bb", "aa"), ("bbb", "bbb"))
+        "categorical_default",
+        lambda: aggregate(select(indices, 2, "=="), tokens, "a"),
+        AB,
+        4,
+        (("bb", "aa"), ("bbb", "bbb")),
     ),
     Regression(
-        "mean_of_three_values", lambda: aggregate(BEFORE, tokens, 0).numerical(), (1, 2, 3), 4, (([1, 3, 3], [1, 2, 7 * THIRD]),)
+        "mean_of_three_values",
+        lambda: aggregate(BEFORE, tokens, 0).numerical(),
+        (1, 2, 3),
+        4,
+        (([1, 3, 3], [1, 2, 7 * THIRD]),),
     ),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("regression", REGRESSIONS, ids=lambda regression: regression.name)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ..compiler.alignment import Alignment
+from ..compiler.alignment import Alignment, Encoding, OneHot, Scaled, encoding_matrix
 from ..compiler.analysis import Analysis
 from ..compiler.fibres import resolve_by_fibres
 from ..compiler.first_position import resolve_width_share
@@ -85,6 +85,16 @@ class Context:
     def hull(self, node: int, table: Enclosure) -> tuple[Array, Array]:
         rows = self.rows(node, table)
         return rows.low.min(axis=0), rows.high.max(axis=0)
+
+    def encoding(self, node: int, encoding: Encoding, place: str) -> Array:
+        """The matrix [values, d_model] of an encoding of a node. Raises `Failed` if it does not fit the node or the model."""
+        n, d, inner = len(self.program.value_node(node).values), self.config.d_model, encoding
+        while isinstance(inner, Scaled):
+            inner = inner.of
+        listed, dims = (inner.dims, inner.dims) if isinstance(inner, OneHot) else (inner.points, (inner.dim,))
+        if len(listed) != n or not all(-1 <= dim < d for dim in dims) or not np.isfinite(listed).all():
+            raise Failed(place, f"its encoding does not fit the {n} values of node {node} and {d} coordinates")
+        return encoding_matrix(encoding, n, d)
 
     def tuples(self, reads: Sequence[int], node: int, place: str) -> tuple[Tuples, npt.NDArray[np.int64]]:
         """Possible value tuples of `reads` and the node's value index on each."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from ..compiler.alignment import NeuronRole, encoding_matrix
+from ..compiler.alignment import NeuronRole
 from ..compiler.core import Value
 from ..compiler.first_position import is_width_share
 from .abstract_state import Context, Failed, State, Tuples
@@ -183,9 +183,7 @@ class Composition:
         tuples, targets = self.c.tuples(role.reads, role.node, place)
         part = {n: t[:, first:end] for n, t in tables.items()}
         others = self.c.others(state, role.reads, part, end - first)
-        encoding = encoding_matrix(
-            role.encoding, len(self.c.program.value_node(role.node).values), self.c.config.d_model
-        )
+        encoding = self.c.encoding(role.node, role.encoding, place)
         written = np.flatnonzero(out[first:end].any(axis=0) | encoding.any(axis=0))
         out = out[:, written]
         rho = np.zeros(self.c.config.d_model)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ..compiler.alignment import HeadRole, encoding_matrix
+from ..compiler.alignment import HeadRole
 from ..compiler.core import Aggregate, Value, Width
 from ..compiler.first_position import selects_first
 from .abstract_state import Context, Failed, State
@@ -199,8 +199,7 @@ class HeadRule:
 
     def _encoding(self) -> Array:
         assert self.role is not None
-        n = len(self.c.program.value_node(self.role.node).values)
-        return encoding_matrix(self.role.encoding, n, self.c.config.d_model)
+        return self.c.encoding(self.role.node, self.role.encoding, self.place)
 
     def _aggregate(self) -> Update:
         role, c = self.role, self.c

@@ -7,15 +7,17 @@ are reported.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
 
-from ..compiler.alignment import HeadRole, NeuronRole, encoding_matrix
+from ..compiler.alignment import HeadRole, NeuronRole
 from ..compiler.core import Aggregate
 from .abstract_state import Context, Failed, State
 from .composition import Composition
+from .rounding import Unbounded
 
 Array = npt.NDArray[np.float64]
 Suspect = tuple[dict[int, int], ...]
@@ -29,7 +31,7 @@ def suspects(context: Context) -> list[Suspect]:
     """The most deviant tuples of every component, the most deviant component first."""
     composition = Composition(context)
     found: list[tuple[float, Suspect]] = []
-    try:
+    with contextlib.suppress(Failed, Unbounded), np.errstate(over="ignore", under="ignore", invalid="ignore"):
         state = composition._start()
         for layer in range(len(context.config.layers)):
             for head in (r for r in context.alignment.heads if r.layer == layer):
@@ -39,8 +41,6 @@ def suspects(context: Context) -> list[Suspect]:
                 found += _group(context, state, group)
             composition._mlp(state, layer)
         found += _decode(context, state)
-    except Failed:
-        pass
     found.sort(key=lambda item: -item[0])
     return [suspect for _, suspect in found]
 
@@ -59,7 +59,7 @@ def _group(c: Context, state: State, role: NeuronRole) -> list[tuple[float, Susp
     for column, node in enumerate(role.reads):
         if node in state.terms:
             pre = pre + (state.terms[node] @ into)[tuples[:, column]]
-    encoding = encoding_matrix(role.encoding, len(c.program.value_node(role.node).values), c.config.d_model)
+    encoding = c.encoding(role.node, role.encoding, "suspects")
     found = []
     miss = np.abs(np.maximum(pre, 0) @ out - encoding[targets]).max(axis=1, initial=0.0)
     for row in _worst(miss):
@@ -98,7 +98,7 @@ def _head(c: Context, state: State, role: HeadRole) -> list[tuple[float, Suspect
                 continue
             index = {v: i for i, v in enumerate(node.values)}
             at = np.array([index.get(v, -1) for v in c.program.value_node(node.value).values])[targets]
-            encoding = encoding_matrix(role.encoding, len(node.values), c.config.d_model)
+            encoding = c.encoding(role.node, role.encoding, "suspects")
             miss = np.zeros(len(value))
             miss[tuples[at >= 0, 0]] = np.abs(value[tuples[at >= 0, 0]] - encoding[at[at >= 0]]).max(
                 axis=1, initial=0.0
