@@ -56,15 +56,26 @@ class Domain:
 
     def size(self) -> int:
         """The number of words, exactly."""
+        return sum(self.sizes().values())
+
+    def sizes(self) -> dict[int, int]:
+        """The number of words of each length from `lo` to `hi`, exactly."""
         counts = [int(flag) for flag in self.accept]
         rows = [np.unique(row, return_counts=True) for row in self.delta]
         steps = [[(int(s), int(c)) for s, c in zip(*row, strict=True)] for row in rows]
-        total = 0
+        found = {}
         for n in range(1, self.hi + 1):
             counts = [sum(c * counts[s] for s, c in row) for row in steps]
             if n >= self.lo:
-                total += counts[self.start]
-        return total
+                found[n] = counts[self.start]
+        return found
+
+    def has(self, word: Ints) -> bool:
+        """Whether a word of token indices [n] is in the domain."""
+        state = self.start
+        for token in word:
+            state = int(self.delta[state, token])
+        return self.lo <= len(word) <= self.hi and bool(self.accept[state])
 
     def words(self, n: int, most: int) -> Iterator[Ints]:
         """All words of length n as arrays of token indices [batch, n], at most `most` a batch, each word once."""

@@ -59,6 +59,10 @@ class Ball:
     def __getitem__(self, key: Any) -> Ball:
         return Ball(self.mid[key], self.rad[key])
 
+    def spread(self, shape: tuple[int, ...]) -> Ball:
+        """Repeated along axes of size 1 until it has this shape."""
+        return Ball(np.broadcast_to(self.mid, shape), np.broadcast_to(self.rad, shape))
+
     def swapped(self) -> Ball:
         """Transposed in the last two axes."""
         return Ball(self.mid.swapaxes(-1, -2), self.rad.swapaxes(-1, -2))
@@ -75,6 +79,27 @@ class Ball:
 
     def relu(self) -> Ball:
         return between(np.maximum(self.low(), 0), np.maximum(self.high(), 0))
+
+
+def times(x: Ball, factor: Ball) -> Ball:
+    """Elementwise product."""
+    mid = x.mid * factor.mid
+    rad = (np.abs(x.mid) + x.rad) * factor.rad + x.rad * np.abs(factor.mid) + np.abs(mid) * UNIT
+    return Ball(mid, grow(rad))
+
+
+def total(x: Ball) -> Ball:
+    """The sum over the first two axes, which stay with size 1; at most 2^20 terms."""
+    terms = x.mid.shape[0] * x.mid.shape[1]
+    require(terms <= 2**20, f"a sum of {terms} terms")
+    rad = (x.rad + np.abs(x.mid) * (terms * UNIT)).sum(axis=(0, 1), keepdims=True)
+    return Ball(x.mid.sum(axis=(0, 1), keepdims=True), grow(rad))
+
+
+def divided(x: Ball, count: int) -> Ball:
+    """x / count for a count from 1 to 2^20."""
+    mid = x.mid / count
+    return Ball(mid, grow(x.rad / count + np.abs(mid) * UNIT))
 
 
 def point(array: npt.ArrayLike) -> Ball:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -252,44 +252,91 @@ def weighted_indices(
     return np.where(bad, -1, found)
 
 
+@dataclass(frozen=True)
+class Trace:
+    """`values`: indices into the nodes' values [batch, n]; `selected`: bool [batch, query, key], not only visible ones.
+
+    `undefined`: [batch], where a value is undefined or not listed; the row's other values then mean nothing.
+    """
+
+    values: dict[int, Ints]
+    selected: dict[int, Bits]
+    undefined: Bits
+
+
+def trace(program: Program, tokens: Ints, target: int, given: Mapping[int, Ints] | None = None) -> Trace:
+    """The node `target` and what it depends on, on token indices [batch, n] (into the vocab).
+
+    `given`: nodes whose values are put in by hand; what only they depend on is not evaluated.
+    """
+    n = tokens.shape[1]
+    require(1 <= n <= program.max_len, f"a sequence of length {n}; max_len is {program.max_len}")
+    found = Trace(dict(given or {}), {}, np.zeros(len(tokens), dtype=np.bool_))
+    for number in _dependencies(program, target, found.values):
+        if program.nodes[number].is_selector:
+            found.selected[number] = _evaluate_selector(program.nodes[number], found.values, found.selected)
+            continue
+        result = _evaluate_value(program, number, tokens, found.values, found.selected)
+        found.undefined[:] |= (result < 0).any(axis=1)
+        found.values[number] = np.maximum(result, 0)
+    return found
+
+
+def _dependencies(program: Program, target: int, given: Mapping[int, Ints]) -> list[int]:
+    """The nodes to evaluate, ascending."""
+    wanted = {target}
+    for number in range(target, -1, -1):
+        if number in wanted and number not in given:
+            wanted.update(program.nodes[number].args)
+    return sorted(wanted - set(given))
+
+
 def evaluate(program: Program, tokens: Ints) -> dict[int, Ints]:
     """For every value node, indices into its values [batch, n], on token indices [batch, n] (into the vocab).
 
     Raises `Rejected` where the program is undefined, or takes a value that its `values` do not list.
     """
-    batch, n = tokens.shape
+    n = tokens.shape[1]
     require(1 <= n <= program.max_len, f"a sequence of length {n}; max_len is {program.max_len}")
-    visible = np.tril(np.ones((n, n), dtype=np.bool_)) if program.causal else np.ones((n, n), dtype=np.bool_)
     found: dict[int, Ints] = {}
-    selected: dict[int, Bits] = {}  # [batch, query, key]
+    selected: dict[int, Bits] = {}
     for number, node in enumerate(program.nodes):
         if node.is_selector:
             selected[number] = _evaluate_selector(node, found, selected)
             continue
-        if node.kind == "tokens":
-            result = tokens.astype(np.int64)
-        elif node.kind == "indices":
-            result = np.broadcast_to(np.arange(n, dtype=np.int64), (batch, n))
-        elif node.kind == "map":
-            assert node.table is not None
-            table = node.table
-            looked_up = table[tuple(found[arg] for arg in node.args)]
-            result = np.broadcast_to(np.asarray(looked_up, dtype=np.int64), (batch, n))
-        elif node.kind == "linear":
-            result = np.broadcast_to(linear_indices(node, program.nodes, [found[arg] for arg in node.args]), (batch, n))
-        elif node.kind == "width":
-            counts = (selected[node.args[0]] & visible).sum(axis=2)
-            position = node.position()
-            result = np.array([position.get(count, -1) for count in range(n + 1)], dtype=np.int64)[counts]
-        else:
-            chosen = selected[node.args[0]] & visible
-            result = _evaluate_aggregate(node, program.nodes[node.args[1]], chosen, found[node.args[1]])
+        result = _evaluate_value(program, number, tokens, found, selected)
         if (result < 0).any():
             row, place = np.argwhere(result < 0)[0]
             word = [program.vocab[t] for t in tokens[row]]
             raise Rejected(f"node {number} ({node.kind}) is undefined at position {place} of {show(word)}")
         found[number] = result
     return found
+
+
+def _evaluate_value(
+    program: Program, number: int, tokens: Ints, found: dict[int, Ints], selected: dict[int, Bits]
+) -> Ints:
+    """Indices [batch, n] of a value node's values; -1 where it is undefined or its value is not listed."""
+    batch, n = tokens.shape
+    node = program.nodes[number]
+    if node.kind == "tokens":
+        return tokens.astype(np.int64)
+    if node.kind == "indices":
+        return np.broadcast_to(np.arange(n, dtype=np.int64), (batch, n))
+    if node.kind == "map":
+        assert node.table is not None
+        looked_up = node.table[tuple(found[arg] for arg in node.args)]
+        return np.broadcast_to(np.asarray(looked_up, dtype=np.int64), (batch, n))
+    if node.kind == "linear":
+        sums = linear_indices(node, program.nodes, [found[arg] for arg in node.args])
+        return np.broadcast_to(sums, (batch, n))
+    visible = np.tril(np.ones((n, n), dtype=np.bool_)) if program.causal else np.ones((n, n), dtype=np.bool_)
+    chosen = selected[node.args[0]] & visible
+    if node.kind == "width":
+        position = node.position()
+        counted = np.array([position.get(count, -1) for count in range(n + 1)], dtype=np.int64)
+        return np.asarray(counted[chosen.sum(axis=2)])
+    return _evaluate_aggregate(node, program.nodes[node.args[1]], chosen, found[node.args[1]])
 
 
 def _evaluate_selector(node: Node, found: dict[int, Ints], selected: dict[int, Bits]) -> Bits:

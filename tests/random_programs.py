@@ -368,7 +368,9 @@ class _Generator:
         if roll < 0.16:
             keys: Typed = self.child("number", depth) if self.strings else Typed(tokens, "number", False, self.vocab)
             queries = self.child("number", depth)
-            predicate = self.rng.choice((f.close, f.same_parity, f.following, f.sum_large, lambda key, query: key <= query))
+            predicate = self.rng.choice(
+                (f.close, f.same_parity, f.following, f.sum_large, lambda key, query: key <= query)
+            )
             return Selection(select(keys.sop, queries.sop, predicate), False, (), (keys,))
         if roll < 0.32:
             queries = self.child("number", depth)

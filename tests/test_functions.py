@@ -103,7 +103,7 @@ def test_traced_terms_agree_or_are_not_taken(trap: Any) -> None:
             assert isinstance(function.try_evaluate([value]), Undefined)
         else:
             got = function.try_evaluate([value])
-            assert got == (Fraction(expected) if isinstance(expected, float) else expected)
+            assert got == (Fraction(repr(expected)) if isinstance(expected, float) else expected)
 
 
 def test_a_callable_that_swallows_the_tracer_is_found_out_by_probes() -> None:

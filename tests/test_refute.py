@@ -162,9 +162,12 @@ def test_hints_lead_to_inputs_on_which_the_nodes_take_these_values(hist: Compile
     claim, domain = Computes(hist), sequences(range(6), 12)
     search = Search(claim, domain, math.inf)
     node = hist.alignment.program.output
-    (words,) = hinted_inputs(search, [{node: 11}], 12, 200)
+    (words,) = hinted_inputs(search, [({node: 11},)], 12, 200)
     counts = np.array([[list(row).count(t) for t in row] for row in words])
     assert (counts == 11).any(axis=1).sum() > 10
+    (words,) = hinted_inputs(search, [({node: 5, 0: 2}, {node: 4, 0: 3})], 12, 200)
+    assert ((words == 2).sum(axis=1) == 5).sum() > 10
+    assert (((words == 2).sum(axis=1) == 5) & ((words == 3).sum(axis=1) == 4)).any()
 
 
 def test_structured_words_cover_the_kinds_that_break_programs() -> None:
