@@ -117,7 +117,8 @@ class Alignment:
             inner: Encoding = role.encoding
             sign = 1
             while isinstance(inner, Scaled):
-                inner, sign = inner.of, sign * inner.by
+                sign *= inner.by
+                inner = inner.of
             if sign < 0:
                 continue
             dims = [d for d in inner.dims if d >= 0] if isinstance(inner, OneHot) else [inner.dim]

@@ -14,6 +14,11 @@ import numpy.typing as npt
 
 from .core import Bits
 
+MAX_ONEHOT = 4096
+MAX_NEURONS = 6000
+MAX_FUSED = 1 << 18
+SCALAR_OUTPUT_FROM = 129
+
 
 class PlanError(Exception):
     """A node that the compiler cannot realise: the node's position and the reason."""
@@ -116,3 +121,41 @@ class HeadPlan:
     out: Rep
     is_width: bool
     affine: bool = False
+
+
+def points_of(values: tuple[object, ...]) -> npt.NDArray[np.float64]:
+    return np.array([0.0 if v is None or isinstance(v, str) else float(v) for v in values])  # type: ignore[arg-type]
+
+
+def is_number(value: object) -> bool:
+    return value is not None and not isinstance(value, str)
+
+
+def separated(values: tuple[object, ...]) -> npt.NDArray[np.float64]:
+    """Numbers at their places, what is no number at places of its own below them."""
+    points = points_of(values)
+    numbers = [i for i, value in enumerate(values) if is_number(value)]
+    others = [i for i, value in enumerate(values) if not is_number(value)]
+    points[others] = np.floor(points[numbers].min(initial=0.0)) - 1.0 - np.arange(len(others))
+    return points
+
+
+def new_scalar(node: int, points: npt.NDArray[np.float64], written: int) -> Rep:
+    return Rep(node, "scalar", 1, np.zeros(len(points), dtype=np.int64), points, written)
+
+
+def axis_of(node: int, rep: Rep, affine: bool) -> Axis:
+    assert rep.points is not None
+    return Axis(node, (node,), [(rep, 0, 1.0)], 0.0, rep.points, affine, rep.ready)
+
+
+def neuron_estimate(table: npt.NDArray[np.int32]) -> int:
+    return int(np.prod(sorted(table.shape)[:-1])) if table.ndim > 1 else table.size
+
+
+def odd(time: int) -> int:
+    return time if time % 2 else time + 1
+
+
+def even(time: int) -> int:
+    return time if time % 2 == 0 else time + 1

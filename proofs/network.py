@@ -69,10 +69,9 @@ class Network:
     def batch(self, n: int, sums: bool = False, kept: int = 0) -> int:
         """How many inputs of n positions to run at once; `sums`: with readers' own sums; `kept`: numbers a position."""
         layers = self.config.layers
-        widest = max(
-            [self.config.d_model, self.config.d_vocab_out] + [max(n, layer.d_head, layer.d_mlp) for layer in layers]
-        )
-        terms = self.config.d_model * sum(layer.n_heads + 2 for layer in layers) if sums else 0
+        d = self.config.d_model
+        widest = max([d, self.config.d_vocab_out] + [max(n, x.d_head, x.d_mlp, x.n_heads * d) for x in layers])
+        terms = d * sum(layer.n_heads + 2 for layer in layers) if sums else 0
         return max(1, MAX_ACTIVATIONS // (n * (widest + terms + kept)))
 
     def width(self, site: Site, n: int) -> int:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import sys
 from fractions import Fraction
 from typing import TypeAlias
 
 import numpy as np
 
 from .balls import Ball, Floats
-from .bodies import Codec
+from .codec import Codec
 from .core import Bits
 
 Decided: TypeAlias = tuple[Bits, Bits]
@@ -26,9 +27,8 @@ def possible(codec: Codec, logits: Ball) -> Bits:
     if codec.categorical:
         low = np.where(np.isnan(low), -np.inf, low)
         best = low.max(axis=-1, keepdims=True)
-        earlier = np.concatenate(
-            [np.full_like(best, -np.inf), np.maximum.accumulate(low, axis=-1)[..., :-1]], axis=-1
-        )  # fmt: skip
+        running = np.maximum.accumulate(low, axis=-1)
+        earlier = np.concatenate([np.full_like(best, -np.inf), running[..., :-1]], axis=-1)
         return np.asarray(~((best > high) | ((earlier >= high) & (earlier > -np.inf))))
     least, most = cells(codec)
     return np.asarray(~((high[..., :1] < least) | (low[..., :1] > most)))
@@ -49,7 +49,7 @@ def beyond(x: Fraction, direction: int) -> float:
     try:
         near = x.numerator / x.denominator
     except OverflowError:
-        return math.inf if direction * x > 0 else -math.inf if direction > 0 else math.inf
+        return direction * math.inf if direction * x > 0 else -direction * sys.float_info.max
     return float(np.nextafter(np.nextafter(near, direction * np.inf), direction * np.inf))
 
 

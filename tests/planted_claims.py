@@ -77,7 +77,7 @@ _("all logits equal", lambda: change(echo(), (U, slice(None), 0)))
 _("the place is read too", lambda: change(echo(), (U, (PLACES[2], 0), 2)))
 _("tight echo", lambda: tight(change(echo(), (U, (PLACES[2], 0), 0.25), (BU, 1, 0.25))))
 _("one token is wrong", lambda: change(echo(), (U, (A, 0), -1)))
-_("noise at the read-out", lambda: disturb(_with_layer(echo()), A, -0.6, 1))
+_("noise at the read-out", lambda: disturb(_with_layer(echo()), B, 1.5, 0))
 _("tight noise at the read-out", lambda: tight(disturb(_with_layer(echo()), B, 0.25, 0)))
 _("off by more than half", lambda: change(count(), (BU, 0, 0.06)))
 _("off downwards", lambda: change(count(), (BU, 0, -0.06)))
@@ -101,11 +101,11 @@ def _missing_output() -> Parts:
 # --- the head: scores
 _("weak gap", lambda: gather(0.5))
 _("tight gap", lambda: tight(gather(4.0)))
-_("tight others", lambda: tight(change(gather(4.0), (K, (0, BOS, 6), 0), (K, (0, BOS, 3), -4))))
+_("tight others", lambda: tight(change(gather(4.0), (K, (0, BOS, 3), -4))))
 _("queries look nowhere", lambda: change(gather(), (Q, 0, 0), (BQ, (0, 3), -1)))
-_("sink takes all", lambda: change(gather(), (BQ, (0, 3), 9)))
-_("sink takes all on b", lambda: change(gather(), (Q, (0, B, 3), 9)))
-_("sink takes all from b", lambda: change(gather(), (K, (0, B, 3), -9 * 40)))
+_("sink takes all", lambda: change(_with_sink(), (BQ, (0, 3), 9)))
+_("sink takes all on b", lambda: change(_with_sink(), (Q, (0, B, 3), 9)))
+_("sink takes all from b", lambda: change(_with_sink(), (K, (0, B, 3), -9 * 40)))
 _("sink takes little", lambda: change(gather(related=strictly_before, default=0), (BQ, (0, 3), -1)))
 _("sink takes little on b", lambda: change(gather(related=strictly_before, default=0), (Q, (0, B, 3), -2)))
 _("sink takes little from b", lambda: change(gather(related=strictly_before, default=0), (K, (0, B, 3), 80)))
@@ -122,6 +122,11 @@ _("soft default", lambda: tight(gather(4.0, strictly_before, 0)))
 _("softer default", lambda: gather(1.0, strictly_before, 0))
 _("atoms of another selector", lambda: _other_atoms())
 _("two heads of one table", lambda: _joint_atoms(False))
+
+
+def _with_sink(gap: float = 80.0) -> Parts:
+    """BOS holds "c"."""
+    return change(gather(gap), (V, (0, BOS, 2), 1))
 
 
 def _other_atoms() -> Parts:
@@ -156,7 +161,7 @@ _("wrong default", lambda: change(gather(related=strictly_before, default=0), (V
 _("default has a bias", lambda: change(gather(related=strictly_before, default=0), (V, (0, BOS, 1), 2)))
 _("bias fools the default", lambda: change(gather(related=strictly_before, default=0), (V, (0, BOS, 0), 0), (BV, (0, 2), 0.4)))
 _("BOS is loud in value", lambda: change(gather(4.0), (V, (0, BOS, 2), 9)))
-_("another encoding", lambda: role(gather(), encoding=OneHot((OUT[1], OUT[0], OUT[2]))))
+_("another encoding", lambda: _another_encoding())
 
 
 # --- idle heads, BOS's own residual
@@ -177,6 +182,13 @@ _("BOS's position", lambda: change(gather(related=strictly_before, default=0), (
 _("noise at BOS in keys", lambda: _noise_at_bos_in_keys())
 
 
+def _another_encoding() -> Parts:
+    parts = role(gather(), encoding=OneHot((OUT[1], OUT[0], OUT[2])))
+    parts[U][:] = 0
+    unembed(parts, (OUT[1], OUT[0], OUT[2]))
+    return parts
+
+
 def _stray(amount: float) -> Parts:
     """A head that no step mentions gathers "a" tokens and pushes output "b"."""
     parts = blank(echo().program, [(1, 2, 0)])
@@ -192,15 +204,7 @@ def _stray_of_noise() -> Parts:
 
 
 def _curious_for_noise() -> Parts:
-    parts = twice(layers=((0, 0, 1), (1, 6, 0), (1, 6, 0)))
-    disturb(parts, S2 + 1, 1, 1)
-    for name in ("W_Q", "W_K", "W_V", "W_O", "b_Q"):
-        parts[f"1.attn.{name}"][:] = twice()[f"0.attn.{name}"]
-        parts.weights[f"blocks.0.attn.{name}"] = parts[f"1.attn.{name}"]
-    for name in list(parts.weights):
-        if name.startswith("blocks.0.attn."):
-            del parts.weights[name]
-    parts.heads[0] = replace(parts.heads[0], layer=1)
+    parts = disturb(twice(layers=((0, 0, 1), (1, 6, 0), (1, 6, 0)), first=1), S2 + 1, 1, 1)
     return change(parts, (Q1, (0, BOS, 4), 9), (K1, (0, S2 + 1, 4), 90))
 
 
@@ -240,8 +244,8 @@ _("mean with noise", lambda: disturb(share(layers=NOISY), A, -0.5, 0))
 
 
 def _bent_mean() -> Parts:
-    """The claimed points are not on the line: the codec reads 1/2 at 0.6."""
-    points = (0.0, 0.3, 0.6, 0.7, 1.0)
+    """The claimed points are not on the line: the codec reads 1/2 at 0.9, and 2/3 at 0.6."""
+    points = (0.0, 1 / 3, 0.9, 0.6, 1.0)
     parts = share()
     parts.codec = replace(parts.codec, points=points)
     return role(parts, encoding=Scalar(OUT[0], points))
@@ -309,7 +313,7 @@ def _wrong_width_sum() -> Parts:
 
 
 # --- neurons
-_("a neuron is missing", lambda: change(exchange(), (UP, slice(4, 6), 0)))
+_("a neuron is missing", lambda: change(exchange(), (UP, slice(0, 2), 0)))
 _("another table entry", lambda: replace_map(exchange(), (1, 2, 1)))
 _("stray neuron", lambda: change(exchange(), (BIN, 6, 1), (UP, (6, OUT[0]), 3)))
 _("tight stray neuron", lambda: tight(change(exchange(), (BIN, 6, 1), (UP, (6, OUT[0]), 0.25))))
@@ -321,6 +325,8 @@ _("noise before a ramp", lambda: _noisy_ramp())
 _("tight noise before a neuron", lambda: tight(_noisy_ramp(0.5, plain=True)))
 _("overlapping groups", lambda: _overlapping())
 _("no ramp: other inputs", lambda: ramp_that_is_none(same=False))
+_("no ramp: other outputs", lambda: ramp_that_is_none(opposite=False))
+_("no ramp: rising", lambda: ramp_that_is_none(falling=False))
 _("lost additions", lost_additions)
 _("lost biases", lost_biases)
 

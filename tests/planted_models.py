@@ -51,9 +51,9 @@ def always(k: int, q: int) -> bool:
 def tight(parts: Parts) -> Parts:
     """The claim that the margin is a little larger than it is."""
     subject = parts.claim().subject
-    least = math.inf
-    for n in parts.inputs().lengths:
-        ids = torch.from_numpy(np.array([[parts.codec.vocab.index(t) for t in w] for w in parts.inputs().enumerate(n)]))
+    least, words = math.inf, list(parts.inputs().enumerate())
+    for n in {len(word) for word in words}:
+        ids = torch.tensor([[parts.codec.vocab.index(t) for t in word] for word in words if len(word) == n])
         least = min(least, float(margin_bounds(subject.enclosed(ids))[1].min()))
     claimed = float(np.nextafter(least, math.inf)) + 2.0**-30
 
@@ -181,14 +181,15 @@ def count_without_bos(gap: float = 40.0) -> Parts:
     return parts
 
 
-def twice(gap: float = 80.0, layers: Sequence[tuple[int, int, int]] = ((1, 6, 0), (1, 6, 0))) -> Parts:
+def twice(
+    gap: float = 80.0, layers: Sequence[tuple[int, int, int]] = ((1, 6, 0), (1, 6, 0)), first: int = 0
+) -> Parts:
     """The token two places before, or "a"; what the second head finds at BOS is what the first left there."""
     parts = gather(gap, strictly_before, 0, layers)
-    select, first = parts.program.nodes[2:]
-    parts.program = core(select, first, Aggregate(2, 3, 0, VOCAB))
-    score_places(parts, gap, strictly_before, 0)
-    copy_tokens(parts, 0)
-    parts["0.attn.W_V"][0, BOS, 0] = 1
+    parts.program = core(*parts.program.nodes[2:], Aggregate(2, 3, 0, VOCAB))
+    score_places(parts, gap, strictly_before, first)
+    copy_tokens(parts, first)
+    parts[f"{first}.attn.W_V"][0, BOS, 0] = 1
     at = len(layers) - 1
     parts[f"{at}.attn.W_V"][:] = 0
     parts[f"{at}.attn.W_O"][:] = 0
@@ -197,7 +198,7 @@ def twice(gap: float = 80.0, layers: Sequence[tuple[int, int, int]] = ((1, 6, 0)
     unembed(parts, SPARE[:3])
     atom = (Atom(1, 1, table(strictly_before)),)
     parts.heads = [
-        HeadRole(0, 0, 3, atom, (0,), ONE_HOT),
+        HeadRole(first, 0, 3, atom, (0,), ONE_HOT),
         HeadRole(at, 0, 4, atom, (3,), OneHot(tuple(SPARE[:3]))),
     ]
     parts.reads = (4,)
@@ -291,12 +292,16 @@ def lost_biases() -> Parts:
 
 
 def ramp_that_is_none(same: bool = True, opposite: bool = True, falling: bool = True) -> Parts:
-    """Neurons 0 and 1 write +1 and -1 for "a", but are no ramp: as one unit they would give 1 for every "a" to "c"."""
+    """Neurons 0 and 1 would write 1 for "a", were they a ramp."""
     parts = exchange()
-    w_in, b, out = parts["0.mlp.W_in"], parts["0.mlp.b_in"], parts["0.mlp.W_out"]
-    if not same:  # the second saturates on "b" only: "a" reaches 1.5 instead of 1
-        w_in[A, 0], w_in[A, 1], w_in[B, 0], w_in[B, 1] = 8, 4, 0, 0
-        b[:2], out[:2] = (-2, -6), 0
-        out[0, OUT[1]], out[1, OUT[1]] = 0.25, -0.25
-        parts["unembed.W_U"][OUT[1], 2] = 0.9
+    if not same:  # relu(8 - 2) - relu(12 - 6)
+        parts["0.mlp.W_in"][A, 1] = 12
+    if not opposite:  # 6 / 4 - 3 * 2 / 4
+        parts["0.mlp.W_out"][1, OUT[1]] = -0.75
+    if not falling:  # relu(z) - relu(z + 4) is -4 for "a" only
+        parts["0.mlp.b_in"][:6] = (-6, -2, *[-100] * 4)
+        parts["0.mlp.W_out"][:6] = 0
+        parts["0.mlp.W_out"][:2, OUT[1]] = (-0.25, 0.25)
+        parts["unembed.b_U"][0] = 0.5
+        parts.program = core(mapping([0], (1, 1, 1), VOCAB))
     return parts

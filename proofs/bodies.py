@@ -1,0 +1,237 @@
+"""The bodies of theorems, read strictly (section 3 of the specification)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import TypeAlias
+
+import numpy as np
+
+from .circuit import ABLATIONS, Circuit, read_circuit
+from .codec import Codec
+from .core import Ints, Program, read_program
+from .format import (
+    Json,
+    Value,
+    boolean,
+    canonical_json,
+    dyadic,
+    integer,
+    integers,
+    listing,
+    record,
+    require,
+    show,
+    value,
+)
+from .model import Config
+
+MAX_PARTS = 1024
+MAX_REFERENCE = 2**20
+MAX_RANGES = 2**16
+
+
+@dataclass(frozen=True)
+class Computes:
+    """The decoded output equals the program's output, at every position."""
+
+    program: Program
+    arity: int = 1
+
+
+@dataclass(frozen=True)
+class NeverOutputs:
+    """The decoded output is none of these, at any position."""
+
+    outputs: tuple[Value, ...]
+    arity: int = 1
+
+
+@dataclass(frozen=True)
+class Margin:
+    """The decoded logit minus every other logit is at least this, at every position."""
+
+    at_least: Fraction
+    arity: int = 1
+
+
+@dataclass(frozen=True)
+class Invariant:
+    """On x and on x changed the decoded outputs agree, at every position that is not irrelevant.
+
+    Changed: each token replaced by `tokens[token]`, then those at `irrelevant` positions by token 0 of the codec.
+    `moved[output]`: what an output of the first run is replaced by before comparing; -1: by nothing the codec has.
+    """
+
+    tokens: Ints
+    moved: Ints
+    irrelevant: tuple[int, ...]
+    arity: int = 1
+
+
+@dataclass(frozen=True)
+class Attends:
+    """The head attends uniformly to the visible keys that the selector selects, or if there are none to BOS."""
+
+    layer: int
+    head: int
+    program: Program
+    selector: int
+    tolerance: Fraction
+    arity: int = 1
+
+
+@dataclass(frozen=True)
+class Faithful:
+    """With everything outside the circuit replaced, the model decodes as it does with nothing replaced.
+
+    `reference`: token ids [input, position] without BOS, for ablation `mean`.
+    """
+
+    circuit: Circuit
+    ablation: str
+    reference: Ints | None = None
+
+    @property
+    def arity(self) -> int:
+        return 2 if self.ablation == "resample" else 1
+
+
+@dataclass(frozen=True)
+class Interchange:
+    """With these heads and neurons taken from a run on a second input, the model decodes to the program's output when
+    the values of `node` are taken from the program on the second input. `neurons`: (layer, first, end)."""
+
+    program: Program
+    node: int
+    heads: tuple[tuple[int, int], ...]
+    neurons: tuple[tuple[int, int, int], ...]
+    arity: int = 2
+
+
+Part: TypeAlias = Computes | NeverOutputs | Margin | Invariant | Attends | Faithful | Interchange
+
+
+@dataclass
+class BodyReader:
+    """Reads the parts of a body about a model of this shape, read by this codec; equal programs are read once."""
+
+    config: Config
+    codec: Codec
+    programs: dict[bytes, Program] = field(default_factory=dict)
+
+    def parts(self, data: Json) -> list[Part]:
+        """The parts of an `and`, or the one part; the list is flat."""
+        kind = data.get("kind") if isinstance(data, dict) else None
+        if kind == "and":
+            entries = listing(record(data, "body", ("kind", "parts"))["parts"], "parts", MAX_PARTS, 1)
+            found = [part for entry in entries for part in self.parts(entry)]
+            require(len(found) <= MAX_PARTS, f"the body has more than {MAX_PARTS} parts")
+            return found
+        require(isinstance(kind, str) and kind in READERS, f"unknown body {show(kind)}")
+        keys, reader = READERS[str(kind)]
+        return [reader(self, record(data, "body", ("kind", *keys), ("reference",) if kind == "faithful" else ()))]
+
+    def program(self, data: Json) -> Program:
+        key = canonical_json(_nameless(data))
+        if key not in self.programs:
+            self.programs[key] = read_program(data)
+        return self.programs[key]
+
+    def token(self, data: Json, what: str) -> int:
+        return self.codec.token(value(data, what))
+
+
+def _nameless(program: Json) -> Json:
+    """The program's JSON without names, which have no meaning."""
+    if not isinstance(program, dict) or not isinstance(program.get("nodes"), list):
+        return program
+    nodes = [{k: v for k, v in n.items() if k != "name"} if isinstance(n, dict) else n for n in program["nodes"]]
+    return {**program, "name": "", "nodes": nodes}
+
+
+def _computes(reader: BodyReader, item: dict[str, Json]) -> Computes:
+    return Computes(reader.program(item["program"]))
+
+
+def _never_outputs(reader: BodyReader, item: dict[str, Json]) -> NeverOutputs:
+    return NeverOutputs(tuple(value(x, "an output") for x in listing(item["outputs"], "outputs", 2**16, 1)))
+
+
+def _margin(reader: BodyReader, item: dict[str, Json]) -> Margin:
+    return Margin(dyadic(item["at_least"], "at_least"))
+
+
+def _invariant(reader: BodyReader, item: dict[str, Json]) -> Invariant:
+    codec = reader.codec
+    pairs = [listing(x, "a relabelling", 2, 2) for x in listing(item["relabelling"], "relabelling", len(codec.vocab))]
+    names = {value(a, "a token"): value(b, "a token") for a, b in pairs}
+    require(len(names) == len(pairs), "a token is relabelled twice")
+    require(set(names) <= set(codec.vocab), "a relabelled token is not in the codec's vocab")
+    tokens = np.array([codec.token(names.get(token, token)) for token in codec.vocab], dtype=np.int64)
+    moved = np.arange(len(codec.outputs))
+    if boolean(item["relabel_outputs"], "relabel_outputs"):
+        place = {output: index for index, output in enumerate(codec.outputs)}
+        moved = np.array([place.get(names.get(y, y), -1) for y in codec.outputs], dtype=np.int64)
+    irrelevant = integers(item["irrelevant_positions"], "positions", 0, reader.config.n_ctx - 1, reader.config.n_ctx)
+    require(irrelevant == sorted(set(irrelevant)), "irrelevant positions must ascend")
+    require(names or irrelevant, "nothing is changed: relabelling and irrelevant_positions are empty")
+    return Invariant(tokens, moved, tuple(irrelevant))
+
+
+def _attends(reader: BodyReader, item: dict[str, Json]) -> Attends:
+    layer = integer(item["layer"], "layer", 0, len(reader.config.layers) - 1)
+    head = integer(item["head"], "head", 0, reader.config.layers[layer].n_heads - 1)
+    program = reader.program(item["program"])
+    selector = integer(item["selector"], "selector", 0, len(program.nodes) - 1)
+    require(program.nodes[selector].is_selector, f"node {selector} is not a selector")
+    return Attends(layer, head, program, selector, dyadic(item["tolerance"], "tolerance"))
+
+
+def _faithful(reader: BodyReader, item: dict[str, Json]) -> Faithful:
+    require(item["ablation"] in ABLATIONS, f"unknown ablation {show(item['ablation'])}")
+    circuit = read_circuit(item["circuit"], reader.config)
+    require(("reference" in item) == (item["ablation"] == "mean"), "a mean, and nothing else, has reference inputs")
+    if item["ablation"] != "mean":
+        return Faithful(circuit, item["ablation"])
+    bos = int(reader.codec.bos)
+    rows = listing(item["reference"], "reference", MAX_REFERENCE, 1)
+    words = [listing(row, "a reference input", reader.config.n_ctx - bos, 1) for row in rows]
+    require(len({len(word) for word in words}) == 1, "the reference inputs have different lengths")
+    require(len(words) * (len(words[0]) + bos) <= MAX_REFERENCE, f"the reference has over {MAX_REFERENCE} positions")
+    known: dict[bytes, int] = {}
+    ids = [[known.setdefault(canonical_json(x), reader.token(x, "a token")) for x in word] for word in words]
+    return Faithful(circuit, "mean", np.array(ids, dtype=np.int64))
+
+
+def _interchange(reader: BodyReader, item: dict[str, Json]) -> Interchange:
+    program, layers = reader.program(item["program"]), reader.config.layers
+    node = integer(item["node"], "node", 0, len(program.nodes) - 1)
+    program.value(node, "node")
+    heads, neurons = [], []
+    for entry in listing(item["heads"], "heads", MAX_RANGES):
+        pair = listing(entry, "a head", 2, 2)
+        layer = integer(pair[0], "layer", 0, len(layers) - 1)
+        heads.append((layer, integer(pair[1], "head", 0, layers[layer].n_heads - 1)))
+    for entry in listing(item["neurons"], "neurons", MAX_RANGES):
+        triple = listing(entry, "a range of neurons", 3, 3)
+        layer = integer(triple[0], "layer", 0, len(layers) - 1)
+        first = integer(triple[1], "first neuron", 0, layers[layer].d_mlp - 1)
+        neurons.append((layer, first, integer(triple[2], "end", first + 1, layers[layer].d_mlp)))
+    require(all(x < y for x, y in zip(heads, heads[1:], strict=False)), "heads must ascend")
+    apart = all(x[0] < y[0] or (x[0] == y[0] and x[2] <= y[1]) for x, y in zip(neurons, neurons[1:], strict=False))
+    require(apart, "ranges of neurons must ascend and not overlap")
+    return Interchange(program, node, tuple(heads), tuple(neurons))
+
+
+READERS: dict[str, tuple[tuple[str, ...], Callable[[BodyReader, dict[str, Json]], Part]]] = {
+    "computes": (("program",), _computes),
+    "never_outputs": (("outputs",), _never_outputs),
+    "margin": (("at_least",), _margin),
+    "invariant": (("relabelling", "relabel_outputs", "irrelevant_positions"), _invariant),
+    "attends": (("layer", "head", "program", "selector", "tolerance"), _attends),
+    "faithful": (("circuit", "ablation"), _faithful),
+    "interchange": (("program", "node", "heads", "neurons"), _interchange),
+}
