@@ -8,4 +8,4 @@ from .check import check as check
 from .format import Rejected as Rejected
 from .format import canonical_json as canonical_json
 from .format import seal as seal
-from .theorem import describe as describe
+from .words import describe as describe

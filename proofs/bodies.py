@@ -140,9 +140,6 @@ class BodyReader:
             self.programs[key] = read_program(data)
         return self.programs[key]
 
-    def token(self, data: Json, what: str) -> int:
-        return self.codec.token(value(data, what))
-
 
 def _nameless(program: Json) -> Json:
     """The program's JSON without names, which have no meaning."""
@@ -201,8 +198,7 @@ def _faithful(reader: BodyReader, item: dict[str, Json]) -> Faithful:
     words = [listing(row, "a reference input", reader.config.n_ctx - bos, 1) for row in rows]
     require(len({len(word) for word in words}) == 1, "the reference inputs have different lengths")
     require(len(words) * (len(words[0]) + bos) <= MAX_REFERENCE, f"the reference has over {MAX_REFERENCE} positions")
-    known: dict[bytes, int] = {}
-    ids = [[known.setdefault(canonical_json(x), reader.token(x, "a token")) for x in word] for word in words]
+    ids = [[reader.codec.token(value(x, "a token")) for x in word] for word in words]
     return Faithful(circuit, "mean", np.array(ids, dtype=np.int64))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 
 from .automaton import MAX_TOKENS
 from .format import Json, Value, boolean, distinct_values, dyadic, listing, record, require, show
@@ -19,10 +20,15 @@ class Codec:
     outputs: tuple[Value, ...]
     points: tuple[Fraction, ...]
 
+    @cached_property
+    def position(self) -> dict[Value, int]:
+        """The id of each token."""
+        return {item: index for index, item in enumerate(self.vocab)}
+
     def token(self, item: Value) -> int:
         """The id of a token of the codec's vocabulary."""
-        require(item in self.vocab, f"token {show(item)} is not in the codec's vocab")
-        return self.vocab.index(item)
+        require(item in self.position, f"token {show(item)} is not in the codec's vocab")
+        return self.position[item]
 
 
 def read_codec(data: Json) -> Codec:

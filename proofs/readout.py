@@ -13,7 +13,7 @@ from .exact import Exact, Radii, from_float32, from_fractions, grow, through
 from .format import Value, require
 from .ranges import Joint, Ranges, TooLarge
 from .state import State, broadcast, image, project
-from .theorem import Computes, Margin, NeverOutputs, Theorem
+from .theorem import Theorem
 
 MAX_LOGITS = 2**25
 

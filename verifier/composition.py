@@ -159,8 +159,8 @@ class Composition:
             post = (base + others).relu().size[free]
             rho = widen(rho + bound_product(post, out[free]), 1)
         if self.c.codec.bos:
-            post = (product(state.bos, Enclosure.exact(into)) + Enclosure.exact(bias)).relu()
-            change = product(post, Enclosure.exact(out))
+            at_bos = (product(state.bos, Enclosure.exact(into)) + Enclosure.exact(bias)).relu()
+            change = product(at_bos, Enclosure.exact(out))
         else:
             change = Enclosure.exact(np.zeros(state.eps.shape))
         for node, matrix in additions:

@@ -239,7 +239,8 @@ class HeadRule:
             at = np.array([index.get(v, -1) for v in source])[targets]
             known = at >= 0  # a value that is never among the aggregate's is never selected
             distance = (value[known] - Enclosure.exact(encoding[at[known]])).size
-            return distance.max(axis=0, initial=0.0)
+            worst: Array = distance.max(axis=0, initial=0.0)
+            return worst
         if role.affine is None:
             raise Failed(self.place, "a mean needs an affine encoding")
         index = {v: i for i, v in enumerate(node.values)}
@@ -264,7 +265,8 @@ class HeadRule:
         line[:, dim] = offset + slope * points
         line_error[:, dim] = (np.abs(slope * points) + np.abs(line[:, dim])) * 2.0**-50 + tiny
         apart = (Enclosure(encoding[possible], line_error) - Enclosure.exact(line)).size.max(axis=0, initial=0.0)
-        return np.maximum(widen(distance + apart, 1), single)
+        result: Array = np.maximum(widen(distance + apart, 1), single)
+        return result
 
     def _width(self) -> Update:
         role, c = self.role, self.c

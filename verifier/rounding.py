@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -68,8 +69,8 @@ class Enclosure:
     def __sub__(self, other: Enclosure) -> Enclosure:
         return self + Enclosure(-other.mid, other.rad)
 
-    def __getitem__(self, index: object) -> Enclosure:
-        return Enclosure(self.mid[index], self.rad[index])  # type: ignore[index]
+    def __getitem__(self, index: Any) -> Enclosure:
+        return Enclosure(self.mid[index], self.rad[index])
 
     def transpose(self) -> Enclosure:
         return Enclosure(self.mid.T, self.rad.T)

@@ -60,7 +60,7 @@ def _group(c: Context, state: State, role: NeuronRole) -> list[tuple[float, Susp
         if node in state.terms:
             pre = pre + (state.terms[node] @ into)[tuples[:, column]]
     encoding = c.encoding(role.node, role.encoding, "suspects")
-    found = []
+    found: list[tuple[float, Suspect]] = []
     miss = np.abs(np.maximum(pre, 0) @ out - encoding[targets]).max(axis=1, initial=0.0)
     for row in _worst(miss):
         found.append((float(miss[row]), (dict(zip(role.reads, map(int, tuples[row]), strict=True)),)))
