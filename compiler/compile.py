@@ -14,8 +14,8 @@ from .components import Axis, PlanError
 from .core import CoreProgram
 from .emit import Emitted, emit
 from .layout import lay_out
-from .lower import CompileError, lower
-from .plan import Plan, plan
+from .lower import CompileError, lower_with_hints
+from .plan import Hint, Plan, plan
 from .rasp import SOp
 
 
@@ -33,18 +33,22 @@ def compile(
 
     `vocab`: the tokens, all numbers or all strings. `causal`: position i sees positions up to i only. `bos`: put a
     beginning-of-sequence token first (needed where a selection can be empty or selected positions are counted).
-    `reuse`: give the residual coordinates of dead values to new ones. The same program gives the same bytes.
+    `reuse`: give the residual coordinates of dead values to new ones. An output marked `.numerical()` is read off one
+    logit, one marked `.categorical()` off a logit per value; unmarked, the compiler chooses (and so inside the
+    program). The same program gives the same bytes.
 
     Raises `CompileError` naming everything in the program that cannot be compiled, each with its place, reason and
     remedy.
     """
+    hint: Hint = "auto"
     if isinstance(program, CoreProgram):
-        core = program
+        core, source = program, None
     else:
-        core = lower(program, vocab, max_len, causal=causal, **({} if name is None else {"name": name}))
-    source = None if isinstance(program, CoreProgram) else program
+        lowered = lower_with_hints(program, vocab, max_len, causal, name)
+        core, source = lowered.core, program
+        hint = lowered.hints.get(core.output, "auto")
     try:
-        planned = plan(core, analyse(core), bos)
+        planned = plan(core, analyse(core), bos, hint)
     except PlanError as error:
         node = core.nodes[error.node] if error.node < len(core.nodes) else None
         label = (node.name if node is not None else "") or f"node {error.node}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +44,7 @@ from .core import (
 )
 
 IntArray = npt.NDArray[np.int64]
+Hint: TypeAlias = Literal["auto", "categorical", "numerical"]
 
 
 @dataclass(eq=False)
@@ -317,22 +319,31 @@ class Planner:
         return Axis(node, reads, weights, bias, points_of(op.values), True, max(a.ready for a in axes))
 
 
-def plan(core: CoreProgram, analysis: Analysis, bos: bool) -> Plan:
-    """Plan a core program. Raises `PlanError` naming the first node that cannot be realised."""
+def plan(core: CoreProgram, analysis: Analysis, bos: bool, hint: Hint = "auto") -> Plan:
+    """Plan a core program; `hint`: how the output is to be read. Raises `PlanError` naming a node that cannot be."""
     planner = Planner(core, analysis, bos)
     output = core.output
     basis = planner.relevant(output)
     values = planner.values(output)
     number = all(v is not None and not isinstance(v, str) for v in values)
     scalar = len(basis) == 1 and planner.natural(basis[0]) == "scalar" and not isinstance(core.nodes[basis[0]], Width)
-    if scalar and output == basis[0]:
-        decode: tuple[Rep, IntArray] | Axis = planner.axis(output)
-    elif (scalar and planner.affine_map(output, basis[0]) is not None) or (
-        number and len(values) >= SCALAR_OUTPUT_FROM
-    ):
+    wide = number and len(values) >= SCALAR_OUTPUT_FROM
+    affine = scalar and (output == basis[0] or planner.affine_map(output, basis[0]) is not None)
+    decode: tuple[Rep, IntArray] | Axis
+    if hint == "categorical":
+        decode = planner.carrier(output)
+    elif hint == "numerical" and not number:
+        raise PlanError(
+            output, f"it is marked numerical, but {next(v for v in values if not is_number(v))!r} is no number"
+        )
+    elif scalar and output == basis[0]:
+        decode = planner.axis(output)
+    elif affine or wide or hint == "numerical":
         decode = planner.affine_axis(output)
     else:
         decode = planner.carrier(output)
+    if isinstance(decode, Axis):
+        _check_readable(decode, core.max_len, values)
     extended = core.extended(*planner.nodes[len(core.nodes) :])
     return Plan(
         extended,
@@ -344,3 +355,19 @@ def plan(core: CoreProgram, analysis: Analysis, bos: bool) -> Plan:
         planner.width_shares,
         decode,
     )
+
+
+def _check_readable(axis: Axis, max_len: int, values: tuple[Value, ...]) -> None:
+    """A mean of k numbers is within (k + 2) u max|v| in float32: neighbours must be further apart than twice that."""
+    order = np.argsort(axis.points)
+    ranked = axis.points[order]
+    gaps = np.diff(ranked)
+    error = (max_len + 2) * 2.0**-24 * float(np.abs(ranked).max(initial=0.0))
+    if gaps.size and gaps.min() <= 2 * error:
+        at = int(gaps.argmin())
+        low, high = values[order[at]], values[order[at + 1]]
+        raise PlanError(
+            axis.over,
+            f"outputs {low} and {high} differ by {gaps[at]:.3g}, where float32 is sure to {error:.1g} only;"
+            f" lower max_len ({max_len})",
+        )

@@ -11,9 +11,10 @@ from os import PathLike
 from typing import TypeAlias
 
 from .balls import check_arithmetic
+from .bodies import Computes, Faithful, Margin, NeverOutputs
 from .circuit import check_no_flow
 from .composition import check_composition
-from .enumeration import check_enumeration
+from .enumeration import check_enumeration, check_witness
 from .format import (
     MAX_BYTES,
     Json,
@@ -28,7 +29,7 @@ from .format import (
     within,
 )
 from .model import Model, parse_model, read_model
-from .theorem import Faithful, Theorem, read_theorem
+from .theorem import Theorem, read_theorem
 
 
 @dataclass(frozen=True)
@@ -91,16 +92,16 @@ def _check(data: Mapping[str, Json], model: Model) -> Outcome:
     theorem: Theorem = read_theorem(data["theorem"], model)
     proof = data["proof"]
     rule = proof.get("rule") if isinstance(proof, dict) else None
-    circuits = [part.circuit for part in theorem.parts if isinstance(part, Faithful)]
     with within("proof", str(rule)[:40]):
-        fits = len(circuits) == (len(theorem.parts) if rule == "no_flow" else 0)
-        require(fits or rule == "hole", f"rule {show(rule)} does not prove this body")
+        _check_fit(theorem, rule)
     if rule == "composition":
         check_composition(theorem, proof)
     elif rule == "no_flow":
-        check_no_flow(theorem.model, circuits, proof)
+        check_no_flow(theorem.model, [part.circuit for part in theorem.parts if isinstance(part, Faithful)], proof)
     elif rule == "enumerate":
         check_enumeration(theorem, proof)
+    elif rule == "witness":
+        check_witness(theorem, proof)
     elif rule == "hole":
         with within("proof", "hole"):
             holes = listing(record(proof, "proof", ("rule", "which"))["which"], "which", 1024, 1)
@@ -109,6 +110,18 @@ def _check(data: Mapping[str, Json], model: Model) -> Outcome:
         with within("proof", str(rule)[:40]):
             require(False, f"unknown rule {show(rule)}")
     return Valid(data["theorem"])
+
+
+def _check_fit(theorem: Theorem, rule: object) -> None:
+    """The rule is one for this quantifier and for all parts of this body."""
+    proves: dict[object, tuple[type, ...]] = {
+        "composition": (Computes, Margin, NeverOutputs),
+        "no_flow": (Faithful,),
+    }
+    if rule in proves:
+        require(theorem.quantifier == "forall", f"rule {show(rule)} proves theorems about all inputs only")
+        fits = all(isinstance(part, proves[rule]) for part in theorem.parts)
+        require(fits, f"rule {show(rule)} does not prove this body")
 
 
 def _certificate_bytes(certificate: str | PathLike[str] | bytes | Mapping[str, Json]) -> bytes:

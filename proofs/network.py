@@ -1,4 +1,4 @@
-"""The model's function over the reals, on batches, in ball arithmetic, with contributions replaced (sections 3 and 5)."""
+"""The model's function over the reals, on batches, in ball arithmetic; with parts replaced (sections 3 and 5)."""
 
 from __future__ import annotations
 

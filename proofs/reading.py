@@ -57,7 +57,7 @@ def same(first: Bits, second: Bits) -> Decided:
     """Of two readings [batch, pos, output]: where both are decided and equal; where they have no output in common."""
     decided = (first.sum(axis=-1) == 1) & (second.sum(axis=-1) == 1)
     common = (first & second).any(axis=-1)
-    return decided & common, ~common
+    return np.asarray(decided & common), np.asarray(~common)
 
 
 def margin(logits: Ball, at_least: Fraction) -> Decided:

@@ -8,6 +8,7 @@ from fractions import Fraction
 
 import numpy as np
 
+from .bodies import Computes, Margin, NeverOutputs
 from .core import Bits, Ints
 from .exact import Exact, Radii, from_float32, from_fractions, grow, through
 from .format import Value, require

@@ -8,7 +8,7 @@ from fractions import Fraction
 import numpy as np
 
 from .automaton import Bits, Domain, read_domain
-from .bodies import BodyReader, Computes, Margin, Part
+from .bodies import Attends, BodyReader, Computes, Interchange, Margin, Part
 from .codec import Codec, read_codec
 from .core import Program
 from .format import Json, rational, record, require, show, within
@@ -89,5 +89,6 @@ def _check_fit(theorem: Theorem) -> None:
     unknown = [token for token in domain.vocab if token not in known]
     require(not unknown, f"tokens {show(unknown)} of the domain are not in the codec's vocab")
     require(len(domain.alphabets()) > 0, "the domain is empty")
-    if theorem.program is not None:
-        require(theorem.program.max_len >= domain.hi, "the domain has longer inputs than the program")
+    for part in theorem.parts:
+        if isinstance(part, (Computes, Attends, Interchange)):
+            require(part.program.max_len >= domain.hi, "the domain has longer inputs than the program")

@@ -75,8 +75,8 @@ def _body(body: Json) -> str:
         return _invariant(body)
     if body["kind"] == "attends":
         return (
-            f"head {body['head']} of layer {body['layer']} attends uniformly to what selector {body['selector']} of the "
-            f"RASP program in the certificate selects (or, if nothing, to BOS), up to "
+            f"head {body['head']} of layer {body['layer']} attends uniformly to what selector {body['selector']} of "
+            "the RASP program in the certificate selects (or, if nothing, to BOS), up to "
             f"{_plain(dyadic(body['tolerance'], 'tolerance'))}"
         )
     if body["kind"] == "faithful":
@@ -87,9 +87,9 @@ def _body(body: Json) -> str:
         return f"the circuit ({size}) alone decodes as the model does, {others}{source}"
     if body["kind"] == "interchange":
         return (
-            f"with {len(body['heads'])} heads and {len(body['neurons'])} ranges of neurons taken from a run on any second "
-            f"sequence of the same length, the decoded output equals the RASP program {_plain(body['program']['name'])} "
-            f"with the values of node {body['node']} taken from that sequence"
+            f"with {len(body['heads'])} heads and {len(body['neurons'])} ranges of neurons taken from a run on any "
+            "second sequence of the same length, the decoded output equals the RASP program "
+            f"{_plain(body['program']['name'])} with the values of node {body['node']} taken from that sequence"
         )
     return "; and ".join(_body(part) for part in body["parts"])
 

@@ -98,7 +98,7 @@ def test_circuits_by_nodes() -> None:
 
 
 def test_rules_and_bodies_must_fit() -> None:
-    for change in ({"rule": "enumerate"}, {"rule": "no_flow", "extra": 1}, previous().proof):
+    for change in ({"rule": "witness", "inputs": [["a"]]}, {"rule": "no_flow", "extra": 1}, previous().proof):
         case = faithful(previous())
         case.proof = change
         assert isinstance(case.check(), Invalid)

@@ -13,9 +13,9 @@ import pytest
 
 from certiformer.proofs import composition
 from certiformer.proofs.balls import Ball, point
-from certiformer.proofs.enumeration import Network
 from certiformer.proofs.exact import Exact
 from certiformer.proofs.model import parse_model
+from certiformer.proofs.network import Edits, Network
 from certiformer.proofs.state import State
 
 from .checker_models import CASES, VOCAB, Case, interpret, words
@@ -40,13 +40,16 @@ def recorded(case: Case, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, Sta
 def residuals(case: Case, tokens: np.ndarray) -> list[Ball]:
     """Enclosures of the residual stream after each layer, [batch, pos, d_model]."""
     network = Network(parse_model(case.model()))
-    n = tokens.shape[1]
-    x = point(network.weights["embed.W_E"][tokens]) + point(network.weights["pos_embed.W_pos"][None, :n])
-    visible = np.tril(np.ones((n, n), dtype=np.bool_)) if network.config.causal else np.ones((n, n), dtype=np.bool_)
+    layers = network.config.layers
+    nodes = [[f"a{i}.h{head}" for head in range(x.n_heads)] + [f"m{i}"] * bool(x.d_mlp) for i, x in enumerate(layers)]
+    kept = {("written", node): point(0.0) for node in ["input", *(node for row in nodes for node in row)]}
+    network.logits(tokens, Edits(), kept)
+    x = kept["written", "input"]
     found = []
-    for number, layer in enumerate(network.config.layers):
-        x = x + network._attention(number, x, visible) if layer.n_heads else x
-        x = x + network._mlp(number, x) if layer.d_mlp else x
+    for number, (layer, row) in enumerate(zip(layers, nodes, strict=True)):
+        for node in row:
+            x = x + kept["written", node]
+        x = x + point(network.weights[f"blocks.{number}.attn.b_O"]) if layer.n_heads else x
         found.append(x)
     return found
 

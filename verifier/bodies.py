@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ..compiler.core import CoreProgram
+from ..compiler.core_json import core_to_json
 from ..models.values import Value, value_to_json
 from .program_values import Evaluator
 from .reading import (
@@ -32,7 +33,7 @@ from .reading import (
     judge,
     margin_bounds,
 )
-from .theorems import core_to_json, number_to_json
+from .theorems import number_to_json
 from .witness import Arithmetic, Outcome, show_value
 
 Ids: TypeAlias = tuple[Tensor, ...]
@@ -252,16 +253,18 @@ class InvariantBody:
         return result
 
     def _expected(self, first: Tensor) -> Tensor:
-        if not self.relabel_outputs:
-            return first
-        outputs, names = self.subject.codec.outputs, self._names
+        return (first.to(torch.float32) @ self._moves().to(torch.float32)) > 0
+
+    def _moves(self) -> Tensor:
+        """bool [output, output]: which output each is relabelled to."""
+        outputs, names = self.subject.codec.outputs, self._names if self.relabel_outputs else {}
         place = {value: o for o, value in enumerate(outputs)}
         move = torch.zeros(len(outputs), len(outputs), dtype=torch.bool)
         for o, value in enumerate(outputs):
             renamed = names.get(value, value)
             if renamed in place:
                 move[o, place[renamed]] = True
-        return (first.to(torch.float32) @ move.to(torch.float32)) > 0
+        return move
 
     def _compared(self, reading: Tensor) -> Tensor:
         if self.subject.model.config.readout != "each":
@@ -269,9 +272,13 @@ class InvariantBody:
         return reading[:, [p for p in range(reading.shape[1]) if p not in self.irrelevant]]
 
     def judge(self, ids: Ids, semantics: Arithmetic) -> Tensor:
-        first = self._expected(self.subject.reading(ids[0], semantics))
+        first = self.subject.reading(ids[0], semantics)
+        expected = self._expected(first)
+        # one more column, "no output": an output that is relabelled to none must not count as decided
+        lost = (first & ~self._moves().any(-1)).any(-1, keepdim=True)
         second = self.subject.reading(self.changed(ids[0]), semantics)
-        return equal_readings(self._compared(first), self._compared(second))
+        expected, second = torch.cat([expected, lost], -1), torch.cat([second, torch.zeros_like(lost)], -1)
+        return equal_readings(self._compared(expected), self._compared(second))
 
     def score(self, ids: Ids) -> Tensor:
         first = self._expected(self.subject.reading(ids[0], "float32"))

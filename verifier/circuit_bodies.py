@@ -13,8 +13,8 @@ from ..models.config import TransformerConfig
 from ..models.edits import Edited, Mean, Replacement, Resample, Zero, edit, outside
 from ..models.errors import InputError
 from ..models.program import LOGITS, Program, input_site
-from ..models.values import Value
-from .balls import Ball, Unsupported, enclose
+from ..models.values import Value, value_to_json
+from .balls import Ball, Unsupported, divide, enclose, exact, total
 from .bodies import STATUS, Ids, _texts
 from .reading import Subject, decoded, distance, equal_readings, possible
 from .witness import Arithmetic, Outcome
@@ -26,8 +26,8 @@ Kind = Literal["zero", "mean", "resample"]
 class FaithfulBody:
     """The model with everything outside the circuit ablated decodes to the same outputs as the model.
 
-    Ablation `zero`; `mean`: the mean over `reference` tokens [batch, pos] (computed in float32, then exact);
-    `resample`: the contributions on a second input of equal length, the witness's `source`.
+    Ablation `zero`; `mean`: the mean over `reference` tokens [batch, pos] without BOS and over all their positions, BOS
+    included; `resample`: the contributions on a second input of equal length, the witness's `source`.
     """
 
     subject: Subject
@@ -45,7 +45,10 @@ class FaithfulBody:
             raise InputError(f"ablation must be 'zero', 'mean' or 'resample', got {ablation!r}")
         if wanted == "mean" and reference is None:
             raise InputError("a mean is taken over some inputs: pass reference=token ids, or use ablation='resample'")
-        return FaithfulBody(subject, circuit, wanted, reference)  # type: ignore[arg-type]
+        if circuit.granularity == "node":
+            circuit = replace(circuit, nodes=circuit.nodes | {OUTPUT})
+        taken = _reference(subject, reference) if wanted == "mean" else None
+        return FaithfulBody(subject, circuit, wanted, taken)  # type: ignore[arg-type]
 
     @property
     def arity(self) -> int:
@@ -69,14 +72,15 @@ class FaithfulBody:
     def _alone_ball(self, ids: Ids) -> Ball:
         edited = self._edited(ids)
         constants: dict[str, Tensor | Ball] = dict(edited.constants)
-        if self.ablation == "resample":
-            constants.update(self._resampled(ids[1]))
+        if self.ablation != "zero":
+            constants.update(self._taken(self.reference if self.ablation == "mean" else ids[1]))
         tokens = self.subject.codec.with_bos(ids[0])
         whole = _Enclosed(edited, constants)
         return enclose(whole, tokens)[LOGITS].map(self.subject._positions)
 
-    def _resampled(self, source: Tensor) -> dict[str, Ball]:
+    def _taken(self, source: Tensor | None) -> dict[str, Ball]:
         """Enclosures of what the edited model has as float32 constants, in the order in which `edit` made them."""
+        assert source is not None
         config, nodes = self.subject.model.config, self.circuit.nodes
         if self.circuit.granularity == "node":
             writers = [node for node in all_nodes(config) if node not in nodes | {OUTPUT}]
@@ -89,7 +93,7 @@ class FaithfulBody:
         result: dict[str, Ball] = {}
         for step, writer in enumerate(writers):
             site, head = places[writer]
-            value = taken[site]
+            value = mean(taken[site]) if self.ablation == "mean" else taken[site]
             if head is not None:
                 at = slice(head, head + 1) if stride == 2 else head
                 value = value.map(lambda t, at=at: t[:, :, at])  # type: ignore[misc]
@@ -124,7 +128,30 @@ class FaithfulBody:
         return f"the circuit ({size}) alone decodes as the model does, everything else under {self.ablation} ablation"
 
     def to_json(self) -> dict[str, object]:
-        return {"kind": "faithful", "circuit": self.circuit.to_json(), "ablation": self.ablation}
+        data = {"kind": "faithful", "circuit": self.circuit.to_json(), "ablation": self.ablation}
+        if self.reference is None:
+            return data
+        vocab = self.subject.codec.vocab
+        return {**data, "reference": [[value_to_json(vocab[t]) for t in row] for row in self.reference.tolist()]}
+
+
+def mean(a: Ball) -> Ball:
+    """Over the first two axes, which stay with size 1."""
+    count = exact(torch.tensor(float(a.mid.shape[0] * a.mid.shape[1])))
+    return divide(total(total(a, 1), 0), count)
+
+
+def _reference(subject: Subject, reference: Tensor | None) -> Tensor:
+    """A copy of the reference inputs. Raises `InputError` unless they are token ids [batch, pos] of the codec."""
+    if not isinstance(reference, Tensor) or reference.dim() != 2 or not reference.numel():
+        shape = tuple(reference.shape) if isinstance(reference, Tensor) else repr(reference)
+        raise InputError(f"reference must be token ids [batch, pos], without BOS, got {shape}")
+    most = len(subject.codec.vocab) - 1
+    if reference.is_floating_point() or int(reference.min()) < 0 or int(reference.max()) > most:
+        raise InputError(f"reference must hold token ids from 0 to {most}: BOS is put in front of them by itself")
+    if reference.shape[1] > subject.longest:
+        raise InputError(f"the model reads at most {subject.longest} tokens, the reference has {reference.shape[1]}")
+    return reference.detach().to(torch.int64).clone()
 
 
 @dataclass(frozen=True, eq=False)

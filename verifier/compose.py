@@ -14,6 +14,7 @@ from ..compiler.alignment import Alignment
 from ..compiler.alignment_json import alignment_to_json
 from ..compiler.analysis import Analysis, analyse
 from ..compiler.core import CoreProgram, Value
+from ..compiler.core_json import core_to_json
 from ..models import Transformer
 from ..models.flow import flowing
 from ..models.languages import Language
@@ -23,7 +24,7 @@ from .circuit_bodies import FaithfulBody
 from .claims import Claim
 from .composition import Composed, Composition
 from .suspects import Suspect, suspects
-from .theorems import codec_to_json, core_to_json, domain_to_json
+from .theorems import codec_to_json, domain_to_json
 from .verdicts import Certificate
 
 Hint: TypeAlias = tuple[Mapping[int, Value], ...]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..compiler.alignment import Encoding, HeadRole, NeuronRole, Scaled
 from ..compiler.core import CoreProgram
+from ..compiler.core_json import core_to_json
 from ..models.execution import RULES, Run
 from ..models.program import LOGITS, needed
 from ..models.values import Value
@@ -18,7 +19,7 @@ from .balls import Ball, Unsupported, enclose, total
 from .bodies import STATUS, Ids, _texts
 from .program_values import Evaluator
 from .reading import UNDEFINED, Subject, Vocabulary, decoded, distance, judge, possible
-from .theorems import core_to_json, number_to_json
+from .theorems import number_to_json
 from .witness import Arithmetic, Outcome, show_value
 
 
@@ -225,11 +226,19 @@ class InterchangeBody:
             "kind": "interchange",
             "program": core_to_json(self.program),
             "node": self.node,
-            "sites": self._json_sites(),
+            "heads": [list(at) for at in sorted({(p.layer, p.head) for p in self.parts if isinstance(p, HeadRole)})],
+            "neurons": [list(span) for span in self._neurons()],
         }
 
-    def _json_sites(self) -> list[object]:
-        return [{"site": site, "places": places} for site, (places, _) in sorted(self._places().items())]
+    def _neurons(self) -> list[tuple[int, int, int]]:
+        """(layer, first, end), ascending; ranges that meet or overlap are joined."""
+        spans: list[tuple[int, int, int]] = []
+        for layer, first, end in sorted((p.layer, *p.neurons) for p in self.parts if isinstance(p, NeuronRole)):
+            if spans and spans[-1][0] == layer and first <= spans[-1][2]:
+                spans[-1] = (layer, spans[-1][1], max(end, spans[-1][2]))
+            elif first < end:
+                spans.append((layer, first, end))
+        return spans
 
 
 def writes(role: HeadRole | NeuronRole) -> bool:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..models.errors import InputError
 from ..models.languages import Language
-from .bodies import AndBody, InvariantBody
+from .bodies import InvariantBody
 from .claims import Claim
 from .enumeration import MAX_INPUTS, Tally, enumerate_inputs, size_of
 from .reading import FALSE, TRUE
@@ -21,7 +21,6 @@ from .verdicts import Certificate, EmptyDomain, Proved, Refuted, Setting, Unknow
 from .witness import Outcome, Semantics, Witness, show_value
 
 ENGINES = ("refute", "enumeration", "composition")
-CHECKED_KINDS = ("computes", "margin", "never_outputs", "and")
 QUICK_SHARE, QUICK_SECONDS, SHRINK_SECONDS = 0.1, 1.0, 10.0
 AT_ONCE = 2**14
 
@@ -212,7 +211,9 @@ class _Attempt:
 
     def settle(self, witness: Witness, outcome: Outcome, setting: Setting) -> Verdict:
         if self.claim.quantifier == "exists":
-            return Proved(self.certificate({"rule": "witness", **witness.to_json()}, setting.semantics), setting)
+            proof = {"rule": "witness", "inputs": witness.to_json()["inputs"]}
+            notes = (*setting.notes, *self._unchecked(setting.semantics))
+            return Proved(self.certificate(proof, setting.semantics), replace(setting, notes=notes))
         return Refuted(witness, setting, outcome)
 
     # Enumeration
@@ -250,8 +251,8 @@ class _Attempt:
                 notes = self._unchecked()
                 return Proved(self.certificate({"rule": "enumerate"}), self.setting("enumeration", notes=notes))
             if self._fails(tally):
-                evidence = self.certificate({"rule": "enumerate", "true": tally.true, "false": tally.false})
-                return Refuted(evidence, setting)
+                evidence = self.certificate({"rule": "enumerate"}, negated=True)
+                return Refuted(evidence, self.setting("enumeration", notes=self._unchecked()))
         self.reasons.append(self._why(tally))
         return None
 
@@ -305,16 +306,21 @@ class _Attempt:
 
     # Certificates
 
-    def certificate(self, proof: dict[str, object], semantics: Semantics = "real") -> Certificate:
-        return Certificate.of(theorem(self.claim, self.domain, semantics), proof)
+    def certificate(
+        self, proof: dict[str, object], semantics: Semantics = "real", negated: bool = False
+    ) -> Certificate:
+        """Of the claim, or of its negation (for `exists` and `at_least`)."""
+        stated = theorem(self.claim, self.domain, semantics)
+        if negated:
+            stated["quantifier"] = {"exists": "none", "at_least": "fewer_than"}[self.claim.quantifier]
+        return Certificate.of(stated, proof)
 
-    def _unchecked(self) -> list[str]:
-        body = self.claim.body
-        kinds = [part.kind for part in (body.parts if isinstance(body, AndBody) else (body,))]
-        strange = sorted({kind for kind in kinds if kind not in CHECKED_KINDS})
-        if self.claim.quantifier != "forall":
-            strange.append(f"the quantifier {self.claim.quantifier}")
-        return [f"the independent checker does not cover {', '.join(strange)} yet"] if strange else []
+    def _unchecked(self, semantics: Semantics = "real") -> list[str]:
+        """What the independent checker does not cover of this theorem."""
+        readout = self.claim.subject.model.config.readout
+        strange = [f"the read-out {readout!r}"] if readout != "each" else []
+        strange += [f"{semantics} semantics"] if semantics != "real" else []
+        return [f"the independent checker does not cover {', '.join(strange)}"] if strange else []
 
 
 def theorem(claim: Claim, domain: Language, semantics: Semantics = "real") -> dict[str, object]:

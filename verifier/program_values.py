@@ -118,7 +118,8 @@ class Evaluator:
         table = np.empty(sizes, dtype=np.int64)
         for at in np.ndindex(*sizes):
             parts = [self.program.value_node(a).values[i] for a, i in zip(node.args, at, strict=True)]
-            table[at] = place.get(_linear_value(node, parts), -1)
+            defined = not any(isinstance(part, str) for part in parts)
+            table[at] = place.get(_linear_value(node, parts), -1) if defined else -1
         return table
 
     def _aggregate(self, index: int, node: Aggregate, selected: Grid, trace: Trace) -> Ints:

@@ -7,7 +7,6 @@ from fractions import Fraction
 import numpy as np
 
 from ..compiler.core import Value
-from ..compiler.core_json import core_to_json as core_to_json
 from ..models.automata import length_automaton
 from ..models.codec import Codec
 from ..models.errors import InputError

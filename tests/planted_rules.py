@@ -1,0 +1,150 @@
+"""Unsound variants of the rules: which text becomes which, why that is wrong, and a false claim that it lets pass."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Plant(NamedTuple):
+    """In `module`, `old` becomes `new`; `why` that is unsound; `claim`: a false claim that is then certified."""
+
+    module: str
+    old: str
+    new: str
+    why: str
+    claim: str
+
+
+HEAD, COMPOSITION, STATE = "verifier.head_rule", "verifier.composition", "verifier.abstract_state"
+
+HEAD_VALUES = [
+    Plant(HEAD, "self.base = product(Enclosure.exact(state.const), ov) + bias", "self.base = product(Enclosure.exact(state.const), ov)", "the values' bias is dropped", ""),
+    Plant(HEAD, "self.base = product(Enclosure.exact(state.const), ov) + bias", "self.base = bias", "the constant's value is dropped", ""),
+    Plant(HEAD, "self.error = bound_product(state.eps, self.ov_size)", "self.error = bound_product(state.eps * 0, self.ov_size)", "eps |W_V| |W_O| is dropped", ""),
+    Plant(HEAD, "value = (self.base + others).plus_error(self.error)", "value = self.base + others", "eps |W_V| |W_O| is dropped from what is copied", ""),
+    Plant(HEAD, "self.hull = hull.plus_error(self.error)", "self.hull = hull", "eps |W_V| |W_O| is dropped from the hull of values", ""),
+    Plant(HEAD, "self.sink = product(state.bos, ov) + bias", "self.sink = product(state.bos, ov)", "BOS's value lacks the bias", ""),
+    Plant(HEAD, "self.sink = product(state.bos, ov) + bias", "self.sink = product(Enclosure.exact(state.bos.mid), ov) + bias", "BOS's error is dropped from its value", ""),
+    Plant(HEAD, "low, high = np.nextafter(low + below, -np.inf), np.nextafter(high + above, np.inf)\n        keys", "low, high = np.nextafter(low + above, -np.inf), np.nextafter(high + above, np.inf)\n        keys", "the hull of values has no lower side", ""),
+    Plant(HEAD, "low, high = np.nextafter(low + below, -np.inf), np.nextafter(high + above, np.inf)\n        keys", "low, high = np.nextafter(low + below, -np.inf), np.nextafter(high + below, np.inf)\n        keys", "the hull of values has no upper side", ""),
+    Plant(HEAD, "hull = self.base if keys is None else self.base + keys", "hull = self.base", "the hull of values is that of the constant", ""),
+    Plant(HEAD, "low, high = np.minimum(low, self.sink.low), np.maximum(high, self.sink.high)", "pass", "the diameter leaves out BOS's value", ""),
+    Plant(HEAD, "self.diam = np.where(high > low, np.nextafter(high - low, np.inf), 0.0)", "self.diam = np.zeros_like(low)", "the diameter of values is dropped", ""),
+    Plant(HEAD, "self.reach = np.maximum(np.abs(low), np.abs(high))", "self.reach = np.maximum(low, high)", "an idle head's negative writes are dropped", ""),
+    Plant(HEAD, "self.reach = np.maximum(np.abs(low), np.abs(high))", "self.reach = np.abs(low)", "an idle head's positive writes are dropped", ""),
+    Plant(HEAD, "return Update(-1, None, self.reach, bos)", "return Update(-1, None, zero, bos)", "an idle head is ignored", ""),
+    Plant(HEAD, "bos = Enclosure(zero, self.reach) if self.has_bos else Enclosure.exact(zero)", "bos = Enclosure.exact(zero)", "an idle head is ignored at BOS", ""),
+    Plant(HEAD, "others = c.others(self.state, role.reads, self.tables, c.config.d_model)\n        value", "others = Enclosure.exact(np.zeros(c.config.d_model))\n        value", "the values of nodes that are not read are dropped", ""),
+    Plant(HEAD, "value = value + self.tables[read][tuples[:, column]]", "pass", "the values of the nodes read are dropped", ""),
+]
+HEAD_SELECTOR = [
+    Plant(HEAD, "if not same_selector(self.c.an, node.selector, self.role.atoms):", "if False:", "the atoms need not be the selector", ""),
+    Plant(HEAD, "if atom.table.dtype != np.bool_ or atom.table.shape != sizes:", "if False:", "tables of integers are taken for positions", ""),
+    Plant(HEAD, "if len(pairs) != len(atoms):", "if False:", "two atoms share one block of scores", ""),
+    Plant(HEAD, "dq, dk = bound_product(state.eps, self.wq), bound_product(key_error, self.wk)", "dq, dk = bound_product(state.eps * 0, self.wq), bound_product(key_error, self.wk)", "eps |W_Q| is dropped", ""),
+    Plant(HEAD, "dq, dk = bound_product(state.eps, self.wq), bound_product(key_error, self.wk)", "dq, dk = bound_product(state.eps, self.wq), bound_product(key_error * 0, self.wk)", "eps |W_K| is dropped", ""),
+    Plant(HEAD, "key_error = widen(key_error + state.bos.rad, 1)", "pass", "BOS's error is dropped from its key", ""),
+    Plant(HEAD, "err = float(widen(np.array(abs(self.scale) * (dq @ (k_size + dk) + q_size @ dk)), len(dq) + 6))", "err = 0.0", "errors of scores are dropped", ""),
+    Plant(HEAD, "(dq @ (k_size + dk) + q_size @ dk)", "(dq @ (k_size + dk))", "errors of keys are dropped", ""),
+    Plant(HEAD, "(dq @ (k_size + dk) + q_size @ dk)", "(dq @ dk + q_size @ dk)", "errors of queries are dropped", ""),
+    Plant(HEAD, "(dq @ (k_size + dk) + q_size @ dk)", "(dq @ k_size + q_size @ dk)", "the product of the errors is dropped", ""),
+    Plant(HEAD, "q_size = widen(q_size + c.rows(n, query[n]).size.max(axis=0, initial=0.0), 1)", "pass", "only the constant part of queries meets the keys' error", ""),
+    Plant(HEAD, "k_size = widen(k_size + c.rows(n, key[n]).size.max(axis=0, initial=0.0), 1)", "pass", "only the constant part of keys meets the queries' error", ""),
+    Plant(HEAD, "abs(self.scale) * (dq", "1.0 * (dq", "the errors of scores are not scaled", ""),
+    Plant(HEAD, "low, high = -err, err", "low, high = 0.0, err", "scores are not lowered by their error", ""),
+    Plant(HEAD, "low, high = -err, err", "low, high = -err, 0.0", "scores are not raised by their error", ""),
+    Plant(HEAD, "q0 = product(Enclosure.exact(state.const), Enclosure.exact(self.wq)) + Enclosure.exact(self.bq)", "q0 = product(Enclosure.exact(state.const), Enclosure.exact(self.wq))", "the queries' bias is dropped", ""),
+    Plant(HEAD, "q0 = product(Enclosure.exact(state.const), Enclosure.exact(self.wq)) + Enclosure.exact(self.bq)", "q0 = Enclosure.exact(self.bq)", "the constant's query is dropped", ""),
+    Plant(HEAD, "k0 = k0 - product(Enclosure.exact(state.bos.mid), Enclosure.exact(self.wk))", "pass", "scores are not taken relative to BOS's", ""),
+    Plant(HEAD, "k0 = product(Enclosure.exact(state.const), Enclosure.exact(self.wk))\n        key_error", "k0 = product(Enclosure.exact(state.const * 0), Enclosure.exact(self.wk))\n        key_error", "the constant's key is dropped", ""),
+    Plant(HEAD, "low, high = _plus(low, high, product(q0, k0).scaled(self.scale))", "pass", "the constant score is dropped", ""),
+    Plant(HEAD, "low, high = _plus(low, high, rows)", "pass", "scores between nodes of no atom are dropped", ""),
+    Plant(HEAD, "low, high = _plus(low, high, rows)", "low, _ = _plus(low, high, rows)", "scores between nodes of no atom do not raise others", ""),
+    Plant(HEAD, "low, high = _plus(low, high, rows)", "_, high = _plus(low, high, rows)", "scores between nodes of no atom do not lower the selected", ""),
+    Plant(HEAD, "table = table + _spread(product(key[atom.key], q0).scaled(self.scale), shape, 0)", "pass", "the key-only scores of an atom's node are dropped", ""),
+    Plant(HEAD, "table = table + _spread(product(query[atom.query], k0).scaled(self.scale), shape, 1)", "pass", "the query-only scores of an atom's node are dropped", ""),
+    Plant(HEAD, "only = c.rows(s, product(key[s], q0).scaled(self.scale))\n                low, high = _plus(low, high, only)", "pass", "key-only scores are dropped", ""),
+    Plant(HEAD, "only = c.rows(s, product(key[s], q0).scaled(self.scale))\n                low, high = _plus(low, high, only)", "only = c.rows(s, product(key[s], q0).scaled(self.scale))\n                low, _x = _plus(low, high, only)", "key-only scores do not raise others", ""),
+    Plant(HEAD, "only = c.rows(s, product(key[s], q0).scaled(self.scale))\n                low, high = _plus(low, high, only)", "only = c.rows(s, product(key[s], q0).scaled(self.scale))\n                _x, high = _plus(low, high, only)", "key-only scores do not lower the selected", ""),
+    Plant(HEAD, "only = c.rows(t, product(query[t], k0).scaled(self.scale))\n                low, high = _plus(low, high, only)", "pass", "query-only scores are dropped", ""),
+    Plant(HEAD, "only = c.rows(t, product(query[t], k0).scaled(self.scale))\n                low, high = _plus(low, high, only)", "only = c.rows(t, product(query[t], k0).scaled(self.scale))\n                low, _x = _plus(low, high, only)", "query-only scores do not raise others", ""),
+    Plant(HEAD, "only = c.rows(t, product(query[t], k0).scaled(self.scale))\n                low, high = _plus(low, high, only)", "only = c.rows(t, product(query[t], k0).scaled(self.scale))\n                _x, high = _plus(low, high, only)", "query-only scores do not lower the selected", ""),
+    Plant(HEAD, "return math.nextafter(low + below, -math.inf), math.nextafter(high + above, math.inf)", "return low + below, high + above", "sums of scores are not rounded outwards", ""),
+]
+HEAD_GAPS = [
+    Plant(HEAD, "least.append(float(table.low[yes].min(initial=np.inf)))", "least.append(float(table.low[yes].max(initial=-np.inf)))", "the largest score of a selected entry is taken for the least", ""),
+    Plant(HEAD, "most.append(float(table.high[yes].max(initial=-np.inf)))", "most.append(float(table.high[yes].min(initial=np.inf)))", "the least score of a selected entry is taken for the largest", ""),
+    Plant(HEAD, "out.append(float(table.high[no].max(initial=-np.inf)))", "out.append(float(table.high[no].min(initial=np.inf)))", "the least score of an unselected entry is taken for the largest", ""),
+    Plant(HEAD, "yes, no = mask & atom.table, mask & ~atom.table", "yes, no = mask & atom.table, mask & atom.table & ~mask", "unselected entries are not looked at", ""),
+    Plant(HEAD, "yes, no = mask & atom.table, mask & ~atom.table", "yes, no = mask & ~atom.table, mask & atom.table", "selected and unselected entries are exchanged", ""),
+    Plant(HEAD, "peak = [max(m, o) for m, o in zip(most, out, strict=True)]", "peak = [min(m, o) for m, o in zip(most, out, strict=True)]", "an unselected key is unselected by all atoms", ""),
+    Plant(HEAD, "peak = [max(m, o) for m, o in zip(most, out, strict=True)]", "peak = most", "no other atom's unselected entry is louder than its selected ones", ""),
+    Plant(HEAD, "unselected = max((", "unselected = min((", "an unselected key is unselected by the atom that is hardest on it", ""),
+    Plant(HEAD, "out[j] + sum(peak[:j]) + sum(peak[j + 1 :]) for j", "out[j] for j", "an unselected key gets no score from the other atoms", ""),
+    Plant(HEAD, "self.a = sum(least) + low", "self.a = sum(least) + high", "selected scores are not lowered by other scores", ""),
+    Plant(HEAD, "self.big_a = sum(most) + high", "self.big_a = sum(most) + low", "selected scores are not raised by other scores", ""),
+    Plant(HEAD, "self.u = unselected + high", "self.u = unselected + low", "unselected scores are not raised by other scores", ""),
+    Plant(HEAD, "if self.causal:\n            return self.sink", "if True:\n            return self.sink", "BOS sees itself only", ""),
+    Plant(HEAD, "q = product(state.bos, Enclosure.exact(self.wq)) + Enclosure.exact(self.bq)", "q = product(state.bos, Enclosure.exact(self.wq))", "BOS's query lacks the bias", ""),
+    Plant(HEAD, "q = product(state.bos, Enclosure.exact(self.wq)) + Enclosure.exact(self.bq)", "q = product(Enclosure.exact(state.bos.mid), Enclosure.exact(self.wq)) + Enclosure.exact(self.bq)", "BOS's error is dropped from its query", ""),
+    Plant(HEAD, "k0 = k0.plus_error(bound_product(state.eps, self.wk))", "pass", "the keys' error is dropped where BOS asks", ""),
+    Plant(HEAD, "top = float(product(q, k0).scaled(self.scale).high)", "top = 0.0", "the constant score is dropped where BOS asks", ""),
+    Plant(HEAD, "top = float(product(q, k0).scaled(self.scale).high)", "top = float(product(q, k0).scaled(self.scale).low)", "the least constant score is taken where BOS asks", ""),
+    Plant(HEAD, "top = math.nextafter(top + float(only.high.max()), math.inf)", "pass", "the keys' scores are dropped where BOS asks", ""),
+    Plant(HEAD, "top = math.nextafter(top + float(only.high.max()), math.inf)", "top = math.nextafter(top + float(only.high.min()), math.inf)", "the least key's score is taken where BOS asks", ""),
+    Plant(HEAD, "share = min(1.0, c.max_len * exp_high(top) * (1 + 2.0**-46))", "share = min(1.0, exp_high(top) * (1 + 2.0**-46))", "BOS attends to one key only", ""),
+    Plant(HEAD, "return self.sink.plus_error(shrunk(share, self.diam))", "return self.sink", "BOS's attention to the keys is dropped", ""),
+]
+HEAD_AGGREGATE = [
+    Plant(HEAD, "if not nonempty and not self.has_bos:", "if False:", "without BOS a selection may be empty", ""),
+    Plant(HEAD, "(c.max_len - 1) * exp_high(self.u - self.a) + (", "(", "the weight of the other keys is dropped", ""),
+    Plant(HEAD, "(c.max_len - 1) * exp_high(self.u - self.a)", "1 * exp_high(self.u - self.a)", "there is one other key", ""),
+    Plant(HEAD, "(c.max_len - 1) * exp_high(self.u - self.a)", "(c.max_len - 1) * exp_high(self.u)", "other keys are weighed against BOS only", ""),
+    Plant(HEAD, " + (exp_high(-self.a) if self.has_bos else 0.0)", "", "the weight of BOS is dropped", ""),
+    Plant(HEAD, "(exp_high(-self.a) if self.has_bos else 0.0)", "(exp_high(-self.big_a) if self.has_bos else 0.0)", "the loudest selected key is taken against BOS", ""),
+    Plant(HEAD, "tau = 0.0 if singular else max(0.0, exp_high(self.big_a - self.a) - 1.0) + 2.0**-50", "tau = 0.0", "uneven attention is dropped", ""),
+    Plant(HEAD, "max(0.0, exp_high(self.big_a - self.a) - 1.0)", "max(0.0, exp_high(self.a - self.big_a) - 1.0)", "the unevenness has the wrong sign", ""),
+    Plant(HEAD, "leak = min(1.0, (delta + tau) * (1 + 2.0**-46))", "leak = min(1.0, delta)", "uneven attention is not counted", ""),
+    Plant(HEAD, "leak = min(1.0, (delta + tau) * (1 + 2.0**-46))", "leak = min(1.0, tau)", "attention outside the selection is not counted", ""),
+    Plant(HEAD, "leak = min(1.0, (delta + tau) * (1 + 2.0**-46))", "leak = min(0.1, (delta + tau) * (1 + 2.0**-46))", "the weight outside is capped too low", ""),
+    Plant(HEAD, "widen(self._copied(role, node, encoding, singular) + shrunk(leak, self.diam), 3)", "widen(shrunk(leak, self.diam), 3)", "what is copied need not be the encoding", ""),
+    Plant(HEAD, "widen(self._copied(role, node, encoding, singular) + shrunk(leak, self.diam), 3)", "widen(self._copied(role, node, encoding, singular), 3)", "the leakage times the diameter is dropped", ""),
+    Plant(HEAD, "        if not nonempty:\n            empty", "        if False:\n            empty", "a selection is never empty", ""),
+    Plant(HEAD, "empty = (self.sink - Enclosure.exact(encoding[node.default])).size", "empty = np.zeros_like(rho)", "BOS's value need not be the default's encoding", ""),
+    Plant(HEAD, "leak = min(1.0, c.max_len * exp_high(self.u) * (1 + 2.0**-46))", "leak = 0.0", "attention beside BOS is dropped where nothing is selected", ""),
+    Plant(HEAD, "leak = min(1.0, c.max_len * exp_high(self.u) * (1 + 2.0**-46))", "leak = min(1.0, exp_high(self.u))", "there is one key where nothing is selected", ""),
+    Plant(HEAD, "rho = np.maximum(rho, widen(empty", "rho = np.minimum(rho, widen(empty", "the better of the two cases is taken", ""),
+    Plant(HEAD, "known = at >= 0  #", "known = at < 0  #", "no value is compared with its encoding", ""),
+    Plant(HEAD, "return distance.max(axis=0, initial=0.0)", "return distance.min(axis=0, initial=np.inf)", "the best value speaks for all", ""),
+    Plant(HEAD, "singular, nonempty = c.an.singular(role.node), c.an.nonempty(node.selector)", "singular, nonempty = True, c.an.nonempty(node.selector)", "every selection is of equal values", ""),
+    Plant(HEAD, "singular, nonempty = c.an.singular(role.node), c.an.nonempty(node.selector)", "singular, nonempty = c.an.singular(role.node), True", "no selection is empty", ""),
+    Plant(HEAD, "single = (value[alone] - Enclosure.exact(encoding[at[alone]])).size.max(axis=0, initial=0.0)", "single = np.zeros(c.config.d_model)", "values that are no numbers are not compared with their encodings", ""),
+    Plant(HEAD, "alone = ~number & (at >= 0)", "alone = number & (at < 0)", "values that are no numbers are left out", ""),
+    Plant(HEAD, "distance = (value - Enclosure(wanted, wanted_error)).size.max(axis=0, initial=0.0)", "distance = np.zeros(c.config.d_model)", "values need not lie on the line", ""),
+    Plant(HEAD, "apart = (Enclosure(encoding[possible], line_error) - Enclosure.exact(line)).size.max(axis=0, initial=0.0)", "apart = np.zeros(c.config.d_model)", "the encoding of a mean need not lie on the line", ""),
+    Plant(HEAD, "return np.maximum(widen(distance + apart, 1), single)", "return np.minimum(widen(distance + apart, 1), single)", "the better of numbers and others is taken", ""),
+    Plant(HEAD, "return np.maximum(widen(distance + apart, 1), single)", "return np.maximum(np.maximum(distance, apart), single)", "two distances to the line are not added", ""),
+    Plant(HEAD, "possible = c.possible(role.node) & np", "possible = ~c.possible(role.node) & np", "the means that are possible are left out", ""),
+]
+HEAD_WIDTH = [
+    Plant(HEAD, "rho = np.maximum(rho, (result - Enclosure.exact(encoding[index])).size)", "rho = rho", "a count need not be its encoding", ""),
+    Plant(HEAD, "rho = np.maximum(rho, (result - Enclosure.exact(encoding[index])).size)", "rho = np.minimum(rho, (result - Enclosure.exact(encoding[index])).size)", "the best count speaks for all", ""),
+    Plant(HEAD, "result = _times(share, sink) + _times(rest, values)", "result = _times(share, sink)", "the keys' values are dropped from a count", ""),
+    Plant(HEAD, "result = _times(share, sink) + _times(rest, values)", "result = _times(Enclosure.exact(share.mid), sink) + _times(rest, values)", "the uncertainty of the share is dropped", ""),
+    Plant(HEAD, "if not selects_first(c.an, node.selector):", "if False:", "without BOS position 0 need not be selected", ""),
+    Plant(HEAD, "others = (self.base + c.others(self.state, (1,), self.tables, c.config.d_model)).plus_error(self.error)", "others = self.base.plus_error(self.error)", "without BOS other nodes' values are dropped", ""),
+    Plant(HEAD, "others = (self.base + c.others(self.state, (1,), self.tables, c.config.d_model)).plus_error(self.error)", "others = self.base + c.others(self.state, (1,), self.tables, c.config.d_model)", "without BOS the values' error is dropped", ""),
+    Plant(HEAD, "return others + table[first][0], others + rest, 1", "return others + table[first][0], others, 1", "without BOS the places' values are dropped", ""),
+    Plant(HEAD, "rest = between(later.low.min(axis=0), later.high.max(axis=0))", "rest = between(later.low.min(axis=0), later.low.min(axis=0))", "without BOS the largest value of a place is dropped", ""),
+    Plant(HEAD, "return others + table[first][0], others + rest, 1", "return others + table[first][0], others + rest, 0", "position 0 is counted twice", ""),
+    Plant(HEAD, "ratio_high, ratio_low = exp_high(self.big_a - self.a), exp_low(self.a - self.big_a)", "ratio_high, ratio_low = 1.0, exp_low(self.a - self.big_a)", "no selected key is louder than position 0", ""),
+    Plant(HEAD, "ratio_high, ratio_low = exp_high(self.big_a - self.a), exp_low(self.a - self.big_a)", "ratio_high, ratio_low = exp_high(self.big_a - self.a), 1.0", "no selected key is softer than position 0", ""),
+    Plant(HEAD, "ratio_out = exp_high(self.u - self.a)", "ratio_out = 0.0", "without BOS other keys' weight is dropped", ""),
+    Plant(HEAD, "ratio_high, ratio_low, ratio_out = exp_high(self.big_a), exp_low(self.a), exp_high(self.u)", "ratio_high, ratio_low, ratio_out = 1.0, exp_low(self.a), exp_high(self.u)", "no selected key is louder than BOS", ""),
+    Plant(HEAD, "ratio_high, ratio_low, ratio_out = exp_high(self.big_a), exp_low(self.a), exp_high(self.u)", "ratio_high, ratio_low, ratio_out = exp_high(self.big_a), 1.0, exp_high(self.u)", "no selected key is softer than BOS", ""),
+    Plant(HEAD, "ratio_high, ratio_low, ratio_out = exp_high(self.big_a), exp_low(self.a), exp_high(self.u)", "ratio_high, ratio_low, ratio_out = exp_high(self.big_a), exp_low(self.a), 0.0", "other keys' weight is dropped from a count", ""),
+    Plant(HEAD, "above += (self.c.max_len - w) * ratio_out if w < self.c.max_len else 0.0", "above += ratio_out", "one other key is there when counting", ""),
+    Plant(HEAD, "above = rivals * ratio_high if rivals else 0.0", "above = ratio_high", "one selected key is there when counting", ""),
+    Plant(HEAD, "most = 1.0 / (1 + rivals * ratio_low if rivals else 1.0)", "most = 1.0 / (1 + rivals * ratio_high if rivals else 1.0)", "the share's upper bound is its lower one", ""),
+    Plant(HEAD, "least = 1.0 / (1 + above)", "least = 1.0 / (1 + rivals * ratio_low)", "the share's lower bound is its upper one", ""),
+]
