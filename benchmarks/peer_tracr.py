@@ -1,6 +1,6 @@
 """Measure Tracr on the programs of `cases.py`: compile time, size, forward time; written to peer_tracr.json.
 
-    python -m benchmarks.peer_tracr [--only PROGRAM] [--limit SECONDS] [--output FILE]
+    python -m benchmarks.peer_tracr [--only PROGRAM] [--small] [--limit SECONDS] [--output FILE]
 
 Needs an importable `tracr` (google-deepmind/tracr) with jax and dm-haiku. Every case runs in its own process, after
 JAX has been warmed up by compiling a small program. `compile_cpu_s` is the first compilation, `compile_again_cpu_s` the
@@ -197,9 +197,10 @@ def measure_all(cases: tuple[Case, ...], limit: float = LIMIT) -> dict[str, Any]
 
 
 def main() -> None:
-    """Measure and write the record; with `--only`, the other rows of an existing record are kept."""
+    """Measure and write the record; the rows of an existing record that are not measured now are kept."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", help="one program by name")
+    parser.add_argument("--small", action="store_true", help="only the small sizes, whose forward pass is timed")
     parser.add_argument("--limit", type=float, default=LIMIT, help="CPU seconds per case")
     parser.add_argument("--output", type=Path, default=RECORD)
     parser.add_argument("--case", help=argparse.SUPPRESS)
@@ -211,13 +212,14 @@ def main() -> None:
         return
     if not available():
         sys.exit("tracr, jax and dm-haiku must be importable; put Tracr's source on PYTHONPATH")
-    chosen = tuple(case for case in every if args.only in (None, case.program))
+    chosen = tuple(case for case in (SMALL if args.small else every) if args.only in (None, case.program))
     if not chosen:
         sys.exit(f"no program is called {args.only}; there are {', '.join(sorted({c.program for c in every}))}")
     record = measure_all(chosen, args.limit)
-    if args.only and args.output.exists():
-        others = [row for row in json.loads(args.output.read_text())["rows"] if row["program"] != args.only]
-        record["rows"] = [*others, *record["rows"]]
+    if args.output.exists():
+        new = {(row["program"], row["large"]) for row in record["rows"]}
+        old = json.loads(args.output.read_text())["rows"]
+        record["rows"] += [row for row in old if (row["program"], row["large"]) not in new]
     args.output.write_text(json.dumps(record, indent=1) + "\n")
 
 

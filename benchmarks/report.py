@@ -110,7 +110,7 @@ _HEAD = ("what", "target", "measured", "met", "peer", "by enumeration")
 
 
 def _figure_row(figure: Figure) -> tuple[str, ...]:
-    met = {True: "yes", False: "NO", None: "not measured"}[figure.met]
+    met = {True: "yes", False: "NO", None: "-"}[figure.met]
     return (figure.what, figure.target, figure.ours, met, figure.peer, figure.enumeration)
 
 

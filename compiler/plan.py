@@ -362,12 +362,17 @@ def _check_readable(axis: Axis, max_len: int, values: tuple[Value, ...]) -> None
     order = np.argsort(axis.points)
     ranked = axis.points[order]
     gaps = np.diff(ranked)
-    error = (max_len + 2) * 2.0**-24 * float(np.abs(ranked).max(initial=0.0))
-    if gaps.size and gaps.min() <= 2 * error:
-        at = int(gaps.argmin())
+    unit = 2.0**-24
+    if all(rep.kind == "onehot" for rep, _, _ in axis.weights):  # a sum of a few exact weights
+        error = 4 * unit * np.maximum(np.abs(ranked[1:]), np.abs(ranked[:-1]))
+    else:
+        error = np.full(gaps.shape, (max_len + 2) * unit * float(np.abs(ranked).max(initial=0.0)))
+    bad = np.flatnonzero(gaps <= 2 * error)
+    if bad.size:
+        at = int(bad[gaps[bad].argmin()])
         low, high = values[order[at]], values[order[at + 1]]
         raise PlanError(
             axis.over,
-            f"outputs {low} and {high} differ by {gaps[at]:.3g}, where float32 is sure to {error:.1g} only;"
+            f"outputs {low} and {high} differ by {gaps[at]:.3g}, where float32 is sure to {error[at]:.1g} only;"
             f" lower max_len ({max_len})",
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -45,26 +46,44 @@ def digitise(p: Planner, node: int, axis: Axis, kind: str) -> Rep:
 
 
 def combined(p: Planner, node: int, op: Map) -> Rep | None:
-    """A function of one signed sum of its arguments is read off that sum, where this takes fewer neurons."""
-    args = tuple(dict.fromkeys(op.args))
-    if node >= len(p.core.nodes) or len(args) < 2 or len(args) != len(op.args) or not p.fits(args):
+    """A function of one signed sum of its arguments is read off that sum, if this takes fewer neurons."""
+    if node >= len(p.core.nodes):
         return None
-    table = np.where(p.an.possible_tuples(args), op.table, -1)
-    found = combination(table, [p.values(a) for a in args])
-    if found is None or 2 * found.thresholds + 1 >= neuron_estimate(table):
-        return None
-    axes = [p.affine_axis(a) for a in args]
-    reads = tuple(sorted({n for axis in axes for n in axis.reads}))
-    if int(np.prod([len(p.values(n)) for n in reads])) > MAX_FUSED:
-        return None
-    weights = [(r, i, sign * w) for sign, axis in zip(found.weights, axes, strict=True) for r, i, w in axis.weights]
-    bias = sum(sign * axis.bias for sign, axis in zip(found.weights, axes, strict=True))
-    line = Axis(node, reads, weights, bias, found.points, True, max(axis.ready for axis in axes))
-    time = odd(line.ready)
-    rep = p.new_onehot(node, time)
-    labels = tuple(float(p) for p in found.points)
-    p.add_group(GroupPlan(time, node, reads, nn.digitise(node, line, found.function, rep, p.core.max_len, labels), rep))
-    return rep
+    for args in dict.fromkeys((tuple(dict.fromkeys(op.args)), p.relevant(node))):
+        if len(args) < 2 or not p.fits(args):
+            continue
+        table = p.table(node, args) if args == p.relevant(node) else table_over_arguments(p, op, args)
+        found = None if table is None else combination(table, [p.values(a) for a in args])
+        if found is None or table is None or 2 * found.thresholds + 1 >= lookup_estimate(table):
+            continue
+        axes = [p.affine_axis(a) for a in args]
+        reads = tuple(sorted({n for axis in axes for n in axis.reads}))
+        if math.prod(len(p.values(n)) for n in reads) > MAX_FUSED:
+            continue
+        weights = [(r, i, sign * w) for sign, axis in zip(found.weights, axes, strict=True) for r, i, w in axis.weights]
+        bias = sum(sign * axis.bias for sign, axis in zip(found.weights, axes, strict=True))
+        line = Axis(node, reads, weights, bias, found.points, True, max(axis.ready for axis in axes))
+        time = odd(line.ready)
+        rep = p.new_onehot(node, time)
+        labels = tuple(float(x) for x in found.points)
+        neurons = nn.digitise(node, line, found.function, rep, p.core.max_len, labels)
+        p.add_group(GroupPlan(time, node, reads, neurons, rep))
+        return rep
+    return None
+
+
+def table_over_arguments(p: Planner, op: Map, args: tuple[int, ...]) -> npt.NDArray[np.int32] | None:
+    """The map's table over its distinct arguments, -1 where they cannot occur together; None if one is repeated."""
+    return np.where(p.an.possible_tuples(args), op.table, -1) if len(args) == len(op.args) else None
+
+
+def lookup_estimate(table: npt.NDArray[np.int32]) -> int:
+    """About how many neurons a lookup takes: for each distinct row (of the best last axis), its distinct values."""
+    counts = []
+    for axis in range(table.ndim):
+        rows = np.unique(np.moveaxis(table, axis, -1).reshape(-1, table.shape[axis]), axis=0)
+        counts.append(sum(len(np.unique(row[row >= 0])) for row in rows))
+    return min(counts)
 
 
 def product(p: Planner, node: int) -> Rep:

@@ -128,7 +128,7 @@ class FaithfulBody:
         return f"the circuit ({size}) alone decodes as the model does, everything else under {self.ablation} ablation"
 
     def to_json(self) -> dict[str, object]:
-        data = {"kind": "faithful", "circuit": self.circuit.to_json(), "ablation": self.ablation}
+        data: dict[str, object] = {"kind": "faithful", "circuit": self.circuit.to_json(), "ablation": self.ablation}
         if self.reference is None:
             return data
         vocab = self.subject.codec.vocab

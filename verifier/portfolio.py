@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from ..models.errors import InputError
 from ..models.languages import Language
+from ..models.transformer import Transformer
 from .bodies import InvariantBody
 from .claims import Claim
 from .enumeration import MAX_INPUTS, Tally, enumerate_inputs, size_of
@@ -23,6 +24,7 @@ from .witness import Outcome, Semantics, Witness, show_value
 ENGINES = ("refute", "enumeration", "composition")
 QUICK_SHARE, QUICK_SECONDS, SHRINK_SECONDS = 0.1, 1.0, 10.0
 AT_ONCE = 2**14
+EDITED = "a certificate is about a model's weights, and this is an edited copy: give it weights of its own"
 
 
 def prove(
@@ -209,8 +211,11 @@ class _Attempt:
         self.notes.append(f"the float32 run differs from the real semantics on {witness}: {outcome}")
         return None
 
-    def settle(self, witness: Witness, outcome: Outcome, setting: Setting) -> Verdict:
+    def settle(self, witness: Witness, outcome: Outcome, setting: Setting) -> Verdict | None:
         if self.claim.quantifier == "exists":
+            if not self.certifiable:
+                self.reasons.append(EDITED)
+                return None
             proof = {"rule": "witness", "inputs": witness.to_json()["inputs"]}
             notes = (*setting.notes, *self._unchecked(setting.semantics))
             return Proved(self.certificate(proof, setting.semantics), replace(setting, notes=notes))
@@ -239,14 +244,16 @@ class _Attempt:
             self.notes.append(
                 f"the float32 run fails on {tally.float_false:,} inputs that hold, the first is {witness}"
             )
-        setting, found = self.setting("enumeration", tally.semantics), None
+        found = None
         if self.claim.quantifier == "forall" and tally.first_false:
             found = self.by_witness(tally.first_false, self._replay(FALSE, tally), "enumeration", smallest=True)
         elif self.claim.quantifier == "exists" and tally.first_true:
             found = self.by_witness(tally.first_true, self._replay(TRUE, tally), "enumeration", smallest=True)
         if found is not None:
             return found
-        if tally.semantics == "real" and tally.complete:
+        if not self.certifiable:
+            self.reasons.append(EDITED)
+        elif tally.semantics == "real" and tally.complete:
             if self._holds(tally):
                 notes = self._unchecked()
                 return Proved(self.certificate({"rule": "enumerate"}), self.setting("enumeration", notes=notes))
@@ -306,6 +313,11 @@ class _Attempt:
 
     # Certificates
 
+    @property
+    def certifiable(self) -> bool:
+        """A theorem is about the weights of a model file; edits are not among them."""
+        return isinstance(self.claim.subject.model, Transformer)
+
     def certificate(
         self, proof: dict[str, object], semantics: Semantics = "real", negated: bool = False
     ) -> Certificate:
@@ -326,12 +338,11 @@ class _Attempt:
 def theorem(claim: Claim, domain: Language, semantics: Semantics = "real") -> dict[str, object]:
     """What a certificate of this claim states (`proofs/SPECIFICATION.md`, section 3)."""
     subject = claim.subject
-    model = getattr(subject.model, "base", subject.model)
     return {
         **claim.to_json(),
         "domain": domain_to_json(domain),
         "codec": codec_to_json(subject.codec),
-        "config": json.loads(model.config_json()),
-        "weights_sha256": model.weights_sha256(),
+        "config": json.loads(subject.model.config_json()),
+        "weights_sha256": subject.model.weights_sha256(),
         "semantics": semantics,
     }
