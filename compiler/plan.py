@@ -332,13 +332,9 @@ def plan(core: CoreProgram, analysis: Analysis, bos: bool, hint: Hint = "auto") 
     decode: tuple[Rep, IntArray] | Axis
     if hint == "categorical":
         decode = planner.carrier(output)
-    elif hint == "numerical" and not number:
-        raise PlanError(
-            output, f"it is marked numerical, but {next(v for v in values if not is_number(v))!r} is no number"
-        )
     elif scalar and output == basis[0]:
         decode = planner.axis(output)
-    elif affine or wide or hint == "numerical":
+    elif affine or wide or (hint == "numerical" and number):
         decode = planner.affine_axis(output)
     else:
         decode = planner.carrier(output)
