@@ -1,7 +1,8 @@
-"""The domain: a product language or a deterministic automaton over tokens, cut to a range of lengths."""
+"""The domain: a product, all words without repetition, or a deterministic automaton, cut to a range of lengths."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -23,6 +24,7 @@ class Domain:
     """Words w over `vocab` with lo <= |w| <= hi on which the automaton, run from `start`, ends in `accept`.
 
     `delta[state, token]` is the next state; the dead state is the last one and leads only to itself.
+    `distinct` (only where the automaton accepts every word): and in which no token occurs twice.
     """
 
     vocab: tuple[Value, ...]
@@ -31,6 +33,7 @@ class Domain:
     start: int
     accept: Bits
     delta: Ints
+    distinct: bool = False
 
     def _ends(self) -> Bits:
         """[hi + 1, states]: an accepted word of exactly m more tokens exists."""
@@ -42,6 +45,9 @@ class Domain:
 
     def alphabets(self) -> dict[int, Bits]:
         """For each length with at least one word: the tokens that occur, at any place, in words of that length."""
+        if self.distinct:
+            every = np.ones(len(self.vocab), dtype=np.bool_)
+            return {n: every for n in range(self.lo, min(self.hi, len(self.vocab)) + 1)}
         ends = self._ends()
         reached = np.zeros((self.hi + 1, len(self.accept)), dtype=np.bool_)
         reached[0, self.start] = True
@@ -60,6 +66,8 @@ class Domain:
 
     def sizes(self) -> dict[int, int]:
         """The number of words of each length from `lo` to `hi`, exactly."""
+        if self.distinct:
+            return {n: math.perm(len(self.vocab), n) for n in range(self.lo, self.hi + 1)}
         counts = [int(flag) for flag in self.accept]
         rows = [np.unique(row, return_counts=True) for row in self.delta]
         steps = [[(int(s), int(c)) for s, c in zip(*row, strict=True)] for row in rows]
@@ -75,7 +83,8 @@ class Domain:
         state = self.start
         for token in word:
             state = int(self.delta[state, token])
-        return self.lo <= len(word) <= self.hi and bool(self.accept[state])
+        repeats = self.distinct and len(set(word.tolist())) < len(word)
+        return self.lo <= len(word) <= self.hi and bool(self.accept[state]) and not repeats
 
     def words(self, n: int, most: int) -> Iterator[Ints]:
         """All words of length n as arrays of token indices [batch, n], at most `most` a batch, each word once."""
@@ -86,7 +95,10 @@ class Domain:
                 yield prefix
                 return
             new = self.delta[state]
-            rows, tokens = np.nonzero(ends[n - prefix.shape[1] - 1][new])
+            allowed = ends[n - prefix.shape[1] - 1][new]
+            if self.distinct:
+                allowed[np.arange(len(prefix))[:, None], prefix] = False
+            rows, tokens = np.nonzero(allowed)
             grown = np.concatenate([prefix[rows], tokens[:, None]], axis=1)
             states = new[rows, tokens]
             for first in range(0, len(grown), most):
@@ -97,20 +109,21 @@ class Domain:
 
 
 def read_domain(data: Json) -> Domain:
-    """A `product` or `dfa` domain, as specified in section 3."""
+    """A `product`, `distinct` or `dfa` domain, as specified in section 3."""
     kind = data.get("kind") if isinstance(data, dict) else None
     keys = ("kind", "vocab", "lengths")
     if kind == "dfa":
         item = record(data, "domain", (*keys, "start", "accept", "delta"))
     else:
-        require(kind == "product", f"domain kind must be 'product' or 'dfa', got {kind!r}")
+        require(kind in ("product", "distinct"), f"domain kind must be 'product', 'distinct' or 'dfa', got {kind!r}")
         item = record(data, "domain", keys)
     vocab = distinct_values(item["vocab"], "domain vocab", MAX_TOKENS)
     lengths = listing(item["lengths"], "domain lengths", 2, 2)
     lo = integer(lengths[0], "shortest length", 1, MAX_LENGTH)
     hi = integer(lengths[1], "longest length", lo, MAX_LENGTH)
-    if kind == "product":
-        return Domain(vocab, lo, hi, 0, np.array([True]), np.zeros((1, len(vocab)), dtype=np.int64))
+    if kind != "dfa":
+        free = np.zeros((1, len(vocab)), dtype=np.int64)
+        return Domain(vocab, lo, hi, 0, np.array([True]), free, distinct=kind == "distinct")
     rows = listing(item["delta"], "delta", MAX_CELLS, 1)
     count = len(rows)
     require((count + 1) * len(vocab) <= MAX_CELLS, f"the automaton has more than {MAX_CELLS} transitions")

@@ -27,7 +27,9 @@ def describe(theorem: Mapping[str, Json]) -> str:
     size = domain.size()
     several = "forall" != theorem["quantifier"]
     kind = "sequences" if several else "every sequence"
-    kind += "" if theorem["domain"]["kind"] == "product" else " that the automaton accepts"
+    kind += {"product": "", "distinct": " without repeated tokens"}.get(
+        theorem["domain"]["kind"], " that the automaton accepts"
+    )
     opening = _opening(theorem)
     tokens = ", ".join(_plain(item) for item in domain.vocab[:12]) + (", …" if len(domain.vocab) > 12 else "")
     config, codec = theorem["config"], theorem["codec"]

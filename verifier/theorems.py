@@ -49,6 +49,9 @@ def domain_to_json(domain: Language) -> dict[str, object]:
     if len(lengths) == span[1] - span[0] + 1 and len(alphabets) == 1 and domain.is_product():
         letters = alphabets.pop()
         return {"kind": "product", "vocab": _values(tuple(v for v in domain.vocab if v in letters)), "lengths": span}
+    if domain.distinct and len(lengths) == span[1] - span[0] + 1:
+        letters = frozenset().union(*alphabets)
+        return {"kind": "distinct", "vocab": _values(tuple(v for v in domain.vocab if v in letters)), "lengths": span}
     automaton = domain.complement().complement().automaton if domain.distinct else domain.automaton
     if len(lengths) < span[1] - span[0] + 1:
         here = length_automaton(lengths, len(domain.vocab))
