@@ -57,7 +57,7 @@ def test_the_same_proof_gives_the_same_bytes(sort: Compiled) -> None:
 
 
 def test_languages_that_are_no_products_are_written_as_automata(sort: Compiled) -> None:
-    for domain in (exactly_one(2, range(4), range(1, 5)), distinct(range(4), range(1, 5))):
+    for domain in (exactly_one(2, range(4), range(1, 5)), distinct(range(4), (1, 3, 4))):
         match prove(Computes(sort), domain, engines=ENUMERATION):
             case Proved(certificate):
                 data = certificate.theorem["domain"]

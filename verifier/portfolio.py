@@ -24,7 +24,6 @@ from .witness import Outcome, Semantics, Witness, show_value
 ENGINES = ("refute", "enumeration", "composition")
 QUICK_SHARE, QUICK_SECONDS, SHRINK_SECONDS = 0.1, 1.0, 10.0
 AT_ONCE = 2**14
-EDITED = "a certificate is about a model's weights, and this is an edited copy: give it weights of its own"
 
 
 def prove(
@@ -39,8 +38,8 @@ def prove(
     """Proves or refutes a claim on a domain, or says what is left.
 
     In order: a quick search for a counterexample (unless there are few inputs); enumeration, if there are at most
-    2^20; composition; a longer search. `engines` (of `refute`, `enumeration`, `composition`) restricts this to those
-    named. The weights are copied at the start. `progress` is called with a line now and then. Ctrl-C gives `Unknown`.
+    2^14; composition; enumeration up to 2^20 inputs; a longer search. `engines` (of `refute`, `enumeration`,
+    `composition`) restricts this to those named. The weights are copied at the start. `progress` is called with a line now and then. Ctrl-C gives `Unknown`.
     `semantics`: what the verdict is about. `real`: the exact weights over the reals; inputs on which only the float32
     run fails are noted. `float32`: the model as it runs here, which can be refuted but not proved.
     Raises `InputError` when the domain has tokens or lengths that the claim has no meaning for.
@@ -49,6 +48,8 @@ def prove(
         raise InputError(f"prove takes a claim, such as Computes(compiled), got {claim!r}")
     if not isinstance(domain, Language):
         raise InputError(f"prove takes a token language, such as sequences(vocab, length), got {domain!r}")
+    if not isinstance(claim.subject.model, Transformer):
+        raise InputError("prove takes claims about a Transformer; an edited copy has no weights of its own to certify")
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds > 0:
         raise InputError(f"seconds must be a positive number, got {seconds!r}")
     if semantics not in ("real", "float32"):
@@ -141,7 +142,8 @@ class _Attempt:
             )
             if (verdict := self.search(quick, quick=len(self.engines) > 1 or size <= MAX_INPUTS)) is not None:
                 return verdict
-        if "enumeration" in self.engines and (verdict := self.enumerate(size)) is not None:
+        few = size <= AT_ONCE
+        if "enumeration" in self.engines and few and (verdict := self.enumerate(size)) is not None:
             return verdict
         if self.semantics == "float32" and self.engines != ("refute",):
             self.reasons.append("proofs are about the reals, not about the float32 run")
@@ -149,6 +151,8 @@ class _Attempt:
             verdict, hints = self.compose()
             if verdict is not None:
                 return verdict
+        if "enumeration" in self.engines and not few and (verdict := self.enumerate(size)) is not None:
+            return verdict
         if searching and self.remaining > 0 and not self.exhausted(size):
             if (verdict := self.search(self.remaining, hints=hints)) is not None:
                 return verdict
@@ -211,11 +215,8 @@ class _Attempt:
         self.notes.append(f"the float32 run differs from the real semantics on {witness}: {outcome}")
         return None
 
-    def settle(self, witness: Witness, outcome: Outcome, setting: Setting) -> Verdict | None:
+    def settle(self, witness: Witness, outcome: Outcome, setting: Setting) -> Verdict:
         if self.claim.quantifier == "exists":
-            if not self.certifiable:
-                self.reasons.append(EDITED)
-                return None
             proof = {"rule": "witness", "inputs": witness.to_json()["inputs"]}
             notes = (*setting.notes, *self._unchecked(setting.semantics))
             return Proved(self.certificate(proof, setting.semantics), replace(setting, notes=notes))
@@ -251,9 +252,7 @@ class _Attempt:
             found = self.by_witness(tally.first_true, self._replay(TRUE, tally), "enumeration", smallest=True)
         if found is not None:
             return found
-        if not self.certifiable:
-            self.reasons.append(EDITED)
-        elif tally.semantics == "real" and tally.complete:
+        if tally.semantics == "real" and tally.complete:
             if self._holds(tally):
                 notes = self._unchecked()
                 return Proved(self.certificate({"rule": "enumerate"}), self.setting("enumeration", notes=notes))
@@ -312,11 +311,6 @@ class _Attempt:
         return None, result.hints
 
     # Certificates
-
-    @property
-    def certifiable(self) -> bool:
-        """A theorem is about the weights of a model file; edits are not among them."""
-        return isinstance(self.claim.subject.model, Transformer)
 
     def certificate(
         self, proof: dict[str, object], semantics: Semantics = "real", negated: bool = False
