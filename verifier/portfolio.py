@@ -39,7 +39,8 @@ def prove(
 
     In order: a quick search for a counterexample (unless there are few inputs); enumeration, if there are at most
     2^14; composition; enumeration up to 2^20 inputs; a longer search. `engines` (of `refute`, `enumeration`,
-    `composition`) restricts this to those named. The weights are copied at the start. `progress` is called with a line now and then. Ctrl-C gives `Unknown`.
+    `composition`) restricts this to those named. The weights are copied at the start. `progress` is called with a
+    line now and then. Ctrl-C gives `Unknown`.
     `semantics`: what the verdict is about. `real`: the exact weights over the reals; inputs on which only the float32
     run fails are noted. `float32`: the model as it runs here, which can be refuted but not proved.
     Raises `InputError` when the domain has tokens or lengths that the claim has no meaning for.
