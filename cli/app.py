@@ -88,12 +88,29 @@ def run(
 @app.command("prove", epilog=EPILOG)
 def prove(
     model: Model,
-    claim: Annotated[str, typer.Option(help="computes, margin or never-outputs.")] = "computes",
+    claim: Annotated[
+        str, typer.Option(help="computes, margin, never-outputs, invariant, attends, faithful or abstracts.")
+    ] = "computes",
     program: Annotated[
-        str | None, typer.Option(help="For computes: another program than the one the model was compiled from.")
+        str | None, typer.Option(help="For computes, abstracts: another program than the one that was compiled.")
     ] = None,
     at_least: Annotated[str | None, typer.Option(help="For margin: the bound, for example 0.25.")] = None,
     outputs: Annotated[str | None, typer.Option(help="For never-outputs: values, separated by commas.")] = None,
+    relabel: Annotated[
+        str | None, typer.Option(help="For invariant: a=b,c=d; replacing these tokens leaves the outputs as they are.")
+    ] = None,
+    relabel_outputs: Annotated[
+        bool | None, typer.Option("--relabel-outputs", help="With --relabel: the outputs are replaced likewise.")
+    ] = None,
+    irrelevant: Annotated[
+        str | None, typer.Option(help="For invariant: positions (from 0) on which the other outputs do not depend.")
+    ] = None,
+    head: Annotated[str | None, typer.Option(help="For attends: layer and head, for example 0,1.")] = None,
+    selector: Annotated[
+        str | None, typer.Option(help="For attends: a selector or aggregate of the program by name, or as n3.")
+    ] = None,
+    tolerance: Annotated[str | None, typer.Option(help="For attends: the largest error. Default: 0.001.")] = None,
+    ablation: Annotated[str | None, typer.Option(help="For faithful: zero or resample.")] = None,
     lengths: Annotated[
         str | None, typer.Option(help="FIRST:LAST, for example 1:32. Default: all the model takes.")
     ] = None,
@@ -108,7 +125,21 @@ def prove(
     """Prove or refute a claim about a model, for every input."""
     from .commands import Wanted, prove_claim
 
-    wanted = Wanted(claim, program, at_least, outputs, lengths, vocab)
+    wanted = Wanted(
+        claim,
+        program,
+        at_least,
+        outputs,
+        relabel,
+        relabel_outputs,
+        irrelevant,
+        head,
+        selector,
+        tolerance,
+        ablation,
+        lengths,
+        vocab,
+    )
     return prove_claim(model, wanted, seconds, engine, output, as_json)
 
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import inputs
-from .output import BadInput, ExitCode, Screen, facts, grouped, sequence_text, value_text
+from .claims import Wanted as Wanted
+from .claims import claim_of
+from .output import BadInput, ExitCode, Screen, facts, grouped, sequence_text
 
 if TYPE_CHECKING:
     from ..compiler.compiled import Compiled
     from ..models import Language
-    from ..verifier.claims import Claim
     from ..verifier.verdicts import Refuted
 
 
@@ -100,18 +100,6 @@ def run_model(path: Path, tokens: Sequence[str], as_json: bool) -> int:
     return ExitCode.OK
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """A claim and its domain, as typed."""
-
-    claim: str
-    program: str | None
-    at_least: str | None
-    outputs: str | None
-    lengths: str | None
-    vocab: str | None
-
-
 def prove_claim(
     path: Path, wanted: Wanted, seconds: float, engines: Sequence[str] | None, output: Path | None, as_json: bool
 ) -> int:
@@ -124,7 +112,7 @@ def prove_claim(
         raise BadInput(f"--seconds must be above 0, got {seconds:g}")
     screen = Screen(as_json)
     compiled = Compiled.load(path)
-    claim = _claim(compiled, wanted)
+    claim = claim_of(compiled, wanted)
     domain = _domain(compiled, wanted)
     target = _target(output, f"{path.stem}.cert") if output else None
     size = domain.size()
@@ -169,34 +157,6 @@ def outcome_data(refuted: Refuted) -> dict[str, object] | None:
         "positions": list(outcome.positions),
         "note": outcome.note,
     }
-
-
-def _claim(compiled: Compiled, wanted: Wanted) -> Claim:
-    """The claim asked for, with exactly the options that belong to it."""
-    from ..verifier.claims import Computes, Margin, NeverOutputs
-
-    options = {"computes": ("--program",), "margin": ("--at-least",), "never-outputs": ("--outputs",)}
-    if wanted.claim not in options:
-        raise BadInput(f"--claim must be one of {', '.join(options)}, got {wanted.claim!r}")
-    given = {"--program": wanted.program, "--at-least": wanted.at_least, "--outputs": wanted.outputs}
-    foreign = [name for name, text in given.items() if text is not None and name not in options[wanted.claim]]
-    if foreign:
-        raise BadInput(f"{', '.join(foreign)} does not go with --claim {wanted.claim}")
-    if wanted.claim == "computes":
-        program = inputs.load_program(wanted.program).program if wanted.program else compiled.core
-        return Computes(compiled, program)
-    if wanted.claim == "margin":
-        if wanted.at_least is None:
-            raise BadInput("--claim margin needs --at-least NUMBER")
-        return Margin(compiled, inputs.parse_bound(wanted.at_least, "--at-least"))
-    if wanted.outputs is None:
-        raise BadInput("--claim never-outputs needs --outputs VALUE,VALUE")
-    known = {value_text(item): item for item in compiled.codec.outputs}
-    names = [name.strip() for name in wanted.outputs.split(",")]
-    strange = [name for name in names if name not in known]
-    if strange:
-        raise BadInput(f"--outputs: the model has no output {strange[0]!r}; it has {', '.join(list(known)[:12])}")
-    return NeverOutputs(compiled, [known[name] for name in names])
 
 
 def _domain(compiled: Compiled, wanted: Wanted) -> Language:

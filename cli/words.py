@@ -90,6 +90,19 @@ def body_words(body: Json) -> str:
             return f"the logit of the decoded output exceeds every other by at least {value(body['at_least'])}"
         case "never_outputs":
             return f"no position is decoded to {values(body['outputs'])}"
+        case "invariant":
+            return _invariant_words(body)
+        case "attends":
+            head = f"head {body['head']} of layer {body['layer']}"
+            error = float(number(body["tolerance"]) or 0)
+            return f"{head} attends uniformly to what selector n{body['selector']} selects, up to {error:g}"
+        case "faithful":
+            circuit = body["circuit"]
+            size = f"{len(circuit['nodes'])} nodes, {len(circuit['edges'])} edges"
+            return f"the circuit ({size}) alone decodes as the model does, the rest under {body['ablation']} ablation"
+        case "interchange":
+            name = body["program"].get("name", "program")
+            return f"interchanging n{body['node']} changes the outputs as the RASP program `{name}` says"
         case "and":
             return ", and ".join(body_words(part) for part in body["parts"])
         case kind:
@@ -98,11 +111,25 @@ def body_words(body: Json) -> str:
             )
 
 
+def _invariant_words(body: Json) -> str:
+    effect = "relabels the outputs likewise" if body["relabel_outputs"] else "leaves the outputs as they are"
+    moves = ", ".join(f"{value(a)} -> {value(b)}" for a, b in body["relabelling"])
+    places = ", ".join(map(str, body["irrelevant_positions"]))
+    parts = [f"relabelling tokens ({moves}) {effect}"] if moves else []
+    parts += [f"the outputs at other positions do not depend on the tokens at positions {places}"] if places else []
+    return "; and ".join(parts)
+
+
 def theorem_words(theorem: Json) -> str:
     """The theorem as one sentence."""
-    opening = {"forall": "For", "exists": "For some input among"}.get(
-        str(theorem["quantifier"]), str(theorem["quantifier"])
-    )
+    share = value(theorem.get("share"))
+    opening = {
+        "forall": "For",
+        "exists": "For some input among",
+        "none": "For no input among",
+        "at_least": f"For a share of at least {share} of",
+        "fewer_than": f"For a share of less than {share} of",
+    }.get(str(theorem["quantifier"]), str(theorem["quantifier"]))
     return f"{opening} {domain_words(theorem['domain'])}: {body_words(theorem['body'])}."
 
 

@@ -47,7 +47,7 @@ class Domain:
         """For each length with at least one word: the tokens that occur, at any place, in words of that length."""
         if self.distinct:
             every = np.ones(len(self.vocab), dtype=np.bool_)
-            return {n: every for n in range(self.lo, min(self.hi, len(self.vocab)) + 1)}
+            return dict.fromkeys(range(self.lo, min(self.hi, len(self.vocab)) + 1), every)
         ends = self._ends()
         reached = np.zeros((self.hi + 1, len(self.accept)), dtype=np.bool_)
         reached[0, self.start] = True

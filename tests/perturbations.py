@@ -78,7 +78,7 @@ def noise_on_what_is_not_zero(parts: Parts, rng: np.random.Generator) -> None:
 
 
 def idle_dimensions(parts: Parts, rng: np.random.Generator) -> None:
-    """Garbage where it is multiplied by zero: queries without keys, values without outputs, neurons that nobody reads."""
+    """Garbage where zero multiplies it: queries without keys, values without outputs, neurons that nobody reads."""
     for name in parts.weights:
         if not name.endswith("W_Q"):
             continue
@@ -150,7 +150,9 @@ def another_atom(parts: Parts, rng: np.random.Generator) -> None:
     changed = atom.table.copy()
     changed[tuple(rng.integers(n) for n in changed.shape)] ^= True
     atoms = [Atom(a.key, a.query, changed) if n == j else a for n, a in enumerate(role.atoms)]
-    parts.heads[i] = replace(role, atoms=tuple(atoms if rng.random() < 0.7 else [a for a in role.atoms if a is not atom]))
+    parts.heads[i] = replace(
+        role, atoms=tuple(atoms if rng.random() < 0.7 else [a for a in role.atoms if a is not atom])
+    )
 
 
 def another_node(parts: Parts, rng: np.random.Generator) -> None:

@@ -1,7 +1,8 @@
 """Small transformers made by hand, with alignments and claims; and engines with one line of their source changed.
 
-`Parts` is a model, its explanation and a claim about it as plain, changeable data. `mutated_engine` executes the sources
-of the proof engine again, one of them changed, into fresh module objects; nothing on disk or in the running engine changes.
+`Parts` is a model, its explanation and a claim about it as plain, changeable data. `mutated_engine` executes the
+sources of the proof engine again, one of them changed, into fresh module objects; nothing on disk or in the running
+engine changes.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
@@ -20,29 +21,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from certiformer.compiler.alignment import Alignment, Atom, HeadRole, NeuronRole, OneHot
+from certiformer.compiler.alignment import Alignment, HeadRole, NeuronRole, OneHot
 from certiformer.compiler.compiled import Compiled
 from certiformer.compiler.core import (
-    Aggregate,
-    And,
     CoreProgram,
     Indices,
-    Linear,
     Map,
     Node,
-    Not,
-    Or,
-    Select,
     Tokens,
     Value,
-    Width,
 )
 from certiformer.models.codec import Codec
 from certiformer.models.config import LayerConfig, TransformerConfig, parameter_shapes
 from certiformer.models.languages import Language, sequences
 from certiformer.models.transformer import Transformer
 from certiformer.verifier.claims import Claim, Computes
-from certiformer.verifier.compose import prove_by_composition
 from certiformer.verifier.enumeration import enumerate_inputs
 from certiformer.verifier.reading import Subject
 from certiformer.verifier.verdicts import Certificate
@@ -226,7 +219,7 @@ def mutated_source(module: str, old: str, new: str) -> str:
     return source.replace(old, new)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _code(module: str) -> CodeType:
     return compile(source_of(module), f"<{module}>", "exec", dont_inherit=True)
 

@@ -1,13 +1,13 @@
 """Models with false claims: each breaks one premise of one rule, and nothing else.
 
-Either the model does not compute what is claimed, or its smallest margin is just below the one claimed (`tight`): then an
-engine that forgets any error that the model really makes certifies too much.
+Either the model does not compute what is claimed, or its smallest margin is just below the one claimed (`tight`): then
+an engine that forgets any error that the model really makes certifies too much.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
@@ -15,10 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from certiformer.compiler.alignment import Atom, HeadRole, NeuronRole, OneHot, Scalar, Scaled
-from certiformer.compiler.core import Aggregate, And, CoreProgram, Linear, Node, Not, Or, Select, Value, Width
-from certiformer.models.languages import sequences
-from certiformer.verifier.claims import Claim, Computes, Margin, NeverOutputs
+from certiformer.compiler.alignment import Atom, HeadRole, NeuronRole, OneHot, Scalar
+from certiformer.compiler.core import Aggregate, CoreProgram, Node, Select, Value, Width
+from certiformer.verifier.claims import Claim, Margin
 from certiformer.verifier.reading import Subject, margin_bounds
 
 from .planted import BOS, ONE_HOT, OUT, PLACES, SPARE, TOKENS, VOCAB, Parts, blank, core, echo, mapping, table, unembed
@@ -80,14 +79,20 @@ def score_places(parts: Parts, gap: float, related: Related, layer: int = 0, sin
     k[BOS, n] = gap * sink
 
 
-def copy_tokens(parts: Parts, layer: int = 0, source: Sequence[int] = TOKENS, target: Sequence[int] = OUT, head: int = 0) -> None:
+def copy_tokens(
+    parts: Parts, layer: int = 0, source: Sequence[int] = TOKENS, target: Sequence[int] = OUT, head: int = 0
+) -> None:
     for t in range(3):
         parts[f"{layer}.attn.W_V"][head, source[t], t] = 1
         parts[f"{layer}.attn.W_O"][head, t, target[t]] = 1
 
 
 def gather(
-    gap: float = 80.0, related: Related = before, default: int = -1, layers: Sequence[tuple[int, int, int]] = ((1, 6, 0),), **k: Any
+    gap: float = 80.0,
+    related: Related = before,
+    default: int = -1,
+    layers: Sequence[tuple[int, int, int]] = ((1, 6, 0),),
+    **k: Any,
 ) -> Parts:
     """The token at the related place; the last layer's head 0 does it. `default`: what BOS holds."""
     at = len(layers) - 1
@@ -106,7 +111,7 @@ NOISY = ((0, 0, 1), (1, 6, 0))
 
 
 def disturb(parts: Parts, target: int, amount: float, when: int | None = None, layer: int = 0) -> Parts:
-    """Neuron 0 of a layer, which no explanation mentions, writes to a coordinate: always, or where the token is `when`."""
+    """Neuron 0 of a layer, unknown to the explanation, writes to a coordinate: always, or where the token is `when`."""
     if when is None:
         parts[f"{layer}.mlp.b_in"][0] = 1
     else:
@@ -119,7 +124,9 @@ def disturb(parts: Parts, target: int, amount: float, when: int | None = None, l
 MEANS: tuple[Value, ...] = (0, Fraction(1, 3), Fraction(1, 2), Fraction(2, 3), 1)
 
 
-def share(related: Related = always, sink: float = -60.0, layers: Sequence[tuple[int, int, int]] = ((1, 6, 0),)) -> Parts:
+def share(
+    related: Related = always, sink: float = -60.0, layers: Sequence[tuple[int, int, int]] = ((1, 6, 0),)
+) -> Parts:
     """The fraction of the tokens that are "a", as one number."""
     at = len(layers) - 1
     points = tuple(float(Fraction(v)) for v in MEANS)  # type: ignore[arg-type]
@@ -161,33 +168,47 @@ def count(
     return parts
 
 
-def count_without_bos(gap: float = 40.0) -> Parts:
+def count_without_bos(
+    gap: float = 40.0,
+    layers: Sequence[tuple[int, int, int]] = ((1, 6, 0),),
+    points: Sequence[float] = (1.0, 1 / 2, 1 / 3),
+) -> Parts:
     """How many places are not behind this one: place 0, always one of them, holds 1."""
+    at = len(layers) - 1
 
     def related(k: int, q: int) -> bool:
         return k <= q
 
-    points = tuple(1 / w for w in (1, 2, 3))
-    parts = blank(core(Select(1, 1, table(related)), Width(2, (1, 2, 3))), ((1, 6, 0),), (1, 2, 3), points, bos=False)
+    program = core(Select(1, 1, table(related)), Width(2, (1, 2, 3)))
+    parts = blank(program, layers, (1, 2, 3), tuple(points), bos=False)
     for i in range(3):
-        parts["0.attn.W_K"][0, PLACES[i], i] = 1
+        parts[f"{at}.attn.W_K"][0, PLACES[i], i] = 1
         for j in range(3):
-            parts["0.attn.W_Q"][0, PLACES[j], i] = gap * related(i, j)
-    parts["0.attn.W_V"][0, PLACES[0], 0] = 1
-    parts["0.attn.W_O"][0, 0, OUT[0]] = 1
+            parts[f"{at}.attn.W_Q"][0, PLACES[j], i] = gap * related(i, j)
+    parts[f"{at}.attn.W_V"][0, PLACES[0], 0] = 1
+    parts[f"{at}.attn.W_O"][0, 0, OUT[0]] = 1
     parts["unembed.W_U"][OUT[0], 0] = 1
-    parts.heads = [HeadRole(0, 0, 3, (Atom(1, 1, table(related)),), (1,), Scalar(OUT[0], points))]
+    parts.heads = [HeadRole(at, 0, 3, (Atom(1, 1, table(related)),), (1,), Scalar(OUT[0], tuple(points)))]
     parts.reads = (3,)
     return parts
 
 
 def twice(
-    gap: float = 80.0, layers: Sequence[tuple[int, int, int]] = ((1, 6, 0), (1, 6, 0)), first: int = 0
+    gap: float = 80.0,
+    layers: Sequence[tuple[int, int, int]] = ((1, 6, 0), (1, 6, 0)),
+    first: int = 0,
+    chosen: Related = strictly_before,
+    second: Related = strictly_before,
 ) -> Parts:
-    """The token two places before, or "a"; what the second head finds at BOS is what the first left there."""
-    parts = gather(gap, strictly_before, 0, layers)
-    parts.program = core(*parts.program.nodes[2:], Aggregate(2, 3, 0, VOCAB))
-    score_places(parts, gap, strictly_before, first)
+    """The token two places before, or "a"; what the second head finds at BOS is what the first left there.
+
+    `chosen` and `second`: the places that the two heads look at.
+    """
+    parts = gather(gap, second, 0, layers)
+    parts.program = core(
+        Select(1, 1, table(chosen)), Aggregate(2, 0, 0, VOCAB), Select(1, 1, table(second)), Aggregate(4, 3, 0, VOCAB)
+    )
+    score_places(parts, gap, chosen, first)
     copy_tokens(parts, first)
     parts[f"{first}.attn.W_V"][0, BOS, 0] = 1
     at = len(layers) - 1
@@ -196,12 +217,11 @@ def twice(
     copy_tokens(parts, at, OUT, SPARE[:3])
     parts["unembed.W_U"][:] = 0
     unembed(parts, SPARE[:3])
-    atom = (Atom(1, 1, table(strictly_before)),)
     parts.heads = [
-        HeadRole(first, 0, 3, atom, (0,), ONE_HOT),
-        HeadRole(at, 0, 4, atom, (3,), OneHot(tuple(SPARE[:3]))),
+        HeadRole(first, 0, 3, (Atom(1, 1, table(chosen)),), (0,), ONE_HOT),
+        HeadRole(at, 0, 5, (Atom(1, 1, table(second)),), (3,), OneHot(tuple(SPARE[:3]))),
     ]
-    parts.reads = (4,)
+    parts.reads = (5,)
     return parts
 
 
@@ -267,7 +287,11 @@ def muted(parts: Parts, *outputs: Value) -> Parts:
 
 def lost_additions(n: int = 120) -> Parts:
     """One group writes 2^60, a hundred add 100 each, which float64 loses, another takes 2^60 back."""
-    parts = blank(core(mapping([0], [0, 0, 0], ("x",)), mapping([0], [0, 0, 0], ("x", "y")), output=3), [(0, 0, n + 2)], ("x", "y"))
+    parts = blank(
+        core(mapping([0], [0, 0, 0], ("x",)), mapping([0], [0, 0, 0], ("x", "y")), output=3),
+        [(0, 0, n + 2)],
+        ("x", "y"),
+    )
     amounts = [2.0**60, *[100.0] * n, -(2.0**60)]
     parts["0.mlp.b_in"][:] = 1
     parts["0.mlp.W_in"][BOS] = -9

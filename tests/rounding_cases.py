@@ -232,7 +232,7 @@ CHECKS: dict[str, Callable[[ModuleType, np.random.Generator, str], None]] = {
 
 
 def search(m: ModuleType, name: str, rounds: int, seed: int = 0) -> None:
-    """Runs a check on all kinds, `rounds` times each. A bound that the module refuses to give (`Unbounded`) is no error."""
+    """Runs a check on all kinds, `rounds` times each. A bound that the module refuses (`Unbounded`) is no error."""
     rng = np.random.default_rng(seed)
     with flint_precision(400), np.errstate(all="ignore"):
         for _ in range(rounds):

@@ -21,7 +21,14 @@ def test_the_exact_value_is_inside(name: str) -> None:
 def test_zero_stays_exactly_zero() -> None:
     """Structural zeros carry no radius: unused coordinates stay unused."""
     zero, some = Enclosure.exact(np.zeros((2, 3))), Enclosure.exact(np.full((3, 2), 0.1))
-    for found in (product(zero, some), zero + zero, zero - zero, zero.scaled(0.1), zero.relu(), between(zero.mid, zero.mid)):
+    for found in (
+        product(zero, some),
+        zero + zero,
+        zero - zero,
+        zero.scaled(0.1),
+        zero.relu(),
+        between(zero.mid, zero.mid),
+    ):
         assert not found.mid.any() and not found.rad.any()
     assert not widen(np.zeros(3), 100).any() and not bound_product(np.zeros(3), some.mid).any()
     assert not shrunk(0.5, np.zeros(3)).any()

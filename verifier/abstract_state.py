@@ -87,7 +87,7 @@ class Context:
         return rows.low.min(axis=0), rows.high.max(axis=0)
 
     def encoding(self, node: int, encoding: Encoding, place: str) -> Array:
-        """The matrix [values, d_model] of an encoding of a node. Raises `Failed` if it does not fit the node or the model."""
+        """The matrix [values, d_model] of an encoding of a node. Raises `Failed` if it fits the node or model ill."""
         n, d, inner = len(self.program.value_node(node).values), self.config.d_model, encoding
         while isinstance(inner, Scaled):
             inner = inner.of

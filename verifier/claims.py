@@ -16,7 +16,7 @@ from ..compiler.core import Aggregate, CoreProgram, Indices, Tokens, Width
 from ..models.circuits import Circuit
 from ..models.codec import Codec
 from ..models.errors import InputError
-from ..models.values import Value
+from ..models.values import Value, value_to_json
 from .balls import Unsupported
 from .bodies import AndBody, Body, ComputesBody, InvariantBody, MarginBody, NeverOutputsBody
 from .circuit_bodies import FaithfulBody
@@ -119,7 +119,7 @@ class Claim:
         """The claim's part of a theorem."""
         data: dict[str, object] = {"quantifier": self.quantifier, "body": self.body.to_json()}
         if self.quantifier == "at_least":
-            data["share"] = {"num": self.share.numerator, "den": self.share.denominator}
+            data["share"] = int(self.share) if self.share.denominator == 1 else value_to_json(self.share)
         return data
 
 

@@ -1,7 +1,8 @@
 """Outward-rounded float64 arithmetic on arrays of midpoints and radii.
 
-An `Enclosure` (mid, rad) stands for all real arrays x with |x - mid| <= rad. Valid for any summation order, with or without
-fused multiply-add, in round-to-nearest. u = 2^-53; gamma_k = k u / (1 - k u) (Higham, Accuracy and Stability, ch. 3).
+An `Enclosure` (mid, rad) stands for all real arrays x with |x - mid| <= rad. Valid for any summation order, with or
+without fused multiply-add, in round-to-nearest. u = 2^-53; gamma_k = k u / (1 - k u) (Higham, Accuracy and Stability,
+ch. 3).
 Products of which at most k terms are non-zero are summed exactly up to gamma_k, because adding zeros is exact.
 What leaves the range of float64 upwards raises `Unbounded`; what may leave it downwards is covered by `TINY`.
 """

@@ -21,7 +21,7 @@ from .rounding import Unbounded
 
 Array = npt.NDArray[np.float64]
 Suspect = tuple[dict[int, int], ...]
-"""Node -> value index, one mapping per position: at some position all of the first, at some position all of the second."""
+"""Node -> value index, a mapping per position: at some position all of the first, at some other all of the second."""
 
 EACH = 4
 DEVIATION = 1e-3

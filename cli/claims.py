@@ -1,0 +1,157 @@
+"""A claim as typed on the command line: which options belong to it, and the claim they make."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from . import inputs
+from .output import BadInput, value_text
+
+if TYPE_CHECKING:
+    from ..compiler.compiled import Compiled
+    from ..models.values import Value
+    from ..verifier.claims import Claim
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A claim and its domain, as typed."""
+
+    claim: str
+    program: str | None = None
+    at_least: str | None = None
+    outputs: str | None = None
+    relabel: str | None = None
+    relabel_outputs: bool | None = None
+    irrelevant: str | None = None
+    head: str | None = None
+    selector: str | None = None
+    tolerance: str | None = None
+    ablation: str | None = None
+    lengths: str | None = None
+    vocab: str | None = None
+
+    def given(self) -> list[str]:
+        """The options that were typed, but those about the domain."""
+        names = [field for fields, _ in CLAIMS.values() for field in fields]
+        return [option(name) for name in dict.fromkeys(names) if getattr(self, name) is not None]
+
+
+def option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def claim_of(compiled: Compiled, wanted: Wanted) -> Claim:
+    """The claim asked for, with exactly the options that belong to it. Raises `BadInput`."""
+    if wanted.claim not in CLAIMS:
+        raise BadInput(f"--claim must be one of {', '.join(CLAIMS)}, got {wanted.claim!r}")
+    fields, build = CLAIMS[wanted.claim]
+    foreign = [name for name in wanted.given() if name not in map(option, fields)]
+    if foreign:
+        raise BadInput(f"{', '.join(foreign)} does not go with --claim {wanted.claim}")
+    return build(compiled, wanted)
+
+
+def _need(wanted: Wanted, name: str, example: str) -> str:
+    text: str | None = getattr(wanted, name)
+    if text is None:
+        raise BadInput(f"--claim {wanted.claim} needs {option(name)} {example}")
+    return text
+
+
+def _computes(compiled: Compiled, wanted: Wanted) -> Claim:
+    from ..verifier.claims import Computes
+
+    return Computes(compiled, inputs.load_program(wanted.program).program if wanted.program else compiled.core)
+
+
+def _margin(compiled: Compiled, wanted: Wanted) -> Claim:
+    from ..verifier.claims import Margin
+
+    return Margin(compiled, inputs.parse_bound(_need(wanted, "at_least", "NUMBER"), "--at-least"))
+
+
+def _never_outputs(compiled: Compiled, wanted: Wanted) -> Claim:
+    from ..verifier.claims import NeverOutputs
+
+    known = {value_text(item): item for item in compiled.codec.outputs}
+    names = [name.strip() for name in _need(wanted, "outputs", "VALUE,VALUE").split(",")]
+    strange = [name for name in names if name not in known]
+    if strange:
+        raise BadInput(f"--outputs: the model has no output {strange[0]!r}; it has {', '.join(list(known)[:12])}")
+    return NeverOutputs(compiled, [known[name] for name in names])
+
+
+def _invariant(compiled: Compiled, wanted: Wanted) -> Claim:
+    from ..verifier.claims import Invariant
+
+    if (wanted.relabel is None) == (wanted.irrelevant is None):
+        raise BadInput("--claim invariant needs either --relabel A=B,C=D or --irrelevant POSITION,POSITION")
+    if wanted.irrelevant is not None:
+        if wanted.relabel_outputs is not None:
+            raise BadInput("--relabel-outputs goes with --relabel, not with --irrelevant")
+        return Invariant(compiled, irrelevant_positions=_integers(wanted.irrelevant, "--irrelevant"))
+    pairs = [pair.partition("=") for pair in str(wanted.relabel).split(",")]
+    if not all(equals for _, equals, _ in pairs):
+        raise BadInput(f"--relabel must look like a=b,c=d, got {wanted.relabel!r}")
+    known = {value_text(item): item for item in compiled.codec.vocab}
+    names = [(_known(a.strip(), known, "--relabel"), _known(b.strip(), known, "--relabel")) for a, _, b in pairs]
+    if len({a for a, _ in names}) < len(names):
+        raise BadInput(f"--relabel names a token twice: {wanted.relabel!r}")
+    return Invariant(compiled, relabelling=dict(names), outputs="relabelled" if wanted.relabel_outputs else "same")
+
+
+def _attends(compiled: Compiled, wanted: Wanted) -> Claim:
+    from ..verifier.claims import Attends
+
+    places = _integers(_need(wanted, "head", "LAYER,HEAD").replace(".", ","), "--head")
+    if len(places) != 2:
+        raise BadInput(f"--head must look like 0,1 (layer and head, from 0), got {wanted.head!r}")
+    text = _need(wanted, "selector", "NODE")
+    nodes = compiled.alignment.program.nodes
+    named = [index for index, node in enumerate(nodes) if node.name == text or f"n{index}" == text]
+    if not named:
+        names = list(dict.fromkeys(node.name for node in nodes if node.name))
+        raise BadInput(f"--selector: the program has no node {text!r}; it has n0 to n{len(nodes) - 1}, {names[:12]}")
+    tolerance = float(inputs.parse_bound(wanted.tolerance, "--tolerance")) if wanted.tolerance else 1e-3
+    return Attends(compiled, (places[0], places[1]), named[0], tolerance=tolerance)
+
+
+def _faithful(compiled: Compiled, wanted: Wanted) -> Claim:
+    from ..verifier.claims import Faithful
+
+    if wanted.ablation not in (None, "zero", "resample"):
+        raise BadInput(f"--ablation must be zero or resample, got {wanted.ablation!r} (mean: from Python, with inputs)")
+    return Faithful(compiled, ablation=wanted.ablation)
+
+
+def _abstracts(compiled: Compiled, wanted: Wanted) -> Claim:
+    from ..verifier.claims import Abstracts
+
+    return Abstracts(compiled, inputs.load_program(wanted.program).program if wanted.program else None)
+
+
+def _integers(text: str, name: str) -> list[int]:
+    items = [item.strip() for item in text.split(",")]
+    if not all(item.isascii() and item.isdigit() for item in items):
+        raise BadInput(f"{name} must be numbers from 0, separated by commas, got {text!r}")
+    return [int(item) for item in items]
+
+
+def _known(text: str, known: dict[str, Value], name: str) -> Value:
+    if text not in known:
+        raise BadInput(f"{name}: unknown token {text!r}; the vocabulary has {', '.join(list(known)[:12])}")
+    return known[text]
+
+
+CLAIMS: dict[str, tuple[Sequence[str], Callable[[Compiled, Wanted], Claim]]] = {
+    "computes": (("program",), _computes),
+    "margin": (("at_least",), _margin),
+    "never-outputs": (("outputs",), _never_outputs),
+    "invariant": (("relabel", "relabel_outputs", "irrelevant"), _invariant),
+    "attends": (("head", "selector", "tolerance"), _attends),
+    "faithful": (("ablation",), _faithful),
+    "abstracts": (("program",), _abstracts),
+}

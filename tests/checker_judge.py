@@ -1,0 +1,294 @@
+"""A slow, obvious judge of any theorem, in plain float64: it runs the edited model node by node on every witness.
+
+Uses nothing of the checker. Where float64 is too near a boundary to be trusted, it says so by `None`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from .checker_models import Undefined, dyadic, interpret, read_value, words
+
+Json = Any
+Array = np.ndarray[Any, Any]
+NEAR = 1e-9
+
+
+class TooNear(Exception):
+    """A difference that decides is within rounding."""
+
+
+class Run:
+    """One run on one sequence of token ids. `edges[reader][source]`, `mixed[head]`, `active[mlp]` are put in."""
+
+    def __init__(
+        self, config: Json, weights: Mapping[str, Array], ids: list[int], edges: Json = None, mixed: Json = None,
+        active: Json = None,
+    ) -> None:  # fmt: skip
+        self.w = {name: array.astype(np.float64) for name, array in weights.items()}
+        self.config, self.edges = config, edges or {}
+        self.patterns: dict[str, Array] = {}
+        self.mixed: dict[str, Array] = {}
+        self.active: dict[str, Array] = {}
+        self.written = {"input": self.w["embed.W_E"][ids]}
+        if config["positional"] == "learned":
+            self.written["input"] = self.written["input"] + self.w["pos_embed.W_pos"][: len(ids)]
+        self.biases = np.zeros(config["d_model"])
+        for number, layer in enumerate(config["layers"]):
+            name = f"blocks.{number}."
+            heads = {}
+            for h in range(layer["n_heads"]):
+                heads[f"a{number}.h{h}"] = self.head(number, h, layer, mixed or {})
+            self.written |= heads
+            if heads:
+                self.biases = self.biases + self.w[name + "attn.b_O"]
+            if layer["d_mlp"]:
+                node = f"m{number}"
+                pre = self.read(node) @ self.w[name + "mlp.W_in"] + self.w[name + "mlp.b_in"]
+                self.active[node] = np.maximum(pre, 0)
+                for j, column in (active or {}).get(node, {}).items():
+                    self.active[node][:, j] = column
+                self.written[node] = self.active[node] @ self.w[name + "mlp.W_out"] + self.w[name + "mlp.b_out"]
+        self.logits = self.read("logits") @ self.w["unembed.W_U"] + self.w["unembed.b_U"]
+
+    def read(self, reader: str) -> Array:
+        other = self.edges.get(reader, {})
+        start = np.zeros_like(self.written["input"]) + self.biases
+        return np.asarray(sum((other.get(node, value) for node, value in self.written.items()), start))
+
+    def head(self, number: int, h: int, layer: Json, mixed: Json) -> Array:
+        name, node = f"blocks.{number}.attn.", f"a{number}.h{h}"
+        q, k, v = (
+            self.read(f"{node}<{c.lower()}>") @ self.w[f"{name}W_{c}"][h] + self.w[f"{name}b_{c}"][h] for c in "QKV"
+        )
+        scale = self.config["attention_scale"]
+        score = (layer["d_head"] ** -0.5 if isinstance(scale, str) else scale) * q @ k.T
+        if self.config["causal"]:
+            score = np.where(np.tril(np.ones(score.shape)) > 0, score, -np.inf)
+        power = np.exp(score - score.max(axis=-1, keepdims=True))
+        self.patterns[node] = power / power.sum(axis=-1, keepdims=True)
+        self.mixed[node] = mixed.get(node, self.patterns[node] @ v)
+        return np.asarray(self.mixed[node] @ self.w[name + "W_O"][h])
+
+
+class Judge:
+    def __init__(self, theorem: Json, weights: Mapping[str, Array]) -> None:
+        self.theorem, self.weights, self.config = theorem, weights, theorem["config"]
+        self.codec = theorem["codec"]
+        self.vocab = [read_value(v) for v in self.codec["vocab"]]
+        self.outputs = [read_value(v) for v in self.codec["outputs"]]
+        self.plain: dict[tuple[Any, ...], Run] = {}
+
+    def ids(self, word: list[Any]) -> list[int]:
+        return [len(self.vocab)] * self.codec["bos"] + [self.vocab.index(t) for t in word]
+
+    def run(self, word: list[Any]) -> Run:
+        key = tuple(word)
+        if key not in self.plain:
+            self.plain[key] = Run(self.config, self.weights, self.ids(word))
+        return self.plain[key]
+
+    def decode(self, run: Run) -> list[Any]:
+        logits = run.logits[int(self.codec["bos"]) :]
+        if self.codec["kind"] == "scalar":
+            logits = -np.abs(logits[:, :1] - np.array([float(dyadic(p)) for p in self.codec["points"]]))
+        ordered = np.sort(logits, axis=-1)
+        if ordered.shape[1] > 1 and (ordered[:, -1] - ordered[:, -2]).min() < NEAR:
+            raise TooNear
+        return [self.outputs[o] for o in logits.argmax(axis=-1)]
+
+    def body(self, body: Json, witness: tuple[list[Any], ...]) -> bool:
+        if body["kind"] == "and":
+            return self.conjunction(body["parts"], witness)
+        return bool(getattr(self, body["kind"])(body, witness))
+
+    def conjunction(self, parts: Json, witness: tuple[list[Any], ...]) -> bool:
+        undefined = False
+        for part in parts:
+            try:
+                if not self.body(part, witness):
+                    return False
+            except Undefined:
+                undefined = True
+        if undefined:
+            raise Undefined
+        return True
+
+    def computes(self, body: Json, witness: Any) -> bool:
+        program = body["program"]
+        wanted = interpret(needed(program, program["output"]), witness[0])[program["output"]]
+        return self.decode(self.run(witness[0])) == wanted
+
+    def never_outputs(self, body: Json, witness: Any) -> bool:
+        return not set(self.decode(self.run(witness[0]))) & {read_value(v) for v in body["outputs"]}
+
+    def margin(self, body: Json, witness: Any) -> bool:
+        logits = np.sort(self.run(witness[0]).logits[int(self.codec["bos"]) :], axis=-1)
+        gap = float((logits[:, -1] - logits[:, -2]).min()) if logits.shape[1] > 1 else np.inf
+        wanted = float(dyadic(body["at_least"]))
+        if wanted > 0 and abs(gap - wanted) < NEAR:
+            raise TooNear
+        return wanted <= 0 or gap >= wanted
+
+    def invariant(self, body: Json, witness: Any) -> bool:
+        names = {read_value(a): read_value(b) for a, b in body["relabelling"]}
+        skipped = body["irrelevant_positions"]
+        word = witness[0]
+        changed = [self.vocab[0] if i in skipped else names.get(t, t) for i, t in enumerate(word)]
+        first, second = self.decode(self.run(word)), self.decode(self.run(changed))
+        moved = [names.get(y, y) if body["relabel_outputs"] else y for y in first]
+        return all(a == b for i, (a, b) in enumerate(zip(moved, second, strict=True)) if i not in skipped)
+
+    def attends(self, body: Json, witness: Any) -> bool:
+        word = witness[0]
+        rows = selections(needed(body["program"], body["selector"]), word, body["selector"])
+        bos, tolerance = int(self.codec["bos"]), float(dyadic(body["tolerance"]))
+        pattern = self.run(word).patterns[f"a{body['layer']}.h{body['head']}"]
+        for i, row in enumerate(rows):
+            chosen = [j + bos for j, held in enumerate(row) if held and (j <= i or not self.config["causal"])]
+            if not chosen and not bos:
+                return False
+            target = chosen or [0]
+            weights = pattern[i + bos]
+            errors = [abs(weights[j] - 1 / len(target)) for j in target]
+            errors.append(sum(weights[j] for j in range(len(weights)) if j not in target))
+            if any(abs(error - tolerance) < NEAR for error in errors):
+                raise TooNear
+            if max(errors) > tolerance:
+                return False
+        return True
+
+    def faithful(self, body: Json, witness: Any) -> bool:
+        circuit, ablation = body["circuit"], body["ablation"]
+        word = witness[0]
+        runs = [self.run([read_value(t) for t in row]) for row in body.get("reference", [])]
+        runs = [self.run(witness[1])] if ablation == "resample" else runs
+
+        def stand_in(source: str) -> Array:
+            if ablation == "zero":
+                return np.zeros(self.config["d_model"])
+            values = np.stack([run.written[source] for run in runs])
+            return np.asarray(values[0] if ablation == "resample" else values.mean(axis=(0, 1)))
+
+        edges: dict[str, dict[str, Array]] = {}
+        for source, reader in every_edge(self.config):
+            by_node = circuit["granularity"] == "node"
+            if source not in circuit["nodes"] if by_node else f"{source}->{reader}" not in circuit["edges"]:
+                edges.setdefault(reader, {})[source] = stand_in(source)
+        return self.decode(Run(self.config, self.weights, self.ids(word), edges)) == self.decode(self.run(word))
+
+    def interchange(self, body: Json, witness: Any) -> bool:
+        base, source = witness
+        other, program = self.run(source), body["program"]
+        mixed = {f"a{layer}.h{h}": other.mixed[f"a{layer}.h{h}"] for layer, h in body["heads"]}
+        active: dict[str, dict[int, Array]] = {}
+        for layer, first, end in body["neurons"]:
+            for j in range(first, end):
+                active.setdefault(f"m{layer}", {})[j] = other.active[f"m{layer}"][:, j]
+        given = interpret(needed(program, body["node"]), source)[body["node"]]
+        run = Run(self.config, self.weights, self.ids(base), None, mixed, active)
+        return self.decode(run) == interchanged(program, base, body["node"], given)
+
+    def counts(self) -> tuple[int, int, int]:
+        """Witnesses on which the body is true, and false; and all."""
+        true = false = total = 0
+        for witness in witnesses(self.theorem):
+            total += 1
+            try:
+                held = self.body(self.theorem["body"], witness)
+                true, false = true + held, false + (not held)
+            except Undefined:
+                pass
+        return true, false, total
+
+
+def every_edge(config: Json) -> Iterator[tuple[str, str]]:
+    writers = ["input"]
+    for number, layer in enumerate(config["layers"]):
+        heads = [f"a{number}.h{h}" for h in range(layer["n_heads"])]
+        yield from ((w, f"{head}<{port}>") for head in heads for port in "qkv" for w in writers)
+        writers += heads
+        if layer["d_mlp"]:
+            yield from ((w, f"m{number}") for w in writers)
+            writers.append(f"m{number}")
+    yield from ((w, "logits") for w in writers)
+
+
+def selections(program: Json, word: list[Any], selector: int) -> list[list[bool]]:
+    """[query][key], of the visible keys, by widths of the selector cut to single keys."""
+    n, places = len(word), list(range(program["max_len"]))
+    rows = [[False] * n for _ in range(n)]
+    for j in range(n):
+        only = ["1" * len(places) if key == j else "0" * len(places) for key in places]
+        more = [
+            {"kind": "select", "keys": 1, "queries": 1, "table": only},
+            {"kind": "and", "left": selector, "right": len(program["nodes"])},
+            {"kind": "width", "selector": len(program["nodes"]) + 1, "values": [0, 1]},
+        ]
+        found = interpret({**program, "nodes": [*program["nodes"], *more]}, word)
+        for i, count in enumerate(found[len(program["nodes"]) + 2]):
+            rows[i][j] = count == 1
+    return rows
+
+
+def interchanged(program: Json, word: list[Any], node: int, given: list[Any]) -> list[Any]:
+    """The output with the node's values put in: as a map of `indices` that gives them."""
+    entry = program["nodes"][node]
+    values = [read_value(v) for v in entry["values"]]
+    table = [values.index(v) for v in given] + [0] * (program["max_len"] - len(given))
+    nodes = [*program["nodes"]]
+    if node < 2:
+        raise Undefined  # tokens and indices cannot be written as maps; the tests have no such theorem
+    nodes[node] = {"kind": "map", "args": [1], "table": table, "values": entry["values"]}
+    return list(interpret(needed({**program, "nodes": nodes}, program["output"]), word)[program["output"]])
+
+
+def needed(program: Json, target: int) -> Json:
+    """The program with the nodes that `target` does not depend on made harmless."""
+    wanted = {0, 1, target}
+    for number in range(target, -1, -1):
+        node = program["nodes"][number]
+        if number in wanted:
+            wanted.update(node.get("args", []))
+            wanted.update(
+                node[key] for key in ("selector", "value", "keys", "queries", "left", "right", "arg") if key in node
+            )
+    return {
+        **program,
+        "nodes": [node if i in wanted else program["nodes"][1] for i, node in enumerate(program["nodes"])],
+    }
+
+
+def arity(body: Json) -> int:
+    if body["kind"] == "and":
+        return max(arity(part) for part in body["parts"])
+    return 2 if body["kind"] == "interchange" or body.get("ablation") == "resample" else 1
+
+
+def witnesses(theorem: Json) -> Iterator[tuple[list[Any], ...]]:
+    by_length: dict[int, list[list[Any]]] = {}
+    for word in words(theorem["domain"]):
+        by_length.setdefault(len(word), []).append(word)
+    for same in by_length.values():
+        yield from itertools.product(same, repeat=arity(theorem["body"]))
+
+
+def is_true(theorem: Json, weights: Mapping[str, Array]) -> bool | None:
+    """Whether the theorem is true; None if float64 cannot tell."""
+    try:
+        true, false, total = Judge(theorem, weights).counts()
+    except TooNear:
+        return None
+    share = read_value(theorem.get("share", 1))
+    return {
+        "forall": true == total,
+        "none": false == total,
+        "exists": true > 0,
+        "at_least": true >= Fraction(share) * total,
+        "fewer_than": total - false < Fraction(share) * total,
+    }[theorem["quantifier"]]
