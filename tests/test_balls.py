@@ -175,6 +175,39 @@ def test_masked_and_saturated_softmax() -> None:
     assert all(contains(share, (1, j), flint.arb(1) / 3) for j in range(3))
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_shares_of_scores_known_roughly_or_well(seed: int) -> None:
+    """Scores drawn from their balls, radii from 0 to 100: the shares lie in the balls, and these are finite."""
+    draw = torch.Generator().manual_seed(seed)
+
+    def uniform(*shape: int) -> torch.Tensor:
+        return torch.rand(*shape, dtype=torch.float64, generator=draw)
+
+    for radius in (0.0, 1e-9, 0.2, 0.26, 1.0, 5.0, 100.0):
+        for spread in (0.1, 10.0, 2000.0):
+            mid, rad = (uniform(6, 5) - 0.5) * spread, uniform(6, 5) * radius
+            mid[0, 1:3] = -math.inf
+            rad[0, 1:3] = 0.0
+            share = balls.softmax(Ball(mid, rad))
+            assert torch.isfinite(share.mid).all() and torch.isfinite(share.rad).all()
+            for _ in range(4):
+                at = (uniform(6, 5) - 0.5).sign() * rad
+                for row in range(6):
+                    pairs = zip(mid[row].tolist(), at[row].tolist(), strict=True)
+                    terms = [(flint.arb(m) + flint.arb(t)).exp() if m > -math.inf else flint.arb(0) for m, t in pairs]
+                    whole = sum(terms, flint.arb(0))
+                    for j, term in enumerate(terms):
+                        apart = abs(term / whole - flint.arb(float(share.mid[row, j])))
+                        assert not apart > flint.arb(float(share.rad[row, j]))
+
+
+def test_one_rough_row_leaves_the_others_precise() -> None:
+    scores, rough = torch.zeros(2, 4, dtype=torch.float64), torch.tensor([[0.0], [math.inf]], dtype=torch.float64)
+    share = balls.softmax(Ball(scores, rough.expand(2, 4).clone()))
+    assert bool((share.rad[0] < 1e-12).all()) and contains(share, (0, 0), flint.arb(1) / 4)
+    assert all(contains(share, (1, j), flint.arb(x)) for j in range(4) for x in (0, 1))
+
+
 def test_every_operation_has_a_rule_or_says_that_it_has_none() -> None:
     assert set(balls.RULES) == set(OPERATIONS)
     tokens = torch.zeros(1, 2, dtype=torch.int64)

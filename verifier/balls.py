@@ -161,6 +161,7 @@ _LN2_LOW = float.fromhex("0x1.a39ef35793c76p-33")
 _COEFFICIENTS = tuple(1.0 / math.factorial(i) for i in range(14))
 EXP_ERROR = 2.0**-45
 EXP_LEAST = -700.0
+ROUGH = 0.25
 
 
 def _exp_point(x: Tensor) -> Tensor:
@@ -194,17 +195,47 @@ def softmax(a: Ball) -> Ball:
     """Over the last axis: e^(x_j - x_t) / sum_k e^(x_k - x_t) for the largest midpoint t, whose own term is exactly 1.
 
     So saturated attention stays tight however large its scores. An entry of minus infinity (masked) gets exactly 0.
+    Rows with a difference known to no better than 1/4 get `_rough_shares`.
     """
     masked = torch.isneginf(a.mid)
     at = a.mid.argmax(-1, keepdim=True)
     top = Ball(a.mid.gather(-1, at), a.rad.gather(-1, at))
     shifted = add(Ball(torch.where(masked, top.mid, a.mid), a.rad), negate(top))
     shifted = Ball(shifted.mid.scatter(-1, at, 0.0), shifted.rad.scatter(-1, at, 0.0))
-    weights = exp(shifted)
+    rough = ~(shifted.rad <= ROUGH).all(-1, keepdim=True)
+    weights = exp(Ball(torch.where(rough, 0.0, shifted.mid), torch.where(rough, 0.0, shifted.rad)))
     weights = Ball(weights.mid.scatter(-1, at, 1.0), weights.rad.scatter(-1, at, 0.0))
     weights = Ball(torch.where(masked, 0.0, weights.mid), torch.where(masked, 0.0, weights.rad))
     shares = divide(weights, total(weights, -1))
+    if bool(rough.any()):
+        wide = _rough_shares(shifted, masked, at)
+        shares = Ball(torch.where(rough, wide.mid, shares.mid), torch.where(rough, wide.rad, shares.rad))
     return Ball(shares.mid, torch.where(masked, 0.0, shares.rad))
+
+
+def _rough_shares(shifted: Ball, masked: Tensor, at: Tensor) -> Ball:
+    """Softmax from differences to entry `at` that may be known very roughly, or (not finite) not at all.
+
+    The share of j is least where its weight is least and the others' greatest, and the reverse: interval bounds on
+    w_j / (w_j + sum of the others), with w_at = 1.
+    """
+    size = shifted.mid.shape[-1]
+    up, down = 1 + 4 * gamma(size + 16) + EXP_ERROR, 1 - 4 * gamma(size + 16) - EXP_ERROR
+    high = shifted.high().nan_to_num(nan=torch.inf)
+    low = shifted.low().nan_to_num(nan=-torch.inf)
+    most = _exp_point(high.clamp(min=EXP_LEAST, max=-EXP_LEAST)) * up
+    most = torch.where(high > -EXP_LEAST, torch.inf, most)
+    least = _exp_point(low.clamp(min=EXP_LEAST, max=-EXP_LEAST)) * down
+    least = torch.where(low < EXP_LEAST, 0.0, least)
+    most, least = (torch.where(masked, 0.0, weight).scatter(-1, at, 1.0) for weight in (most, least))
+    rounding = 4 * gamma(size + 16)
+    floor, ceiling = least.sum(-1, keepdim=True), most.sum(-1, keepdim=True)
+    others = (floor - least - rounding * floor).clamp(min=0.0)
+    greatest = torch.where(torch.isinf(most), 1.0, most / (most + others) * up).clamp(max=1.0)
+    rest = (ceiling - most + rounding * ceiling).nan_to_num(nan=torch.inf, posinf=torch.inf)
+    smallest = least / (rest + least) * down
+    mid = (smallest + greatest) / 2
+    return Ball(mid, _up((greatest - smallest).clamp(min=0.0) / 2 + 4 * U * mid))
 
 
 @dataclass
