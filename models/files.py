@@ -60,8 +60,14 @@ def write(path: str | Path, parameters: Mapping[str, Tensor], metadata: Mapping[
 
 
 def write_atomically(path: str | Path, data: bytes) -> None:
-    """Writes `data` to a temporary file beside `path`, then renames it. Raises `InputError` if that is impossible."""
-    target = Path(path)
+    """Writes `data` to a temporary file beside `path`, then renames it. Links are followed.
+
+    Raises `InputError` if that is impossible, or if there is something at `path` that is no regular file.
+    """
+    target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_file():
+        what = "a folder" if target.is_dir() else "no regular file (a device or pipe)"
+        raise InputError(f"cannot write {path}: it is {what}; choose the path of a file")
     temporary = ""
     try:
         handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")

@@ -241,6 +241,19 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path) -> None:
         Transformer.load(tmp_path)
 
 
+def test_only_regular_files_are_replaced(tmp_path: Path) -> None:
+    model, pipe, target = Transformer.initialised(CONFIG), tmp_path / "pipe", tmp_path / "m.safetensors"
+    os.mkfifo(pipe)
+    for path, what in ((pipe, "a device or pipe"), (tmp_path, "a folder")):
+        with pytest.raises(InputError, match=what):
+            model.save(path)
+    assert pipe.is_fifo()
+    link = tmp_path / "link"
+    link.symlink_to(target)
+    model.save(link)
+    assert link.is_symlink() and target.is_file()
+
+
 def parts(model: Transformer, path: Path) -> tuple[dict[str, object], bytes]:
     model.save(path)
     data = path.read_bytes()

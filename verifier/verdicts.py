@@ -9,16 +9,14 @@ match prove(claim, domain):
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn, TypeAlias
 
+from ..models.files import write_atomically
 from ..models.languages import Language
 from .claims import Claim
 from .witness import Outcome, Semantics, Witness
@@ -56,22 +54,8 @@ class Certificate:
         return canonical_json(self.data)
 
     def save(self, path: str | Path) -> None:
-        """Writes the certificate; the file at `path` is either the old one or the whole new one."""
-        target = Path(path)
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(self.to_bytes())
-                file.flush()
-                os.fsync(file.fileno())
-            mask = os.umask(0)
-            os.umask(mask)
-            os.chmod(temporary, 0o666 & ~mask)
-            os.replace(temporary, target)
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
-            raise
+        """Writes the certificate; the file at `path` is either the old one or the whole new one. Raises `InputError`."""
+        write_atomically(path, self.to_bytes())
 
     def __str__(self) -> str:
         return f"certificate ({self.rule}, {len(self.to_bytes()):,} bytes, seal {str(self.data.get('seal', ''))[:12]})"
