@@ -162,6 +162,24 @@ class Ranges:
         left, right = (self.selector_on(arg, keys, queries) for arg in node.args)
         return left & right if node.kind == "and" else left | right
 
+    def arguments(self, selector: int, side: int) -> set[int]:
+        """The nodes that the comparisons of a selector read as keys (side 0) or queries (side 1)."""
+        node = self.program.nodes[selector]
+        if node.kind == "select":
+            return {node.args[side]}
+        return {read for arg in node.args for read in self.arguments(arg, side)}
+
+    def merged(self, joint: Joint, nodes: Iterable[int]) -> tuple[Joint, Ints]:
+        """The tuples up to the values of some nodes: one of each class, possible if any of it is; and all classes."""
+        ordered = sorted(nodes)
+        code = np.zeros(joint.size, dtype=np.int64)
+        for node in ordered:
+            values = self.value_on(node, joint) + 1
+            code = np.unique(code * (int(values.max(initial=0)) + 1) + values, return_inverse=True)[1].reshape(-1)
+        _, first = np.unique(code, return_index=True)
+        mask = _by_class(joint.mask, code, len(first)) > 0
+        return Joint(joint.nodes, {node: column[first] for node, column in joint.columns.items()}, mask), code
+
     # --- rules -----------------------------------------------------------------------------------------------
 
     def _image(self, node: Node, index: Ints, mask: Bits) -> Bits:
@@ -244,41 +262,41 @@ class Ranges:
         keys, queries = self.joint(self.keys[selector]), self.joint(self.queries[selector])
         if queries.mask.size > MAX_CELLS or keys.mask.size > MAX_WEIGHT:
             raise TooLarge("too many tuples")
-        holds = self.selector_on(selector, keys, queries).astype(np.float32)
+        some_keys, key_class = self.merged(keys, self.arguments(selector, 0))
+        some_queries, query_class = self.merged(queries, self.arguments(selector, 1))
+        holds = self.selector_on(selector, some_keys, some_queries)
         causal, n = self.program.causal, self.lengths[:, None]
         index = queries.columns.get(1) if causal else None
         shape = (len(self.lengths), queries.size)
         visible = np.broadcast_to(n if index is None else index[None, :] + 1, shape)
         surely = np.ones(shape, dtype=np.int64) if causal and index is None else visible
-        weight = keys.mask.astype(np.float32)
-        count, total = weight @ holds, weight.sum(axis=1)[:, None]
+        selected = _Selected(keys, key_class, query_class, holds)
+        every = np.ones(keys.size, dtype=np.bool_)
+        count, total = selected.count(every), keys.mask.sum(axis=1)[:, None]
         hi = np.where(count > 0, visible, 0)
         lo = np.where(count == total, surely, 0)
         for node in self.keys[selector]:
             if node == 1 or (not causal and node in self.permutation):
-                most, least = self._by_distinct(node, keys, holds, index)
+                most, least = self._by_distinct(node, keys, selected, index)
                 hi, lo = np.minimum(hi, most), np.maximum(lo, least)
-        own = _agree(keys, queries).astype(np.float32)
-        own_total = weight @ own
-        own_count = weight @ (own * holds)
+        own_count, own_total = selected.own(queries)
         lo = np.where((own_total > 0) & (own_count == own_total), np.maximum(lo, 1), lo)
         hi = np.where(own_count == 0, np.minimum(hi, visible - 1), hi)
         return Bounds(queries, lo.astype(np.int64), hi.astype(np.int64))
 
-    def _by_distinct(self, node: int, keys: Joint, holds: Floats, index: Ints | None) -> tuple[Ints, Ints]:
+    def _by_distinct(self, node: int, keys: Joint, selected: _Selected, index: Ints | None) -> tuple[Ints, Ints]:
         """Counts of the values r that a distinct node takes exactly once each, for which some / every key is selected.
 
         Not causal: r = 0..n-1. Causal (the node is `indices`): r = 0..i if i is known; else 0..n-1 above and 0 below.
         """
-        shape = (len(self.lengths), holds.shape[1])
+        shape = (len(self.lengths), len(selected.query_class))
         most, least = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
         values = self.program.nodes[node].values
         for v in np.flatnonzero(self.some(node)):
             r = values[v]
             assert isinstance(r, int)
             rows = keys.columns[node] == v
-            weight = keys.mask[:, rows].astype(np.float32)
-            count, total = weight @ holds[rows], weight.sum(axis=1)[:, None]
+            count, total = selected.count(rows), keys.mask[:, rows].sum(axis=1)[:, None]
             inside = np.broadcast_to((r < self.lengths)[:, None], shape)
             if index is not None:
                 inside = inside & (r <= index)[None, :]
@@ -384,13 +402,49 @@ def _union(cuts: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
     return tuple(sorted({node for cut in cuts for node in cut}))
 
 
-def _agree(keys: Joint, queries: Joint) -> Bits:
-    """[key tuple, query tuple]: do they agree on the nodes in both?"""
-    same = np.ones((keys.size, queries.size), dtype=np.bool_)
-    for node in keys.nodes:
-        if node in queries.columns:
-            same &= keys.columns[node][:, None] == queries.columns[node][None, :]
-    return same
+def _by_class(mask: Bits, code: Ints, classes: int) -> Ints:
+    """[length, class]: how many of a class are possible."""
+    return np.array([np.bincount(code[row], minlength=classes) for row in mask], dtype=np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class _Selected:
+    """Which key tuples the query tuples select: holds[class of the key, class of the query]."""
+
+    keys: Joint
+    key_class: Ints
+    query_class: Ints
+    holds: Bits
+
+    def count(self, rows: Bits) -> Ints:
+        """[length, query]: of these key tuples, how many are possible and selected. Exact: below 2^24."""
+        require(self.keys.size < 2**24, "too many key tuples to count")
+        classes, code = np.unique(self.key_class[rows], return_inverse=True)
+        possible = _by_class(self.keys.mask[:, rows], code, len(classes))
+        patterns, which = np.unique(possible, axis=0, return_inverse=True)
+        found = patterns.astype(np.float32) @ self.holds[classes].astype(np.float32)
+        return np.asarray(found.astype(np.int64)[which.reshape(-1)][:, self.query_class])
+
+    def own(self, queries: Joint) -> tuple[Ints, Ints]:
+        """[length, query]: of the possible key tuples that agree with the query tuple on the nodes in both, how many
+        are selected; and how many there are."""
+        both = [node for node in self.keys.nodes if node in queries.columns]
+        sides = [
+            np.stack([side.columns[node] for node in both] or [np.zeros(side.size)]) for side in (self.keys, queries)
+        ]
+        _, code = np.unique(np.concatenate(sides, axis=1), axis=1, return_inverse=True)
+        of_key, of_query = np.split(code.reshape(-1), [self.keys.size])
+        order = np.argsort(of_key, kind="stable")
+        start, end = (np.searchsorted(of_key[order], of_query, side) for side in ("left", "right"))
+        found = np.zeros((len(self.keys.mask), queries.size), dtype=np.int64)
+        total = np.zeros_like(found)
+        for step in range(int((end - start).max(initial=0))):
+            here = np.flatnonzero(start + step < end)
+            key = order[start[here] + step]
+            mask = self.keys.mask[:, key]
+            total[:, here] += mask
+            found[:, here] += mask & self.holds[self.key_class[key], self.query_class[here]]
+        return found, total
 
 
 def _maximal(sets: Bits, most: Ints) -> list[tuple[tuple[int, ...], int]]:

@@ -141,11 +141,19 @@ def check_width_sum(ranges: Ranges, node: int, terms: list[tuple[int, int]]) -> 
     for width in [node, *(term for term, _ in terms)]:
         require(ranges.program.nodes[width].kind == "width", f"node {width} of a width sum is not a width")
         selectors.append(ranges.program.nodes[width].args[0])
-    keys = ranges.joint(sorted({k for s in selectors for k in ranges.keys[s]}))
-    queries = ranges.joint(sorted({q for s in selectors for q in ranges.queries[s]}))
-    total = -ranges.selector_on(selectors[0], keys, queries).astype(np.int32)
+    keys, queries = (
+        ranges.merged(
+            ranges.joint(sorted({node for s in selectors for node in joint[s]})),
+            {node for s in selectors for node in ranges.arguments(s, side)},
+        )[0]
+        for side, joint in enumerate((ranges.keys, ranges.queries))
+    )
+    size = 1 + sum(abs(coefficient) for _, coefficient in terms)
+    require(size < 2**31, "the coefficients of a width sum are too large")
+    kind = np.int8 if size < 2**7 else np.int32
+    total = -ranges.selector_on(selectors[0], keys, queries).astype(kind)
     for selector, (_, coefficient) in zip(selectors[1:], terms, strict=True):
-        total += coefficient * ranges.selector_on(selector, keys, queries)
+        total += kind(coefficient) * ranges.selector_on(selector, keys, queries).astype(kind)
     require(identity_holds(total != 0, keys, queries), f"the width sum of node {node} is not an identity of selectors")
 
 
@@ -219,6 +227,8 @@ def check_atoms(ranges: Ranges, selector: int, atoms: list[tuple[int, int, Bits]
     """(k selected by q under the selector) <=> all atoms hold, for all joint values of the nodes concerned."""
     keys = ranges.joint(sorted({*ranges.keys[selector], *(n for x, _, _ in atoms for n in ranges.cuts[x])}))
     queries = ranges.joint(sorted({*ranges.queries[selector], *(n for _, z, _ in atoms for n in ranges.cuts[z])}))
+    keys, _ = ranges.merged(keys, {*ranges.arguments(selector, 0), *(x for x, _, _ in atoms)})
+    queries, _ = ranges.merged(queries, {*ranges.arguments(selector, 1), *(z for _, z, _ in atoms)})
     if keys.size * queries.size > MAX_CELLS:
         raise TooLarge(f"{keys.size} key tuples times {queries.size} query tuples")
     all_hold = np.ones((keys.size, queries.size), dtype=np.bool_)
