@@ -150,10 +150,10 @@ def check_width_sum(ranges: Ranges, node: int, terms: list[tuple[int, int]]) -> 
     )
     size = 1 + sum(abs(coefficient) for _, coefficient in terms)
     require(size < 2**31, "the coefficients of a width sum are too large")
-    kind = np.int8 if size < 2**7 else np.int32
+    kind = np.dtype(np.int8 if size < 2**7 else np.int32)
     total = -ranges.selector_on(selectors[0], keys, queries).astype(kind)
     for selector, (_, coefficient) in zip(selectors[1:], terms, strict=True):
-        total += kind(coefficient) * ranges.selector_on(selector, keys, queries).astype(kind)
+        total += np.array(coefficient, kind) * ranges.selector_on(selector, keys, queries)
     require(identity_holds(total != 0, keys, queries), f"the width sum of node {node} is not an identity of selectors")
 
 
