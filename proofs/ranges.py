@@ -430,7 +430,8 @@ class _Selected:
         are selected; and how many there are."""
         both = [node for node in self.keys.nodes if node in queries.columns]
         sides = [
-            np.stack([side.columns[node] for node in both] or [np.zeros(side.size)]) for side in (self.keys, queries)
+            np.stack([side.columns[node] for node in both] or [np.zeros(side.size, dtype=np.int64)])
+            for side in (self.keys, queries)
         ]
         _, code = np.unique(np.concatenate(sides, axis=1), axis=1, return_inverse=True)
         of_key, of_query = np.split(code.reshape(-1), [self.keys.size])

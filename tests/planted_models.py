@@ -26,6 +26,26 @@ Related = Callable[[int, int], bool]
 A, B, C = TOKENS
 S0, S1, S2 = SPARE[:3]
 
+Q, K, V, WO = "0.attn.W_Q", "0.attn.W_K", "0.attn.W_V", "0.attn.W_O"
+Q1, K1, V1, O1 = "1.attn.W_Q", "1.attn.W_K", "1.attn.W_V", "1.attn.W_O"
+BQ, BV, BO = "0.attn.b_Q", "0.attn.b_V", "0.attn.b_O"
+IN, BIN, UP, BUP = "0.mlp.W_in", "0.mlp.b_in", "0.mlp.W_out", "0.mlp.b_out"
+U, BU = "unembed.W_U", "unembed.b_U"
+TWO = ((1, 6, 0), (1, 6, 0))
+"""Two layers of one head."""
+
+Claims = dict[str, Callable[[], Parts]]
+
+
+def into(claims: Claims) -> Callable[[str, Callable[[], Parts]], None]:
+    """Enters a false claim under its name."""
+
+    def enter(name: str, build: Callable[[], Parts]) -> None:
+        assert name not in claims, name
+        claims[name] = build
+
+    return enter
+
 
 def equal(k: int, q: int) -> bool:
     return k == q
@@ -42,6 +62,22 @@ def strictly_before(k: int, q: int) -> bool:
 
 def always(k: int, q: int) -> bool:
     return True
+
+
+def never(k: int, q: int) -> bool:
+    return False
+
+
+def first(k: int, q: int) -> bool:
+    return k == 0
+
+
+def later(k: int, q: int) -> bool:
+    return k > 0
+
+
+def up_to(k: int, q: int) -> bool:
+    return k <= q
 
 
 # --- claims
@@ -226,6 +262,13 @@ def twice(
 
 
 # --- neurons
+
+
+def echoing(layers: Sequence[tuple[int, int, int]], **config: Any) -> Parts:
+    """The output is the token, past layers that do nothing yet."""
+    parts = blank(echo().program, layers, **config)
+    unembed(parts, TOKENS)
+    return parts
 
 
 def exchange(order: Sequence[int] = (1, 2, 0), spare: int = 1, layers: int = 1) -> Parts:
