@@ -429,9 +429,10 @@ class _Selected:
         """[length, query]: of the possible key tuples that agree with the query tuple on the nodes in both, how many
         are selected; and how many there are."""
         both = [node for node in self.keys.nodes if node in queries.columns]
+        nothing = [np.zeros(self.keys.size, dtype=np.int64)], [np.zeros(queries.size, dtype=np.int64)]
         sides = [
-            np.stack([side.columns[node] for node in both] or [np.zeros(side.size, dtype=np.int64)])
-            for side in (self.keys, queries)
+            np.stack([side.columns[node] for node in both] or none)
+            for side, none in zip((self.keys, queries), nothing, strict=True)
         ]
         _, code = np.unique(np.concatenate(sides, axis=1), axis=1, return_inverse=True)
         of_key, of_query = np.split(code.reshape(-1), [self.keys.size])
