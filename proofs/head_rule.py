@@ -13,7 +13,7 @@ from .context import Context, added, head_of
 from .core import read_bits
 from .exact import Exact, Ints, Radii, above, from_fractions, grow
 from .format import Json, Value, as_fraction, dyadic, integer, is_number, listing, record, require
-from .ranges import Joint
+from .joint import Joint
 from .resolving import check_atoms, first_always_selected
 from .state import Image, State, image, node_list, project, read_encoding
 from .weights import first_share_bounds, outside_weight, share_bounds, unevenness, weight_without_selection

@@ -10,9 +10,9 @@ from .context import Context, added, with_bias
 from .core import Bits
 from .exact import Exact, Radii, from_float32, grow, through
 from .format import Json, integer, listing, record, require, within
+from .joint import Joint
 from .model import Weights
 from .neurons import Widths, ramps, relu_radius
-from .ranges import Joint
 from .state import State, hull, image, node_list, project, read_encoding
 
 MAX_CHUNK = 2**22

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from .core import Bits, Ints, Node, Program, linear_indices
 from .format import Rejected, Value, as_fraction, common_scale, is_number, require
+from .joint import Joint, Selected, TooLarge, by_class
 
 MAX_CELLS = 2**25
 MAX_TUPLES = 2**22
@@ -24,27 +25,6 @@ MAX_WEIGHT = 2**26
 MAP_BY_CUT = 65536
 MAX_SUM_BITS = 2**22
 Floats = npt.NDArray[np.float32]
-
-
-class TooLarge(Rejected):
-    """A product of possible values exceeds the limits."""
-
-
-@dataclass(frozen=True, eq=False)
-class Joint:
-    """The tuples of values of some nodes, each value possible at some length; `mask[l, t]`: all are, at length l."""
-
-    nodes: tuple[int, ...]
-    columns: dict[int, Ints]
-    mask: Bits
-
-    @property
-    def size(self) -> int:
-        return int(self.mask.shape[1])
-
-    def kept(self, rows: Ints | Bits) -> Joint:
-        """Only some of the tuples."""
-        return Joint(self.nodes, {node: column[rows] for node, column in self.columns.items()}, self.mask[:, rows])
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,7 +157,7 @@ class Ranges:
             values = self.value_on(node, joint) + 1
             code = np.unique(code * (int(values.max(initial=0)) + 1) + values, return_inverse=True)[1].reshape(-1)
         _, first = np.unique(code, return_index=True)
-        mask = _by_class(joint.mask, code, len(first)) > 0
+        mask = by_class(joint.mask, code, len(first)) > 0
         return Joint(joint.nodes, {node: column[first] for node, column in joint.columns.items()}, mask), code
 
     # --- rules -----------------------------------------------------------------------------------------------
@@ -270,7 +250,7 @@ class Ranges:
         shape = (len(self.lengths), queries.size)
         visible = np.broadcast_to(n if index is None else index[None, :] + 1, shape)
         surely = np.ones(shape, dtype=np.int64) if causal and index is None else visible
-        selected = _Selected(keys, key_class, query_class, holds)
+        selected = Selected(keys, key_class, query_class, holds)
         every = np.ones(keys.size, dtype=np.bool_)
         count, total = selected.count(every), keys.mask.sum(axis=1)[:, None]
         hi = np.where(count > 0, visible, 0)
@@ -284,7 +264,7 @@ class Ranges:
         hi = np.where(own_count == 0, np.minimum(hi, visible - 1), hi)
         return Bounds(queries, lo.astype(np.int64), hi.astype(np.int64))
 
-    def _by_distinct(self, node: int, keys: Joint, selected: _Selected, index: Ints | None) -> tuple[Ints, Ints]:
+    def _by_distinct(self, node: int, keys: Joint, selected: Selected, index: Ints | None) -> tuple[Ints, Ints]:
         """Counts of the values r that a distinct node takes exactly once each, for which some / every key is selected.
 
         Not causal: r = 0..n-1. Causal (the node is `indices`): r = 0..i if i is known; else 0..n-1 above and 0 below.
@@ -400,53 +380,6 @@ def is_function(argument: Ints, image: Ints) -> bool:
 
 def _union(cuts: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
     return tuple(sorted({node for cut in cuts for node in cut}))
-
-
-def _by_class(mask: Bits, code: Ints, classes: int) -> Ints:
-    """[length, class]: how many of a class are possible."""
-    return np.array([np.bincount(code[row], minlength=classes) for row in mask], dtype=np.int64)
-
-
-@dataclass(frozen=True, eq=False)
-class _Selected:
-    """Which key tuples the query tuples select: holds[class of the key, class of the query]."""
-
-    keys: Joint
-    key_class: Ints
-    query_class: Ints
-    holds: Bits
-
-    def count(self, rows: Bits) -> Ints:
-        """[length, query]: of these key tuples, how many are possible and selected. Exact: below 2^24."""
-        require(self.keys.size < 2**24, "too many key tuples to count")
-        classes, code = np.unique(self.key_class[rows], return_inverse=True)
-        possible = _by_class(self.keys.mask[:, rows], code, len(classes))
-        patterns, which = np.unique(possible, axis=0, return_inverse=True)
-        found = patterns.astype(np.float32) @ self.holds[classes].astype(np.float32)
-        return np.asarray(found.astype(np.int64)[which.reshape(-1)][:, self.query_class])
-
-    def own(self, queries: Joint) -> tuple[Ints, Ints]:
-        """[length, query]: of the possible key tuples that agree with the query tuple on the nodes in both, how many
-        are selected; and how many there are."""
-        both = [node for node in self.keys.nodes if node in queries.columns]
-        nothing = [np.zeros(self.keys.size, dtype=np.int64)], [np.zeros(queries.size, dtype=np.int64)]
-        sides = [
-            np.stack([side.columns[node] for node in both] or none)
-            for side, none in zip((self.keys, queries), nothing, strict=True)
-        ]
-        _, code = np.unique(np.concatenate(sides, axis=1), axis=1, return_inverse=True)
-        of_key, of_query = np.split(code.reshape(-1), [self.keys.size])
-        order = np.argsort(of_key, kind="stable")
-        start, end = (np.searchsorted(of_key[order], of_query, side) for side in ("left", "right"))
-        found = np.zeros((len(self.keys.mask), queries.size), dtype=np.int64)
-        total = np.zeros_like(found)
-        for step in range(int((end - start).max(initial=0))):
-            here = np.flatnonzero(start + step < end)
-            key = order[start[here] + step]
-            mask = self.keys.mask[:, key]
-            total[:, here] += mask
-            found[:, here] += mask & self.holds[self.key_class[key], self.query_class[here]]
-        return found, total
 
 
 def _maximal(sets: Bits, most: Ints) -> list[tuple[tuple[int, ...], int]]:

@@ -12,7 +12,8 @@ from .bodies import Computes, Margin, NeverOutputs
 from .core import Bits, Ints
 from .exact import Exact, Radii, from_float32, from_fractions, grow, through
 from .format import Value, require
-from .ranges import Joint, Ranges, TooLarge
+from .joint import Joint, TooLarge
+from .ranges import Ranges
 from .state import State, broadcast, image, project
 from .theorem import Theorem
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from .core import Bits, Ints, Program, linear_indices, weighted_indices
 from .format import Json, Rejected, as_fraction, integer, listing, record, require
-from .ranges import MAX_CELLS, Joint, Ranges, TooLarge, is_function, look_up
+from .joint import Joint, TooLarge
+from .ranges import MAX_CELLS, Ranges, is_function, look_up
 
 MAX_COEFFICIENT = 2**20
 MAX_TERMS = 64

@@ -10,8 +10,9 @@ import numpy.typing as npt
 
 from .exact import Exact, Ints, Radii, from_float32, from_fractions, grow, zeros
 from .format import Json, dyadic, integer, integers, listing, record, require, show
+from .joint import Joint, TooLarge
 from .model import Model
-from .ranges import Joint, Ranges, TooLarge
+from .ranges import Ranges
 
 MAX_ENTRIES = 2**25
 MAX_FACTOR = 2**20

@@ -54,7 +54,7 @@ class Certificate:
         return canonical_json(self.data)
 
     def save(self, path: str | Path) -> None:
-        """Writes the certificate; the file at `path` is either the old one or the whole new one. Raises `InputError`."""
+        """Writes the certificate; the file at `path` is the old one or the whole new one. Raises `InputError`."""
         write_atomically(path, self.to_bytes())
 
     def __str__(self) -> str:
