@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -165,6 +165,80 @@ def show(certificate: Certificate, as_json: AsJson = False) -> int:
     from .checking import show_certificate
 
     return show_certificate(certificate, as_json)
+
+
+@app.command("train", epilog=EPILOG)
+def train(
+    task: Annotated[
+        str,
+        typer.Argument(metavar="TASK", help="max-of-10, dyck-1-16, ...; or zoo:NAME, to make a zoo model again."),
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Where to write: a file, or an existing folder.")],
+    vocab: Annotated[int | None, typer.Option(help="How many tokens; for max-of, sort and others.")] = None,
+    letters: Annotated[int | None, typer.Option(help="How many letters beside the quotes; for quotes.")] = None,
+    depth: Annotated[int | None, typer.Option(help="How deep brackets nest; for bracket-type.")] = None,
+    layers: Annotated[int | None, typer.Option(help="Default: 1.")] = None,
+    heads: Annotated[int | None, typer.Option(help="Attention heads of a layer. Default: 1.")] = None,
+    d_model: Annotated[int | None, typer.Option(help="Width of the residual stream. Default: 32.")] = None,
+    d_mlp: Annotated[int | None, typer.Option(help="Neurons of a layer. Default: 0, no MLP.")] = None,
+    activation: Annotated[str | None, typer.Option(help="relu, gelu, gelu_new or silu. Default: relu.")] = None,
+    causal: Annotated[
+        bool | None,
+        typer.Option("--causal/--bidirectional", help="May a position see later ones? Default: bidirectional."),
+    ] = None,
+    layer_norm: Annotated[float | None, typer.Option(help="LayerNorm with this epsilon. Default: none.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Default: 0.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Default: 3000.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Words a step. Default: 128.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate of AdamW. Default: 0.001.")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Default: 0.01.")] = None,
+    schedule: Annotated[
+        str | None, typer.Option(help="Of the learning rate: constant, linear or cosine (to 0). Default: constant.")
+    ] = None,
+    warmup: Annotated[int | None, typer.Option(help="Steps before the full learning rate. Default: 0.")] = None,
+    init_scale: Annotated[float | None, typer.Option(help="Factor of the first weights. Default: 1.")] = None,
+    biases: Annotated[
+        bool | None, typer.Option("--biases/--no-biases", help="Train biases, or keep them zero. Default: train.")
+    ] = None,
+    stop_at: Annotated[
+        float | None, typer.Option(help="Stop when this share of held-out inputs is right. Default: never.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    as_json: AsJson = False,
+) -> int:
+    """Train a transformer on TASK and save it. Ctrl-C keeps what is done; the same command goes on."""
+    from .training import Settings, train_model
+
+    settings = Settings(
+        task=_given(vocab=vocab, letters=letters, depth=depth),
+        model=_given(
+            layers=layers,
+            heads=heads,
+            d_model=d_model,
+            d_mlp=d_mlp,
+            activation=activation,
+            causal=causal,
+            layer_norm=layer_norm,
+        ),
+        recipe=_given(
+            seed=seed,
+            steps=steps,
+            batch=batch,
+            lr=lr,
+            weight_decay=weight_decay,
+            schedule=schedule,
+            warmup=warmup,
+            init_scale=init_scale,
+            biases=biases,
+            stop_at=stop_at,
+        ),
+    )
+    return train_model(task, settings, device, output, as_json)
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    """The options that were typed."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 @app.command("programs", epilog=EPILOG)

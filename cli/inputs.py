@@ -18,7 +18,11 @@ from .output import BadInput, value_text
 if TYPE_CHECKING:
     from ..compiler.programs import Entry
     from ..compiler.rasp import SOp
+    from ..models.cards import Trained
     from ..models.values import Value
+
+
+ZOO = "zoo:"
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,27 @@ def _where(error: BaseException, path: Path) -> str:
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     line = error.lineno if isinstance(error, SyntaxError) else (lines[-1] if lines else None)
     return f"{type(error).__name__}: {error}" + (f" (line {line})" if line is not None else "")
+
+
+def is_zoo(text: str) -> bool:
+    """Whether a model is named as one of the zoo's: `zoo:max-of-10/1`."""
+    return text.startswith(ZOO)
+
+
+def model_file(text: str | Path) -> Path:
+    """The file of a model: a path, or `zoo:NAME`. Raises `InputError` for a NAME that the zoo has not."""
+    if not is_zoo(str(text)):
+        return Path(text)
+    from ..models import zoo
+
+    return zoo.path(str(text).removeprefix(ZOO))
+
+
+def load_trained_model(text: str | Path) -> Trained:
+    """A trained model with its task and card, from a file of `certiformer train` or as `zoo:NAME`."""
+    from ..models.cards import load_trained
+
+    return load_trained(model_file(text))
 
 
 def parse_vocab(text: str, entry: Entry | None = None) -> tuple[Value, ...]:

@@ -12,7 +12,15 @@ from enum import IntEnum
 from fractions import Fraction
 
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 PATIENCE = 2.0  # seconds before progress is shown
 
@@ -80,6 +88,30 @@ class Screen:
             timer.cancel()
             timer.join()
             progress.stop()
+
+    @contextmanager
+    def bar(self, what: str) -> Iterator[Callable[[int, int, str], None]]:
+        """As `progress`, with a bar. Gives a function that says how much is done, of how much, and a remark."""
+        console = Console(stderr=True)
+        if not console.is_terminal:
+            yield lambda done, total, remark: None
+            return
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[remark]}"),
+        )
+        progress = Progress(*columns, console=console, transient=True)
+        task = progress.add_task(what, total=None, remark="")
+        with progress:
+            yield lambda done, total, remark: progress.update(task, completed=done, total=total, remark=remark)
+
+    def note(self, text: str) -> None:
+        """A remark on stderr, in JSON mode too."""
+        sys.stderr.write(text + "\n")
 
 
 def complain(message: str, *, as_json: bool, kind: str) -> None:

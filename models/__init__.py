@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from .cards import Card as Card
+from .cards import Trained as Trained
+from .cards import card_of as card_of
+from .cards import load_trained as load_trained
 from .circuits import Circuit as Circuit
 from .circuits import Edge as Edge
 from .circuits import full_circuit as full_circuit
@@ -30,6 +34,8 @@ from .languages import occurrences as occurrences
 from .languages import regular as regular
 from .languages import sequences as sequences
 from .languages import sorted_sequences as sorted_sequences
+from .measuring import Accuracy as Accuracy
+from .measuring import measure as measure
 from .patterns import Pattern as Pattern
 from .patterns import any_token as any_token
 from .patterns import concat as concat
@@ -42,6 +48,14 @@ from .program import Program as Program
 from .program import model_program as model_program
 from .sites import Site as Site
 from .sites import sites as sites
+from .task_library import TASKS as TASKS
+from .task_library import get_task as get_task
+from .task_library import task_from_json as task_from_json
+from .tasks import Task as Task
+from .tasks import check_fit as check_fit
+from .tasks import misfits as misfits
 from .token_language import Language as Language
+from .training import Recipe as Recipe
+from .training import train as train
 from .transformer import Transformer as Transformer
 from .values import Value as Value

@@ -29,10 +29,13 @@ if TYPE_CHECKING:
     from .models import InternalError as InternalError
     from .models import Language as Language
     from .models import LayerConfig as LayerConfig
+    from .models import Task as Task
     from .models import Transformer as Transformer
     from .models import TransformerConfig as TransformerConfig
     from .models import Value as Value
+    from .models import get_task as get_task
     from .models import sequences as sequences
+    from .models import zoo as zoo
     from .proofs import Holey as Holey
     from .proofs import Invalid as Invalid
     from .proofs import Valid as Valid
@@ -68,10 +71,13 @@ _NAMES: dict[str, str] = {
     "InternalError": "models",
     "Language": "models",
     "LayerConfig": "models",
+    "Task": "models",
     "Transformer": "models",
     "TransformerConfig": "models",
     "Value": "models",
+    "get_task": "models",
     "sequences": "models",
+    "zoo": "models",
     "Holey": "proofs",
     "Invalid": "proofs",
     "Valid": "proofs",
