@@ -24,8 +24,8 @@ MAX_PRECISE = 256
 class Tally:
     """What enumeration found: how many inputs of each kind, and the first of some kinds.
 
-    `seen` of `total` inputs were looked at, in order: shorter first, then in the order of the vocabulary. The first true
-    and the first false one are taken, of a chunk that has any, from those that the float32 run calls the same.
+    `seen` of `total` inputs were looked at, in order: shorter first, then in the order of the vocabulary. The first
+    true and false one are taken, of a chunk that has any, from those that the float32 run calls the same.
     `float_false`: inputs on which the body holds over the reals, but not in the float32 run.
     """
 
