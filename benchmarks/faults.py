@@ -135,7 +135,11 @@ def attack(compiled: Any, model: Any, seconds: float) -> dict[str, Any]:
     row = {"composition": type(alone).__name__, "verdict": type(verdict).__name__, "replayed": False}
     row |= {"engine": verdict.setting.engine, "seconds": verdict.setting.seconds}
     if isinstance(verdict, cf.Refuted) and isinstance(verdict.evidence, Witness):
-        row["replayed"] = claim.holds(verdict.evidence).status == "false"
+        real = verdict.setting.semantics == "real"
+        replayed = (
+            claim.holds_really(verdict.evidence) is False if real else claim.holds(verdict.evidence).status == "false"
+        )
+        row |= {"replayed": replayed, "float32": claim.holds(verdict.evidence).status}
     return row
 
 

@@ -99,14 +99,21 @@ class Transformer(nn.Module):
         """SHA-256, in hex, over the parameters in the order of their names.
 
         Each contributes its UTF-8 name, a newline, `F32`, its decimal sizes joined by commas, a newline, and its
-        little-endian float32 values in C order.
+        little-endian float32 values in C order. Raises `InputError` for parameters that are not finite float32.
         """
+        self.require_float32()
         digest = hashlib.sha256()
         for name, parameter in sorted(self.named_parameters()):
             sizes = ",".join(map(str, parameter.shape))
             digest.update(f"{name}\nF32{sizes}\n".encode())
             digest.update(files.little_endian(parameter))
         return digest.hexdigest()
+
+    def require_float32(self) -> None:
+        """Raises `InputError` naming every parameter that is not float32, not finite or of another shape."""
+        problems = _problems(self.config, dict(self.named_parameters()))
+        if problems:
+            raise InputError("bad weights: " + "; ".join(problems))
 
     def save(self, path: str | Path, extra: Mapping[str, str] | None = None) -> None:
         """One safetensors file with the configuration in its metadata, written atomically; same model, same bytes.

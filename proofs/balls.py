@@ -141,16 +141,25 @@ def exp(x: Ball) -> Ball:
 
 
 def softmax(scores: Ball, visible: npt.NDArray[np.bool_]) -> Ball:
-    """Over the last axis, restricted to visible entries (the others are 0); a shift changes no softmax."""
-    mid = np.where(visible, scores.mid, -np.inf)
-    top = mid.max(axis=-1, keepdims=True)
-    shifted = Ball(scores.mid, scores.rad) + point(-top)
-    powers = exp(shifted)
-    low = np.where(visible, np.maximum(powers.low(), 0), 0.0)
-    high = np.where(visible, powers.high(), 0.0)
-    n = visible.shape[-1]
-    total_low = low.sum(axis=-1, keepdims=True) * (1 - (n + 2) * UNIT)
-    total_high = high.sum(axis=-1, keepdims=True) * (1 + (n + 2) * UNIT) + TINY
-    share_low = np.maximum(0, low / total_high * (1 - 4 * UNIT) - TINY)
-    share_high = np.minimum(1, np.where(total_low > 0, high / total_low * (1 + 4 * UNIT) + TINY, 1.0))
+    """Over the last axis, restricted to visible entries (the others are 0); a shift changes no softmax.
+
+    Shifted by the entry with the largest midpoint, whose own power is exactly 1. An entry's share is least where its
+    power is least and the others' are greatest, and the reverse.
+    """
+    at = np.where(visible, scores.mid, -np.inf).argmax(axis=-1)[..., None]
+    top = Ball(np.take_along_axis(scores.mid, at, -1), np.take_along_axis(scores.rad, at, -1))
+    powers = exp(scores + Ball(-top.mid, top.rad))
+    is_top = np.arange(visible.shape[-1]) == at
+    low = np.where(is_top, 1.0, np.where(visible, np.maximum(powers.low(), 0), 0.0))
+    high = np.where(is_top, 1.0, np.where(visible, powers.high(), 0.0))
+    low, high = np.nan_to_num(low, nan=0.0, posinf=np.inf), np.nan_to_num(high, nan=np.inf, posinf=np.inf)
+    slack = 4 * (visible.shape[-1] + 2) * UNIT
+    with np.errstate(invalid="ignore"):  # infinity minus itself: then nothing is known of the others
+        above = high.sum(axis=-1, keepdims=True)
+        others_high = np.nan_to_num(above - high + above * slack, nan=np.inf, posinf=np.inf) + TINY
+        below = low.sum(axis=-1, keepdims=True)
+        others_low = np.maximum(below - low - below * slack, 0)
+        share_low = np.maximum(0, low / (low + others_high) * (1 - slack) - TINY)
+        share_high = np.where(high < np.inf, high / (high + others_low) * (1 + slack) + TINY, 1.0)
+    share_high = np.minimum(1, np.nan_to_num(share_high, nan=1.0))
     return between(np.where(visible, share_low, 0.0), np.where(visible, share_high, 0.0))

@@ -43,7 +43,8 @@ def check_composition(theorem: Theorem, proof: dict[str, Json]) -> None:
 def _context(theorem: Theorem, item: dict[str, Json]) -> Context:
     config = theorem.model.config
     config.require_plain()
-    program = theorem.program
+    require(len(theorem.programs) <= 1, "two parts of the body are about different programs")
+    program = next(iter(theorem.programs), None)
     if program is None:  # `margin` and `never_outputs` alone mention no program; the proof brings its own variables
         require("program" in item, "the theorem has no program, so the proof must have one")
         program = read_program(item["program"])
@@ -130,7 +131,7 @@ def _check_decode(context: Context, state: State, step: Json) -> None:
     theorem = context.theorem
     joint = context.resolver.tuples(node_list(item["reads"], context.ranges))
     wanted = None
-    if theorem.program is not None:
+    if theorem.programs:
         index, mask = context.resolver.resolve(context.program.output, joint)
         keep = mask.any(axis=0) & (index >= 0)
         require(keep.any(), "no tuple of the values read is possible")

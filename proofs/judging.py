@@ -16,6 +16,7 @@ from .circuit import outside
 from .core import Bits, Ints, Program, trace
 from .format import require
 from .network import Edits, Network, Port, Site
+from .precise import Precise
 from .reading import Decided, beyond, margin, possible, same
 from .theorem import Theorem
 
@@ -29,11 +30,13 @@ class Judge:
 
     theorem: Theorem
     network: Network = field(init=False)
+    precise: Precise = field(init=False)
     sites: tuple[frozenset[Site], frozenset[Site]] = field(init=False)
     means: dict[int, dict[str, Ball]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.network = Network(self.theorem.model)
+        self.precise = Precise(self.theorem.model)
         parts = self.theorem.parts
         first = {("pattern", f"a{part.layer}.h{part.head}") for part in parts if isinstance(part, Attends)}
         second = {site for part in parts for site in _taken(part, self.theorem)}
@@ -85,8 +88,12 @@ class Chunk:
 
     @cached_property
     def reading(self) -> Bits:
-        """What the model may decode to, [batch, pos, output]."""
-        return possible(self.theorem.codec, self.read(self.runs[0][0]))
+        """What the model may decode to, [batch, pos, output]; some inputs that this leaves open, in high precision."""
+        found = possible(self.theorem.codec, self.read(self.runs[0][0]))
+        tokens, precise = self.tokens(self.words[0]), self.judge.precise
+        for row in np.flatnonzero((found.sum(axis=-1) != 1).any(axis=-1))[: precise.left]:
+            found[row] &= precise.possible(self.theorem.codec, tokens[row])
+        return found
 
     def run(self, edits: Edits) -> Bits:
         """What the edited model may decode to on the first input."""

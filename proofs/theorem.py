@@ -22,12 +22,12 @@ COUNTED = ("at_least", "fewer_than")
 class Theorem:
     """A well-formed theorem about a model that has the stated configuration and weights.
 
-    `program`: the one of the `computes` parts, if there are any. `share`: of `at_least` and `fewer_than`.
+    `programs`: the distinct ones of the `computes` parts. `share`: of `at_least` and `fewer_than`.
     """
 
     domain: Domain
     parts: tuple[Part, ...]
-    program: Program | None
+    programs: tuple[Program, ...]
     codec: Codec
     model: Model
     quantifier: str = "forall"
@@ -65,11 +65,9 @@ def read_theorem(data: Json, model: Model) -> Theorem:
         domain, codec = read_domain(item["domain"]), read_codec(item["codec"])
         parts = tuple(BodyReader(config, codec).parts(item["body"]))
         programs = {id(part.program): part.program for part in parts if isinstance(part, Computes)}
-        require(len(programs) <= 1, "two parts of the body are about different programs")
-        program = next(iter(programs.values()), None)
         share = rational(item["share"], "share") if quantifier in COUNTED else Fraction(1)
         require(0 <= share <= 1, f"the share {show(share)} is not between 0 and 1")
-        theorem = Theorem(domain, parts, program, codec, model, str(quantifier), share)
+        theorem = Theorem(domain, parts, tuple(programs.values()), codec, model, str(quantifier), share)
         _check_fit(theorem)
         return theorem
 

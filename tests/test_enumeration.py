@@ -12,7 +12,7 @@ import torch
 from certiformer.compiler import programs
 from certiformer.compiler.compile import compile
 from certiformer.compiler.compiled import Compiled
-from certiformer.compiler.core import CoreProgram, Map, Tokens
+from certiformer.compiler.core import CoreProgram, Indices, Map, Tokens
 from certiformer.models.codec import Codec
 from certiformer.models.config import LayerConfig, TransformerConfig
 from certiformer.models.edits import change_weight
@@ -172,7 +172,8 @@ def constant_logits(values: list[float]) -> Claim:
     with torch.no_grad():
         model.parameter("unembed.b_U").copy_(torch.tensor(values))
     table = np.zeros(1, dtype=np.int32)
-    core = CoreProgram((0,), 2, False, (Tokens((0,)), Map((0,), table, ("a",))), 1, "a")
+    nodes = (Tokens((0,)), Indices((0, 1)), Map((0,), table, ("a",)))
+    core = CoreProgram((0,), 2, False, nodes, 2, "a")
     return Computes(model, core, codec=Codec((0,), False, "categorical", outputs, (), 2))
 
 

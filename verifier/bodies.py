@@ -8,10 +8,9 @@ the search: the lower, the nearer to failing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from typing import Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from ..compiler.core import CoreProgram
 from ..compiler.core_json import core_to_json
+from ..models.errors import InputError
 from ..models.values import Value, value_to_json
 from .program_values import Evaluator
 from .reading import (
@@ -33,8 +33,8 @@ from .reading import (
     judge,
     margin_bounds,
 )
-from .theorems import number_to_json
-from .witness import Arithmetic, Outcome, show_value
+from .theorems import codec_to_json, number_to_json
+from .witness import Arithmetic, Outcome, Status, show_value
 
 Ids: TypeAlias = tuple[Tensor, ...]
 
@@ -62,7 +62,7 @@ class Body(Protocol):
     def to_json(self) -> dict[str, object]: ...
 
 
-STATUS: dict[int, Literal["true", "false", "undefined"]] = {TRUE: "true", FALSE: "false", UNDEFINED: "undefined"}
+STATUS: dict[int, Status] = {TRUE: "true", FALSE: "false", UNDEFINED: "undefined", UNDECIDED: "undecided"}
 
 
 def _texts(subject: Subject, reading: Tensor) -> tuple[str, ...]:
@@ -325,13 +325,26 @@ class AndBody:
     parts: tuple[Body, ...]
     kind: str = "and"
 
+    def __post_init__(self) -> None:
+        first = self.parts[0].subject
+        for part in self.parts[1:]:
+            if part.subject.model is not first.model:
+                raise InputError(
+                    f"claims about different models cannot be joined by &; prove them one by one: {part.describe()}"
+                )
+            if codec_to_json(part.subject.codec) != codec_to_json(first.codec):
+                raise InputError(
+                    f"claims with different codecs cannot be joined by &; prove them one by one: {part.describe()}"
+                )
+
     @property
     def arity(self) -> int:
         return max(part.arity for part in self.parts)
 
     @property
     def subject(self) -> Subject:
-        return self.parts[0].subject
+        """The parts', with the explanation of the first part that has one."""
+        return next((part.subject for part in self.parts if part.subject.alignment), self.parts[0].subject)
 
     def judge(self, ids: Ids, semantics: Arithmetic) -> Tensor:
         codes = torch.stack([part.judge(ids[: part.arity], semantics) for part in self.parts])
@@ -344,7 +357,7 @@ class AndBody:
 
     def outcome(self, ids: Ids) -> Outcome:
         outcomes = [(part, part.outcome(ids[: part.arity])) for part in self.parts]
-        for status in ("false", "undefined"):
+        for status in ("false", "undefined", "undecided"):
             for part, outcome in outcomes:
                 if outcome.status == status:
                     note = f"{outcome.note}; " if outcome.note else ""
@@ -356,8 +369,9 @@ class AndBody:
         return tuple(v for v in vocabs[0] if all(v in vocab for vocab in vocabs)), min(longest)
 
     def with_subject(self, subject: Subject) -> AndBody:
-        snapshots: Mapping[int, Subject] = {id(self.subject): subject}
-        return AndBody(tuple(p.with_subject(snapshots.get(id(p.subject), p.subject.snapshot())) for p in self.parts))
+        return AndBody(
+            tuple(part.with_subject(replace(subject, alignment=part.subject.alignment)) for part in self.parts)
+        )
 
     def describe(self) -> str:
         return "; and ".join(part.describe() for part in self.parts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -22,6 +23,7 @@ from .bodies import AndBody, Body, ComputesBody, InvariantBody, MarginBody, Neve
 from .circuit_bodies import FaithfulBody
 from .mechanism_bodies import AttendsBody, InterchangeBody, writes
 from .reading import FALSE, TRUE, UNDECIDED, Subject
+from .theorems import codec_to_json
 from .witness import Arithmetic, Outcome, Witness, show_value
 
 Quantifier: TypeAlias = Literal["forall", "exists", "at_least"]
@@ -96,7 +98,12 @@ class Claim:
 
     def at_least(self, share: float | Fraction) -> Claim:
         """The body holds on at least this share of the inputs."""
-        return Claim("at_least", self.body, Fraction(share))
+        try:
+            return Claim("at_least", self.body, Fraction(share))
+        except (TypeError, ValueError, OverflowError):
+            raise InputError(
+                f"a share is a number from 0 to 1, such as 0.99 or Fraction(99, 100), got {share!r}"
+            ) from None
 
     def __and__(self, other: Claim) -> Claim:
         if not isinstance(other, Claim):
@@ -121,6 +128,17 @@ class Claim:
         if self.quantifier == "at_least":
             data["share"] = int(self.share) if self.share.denominator == 1 else value_to_json(self.share)
         return data
+
+    def theorem(self) -> dict[str, object]:
+        """All of a theorem but its domain: `to_json`, and the codec, configuration and weights it is about."""
+        subject = self.subject
+        return {
+            **self.to_json(),
+            "codec": codec_to_json(subject.codec),
+            "config": json.loads(subject.model.config_json()),
+            "weights_sha256": subject.model.weights_sha256(),
+            "semantics": "real",
+        }
 
 
 def _parts(body: Body) -> tuple[Body, ...]:
@@ -230,7 +248,10 @@ def Attends(
     The exact statement: `AttendsBody`. Raises `InputError`.
     """
     subject = subject_of(of, codec)
-    layer, index = head
+    try:
+        layer, index = head
+    except (TypeError, ValueError):
+        raise InputError(f"a head is (layer, head), both from 0, got {head!r}") from None
     layers = subject.model.config.layers
     if not (0 <= layer < len(layers) and 0 <= index < layers[layer].n_heads):
         raise InputError(f"the model has no head L{layer}H{index}; its layers have {[x.n_heads for x in layers]} heads")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+import math
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -24,13 +25,14 @@ from .circuit_bodies import FaithfulBody
 from .claims import Claim
 from .composition import Composed, Composition
 from .suspects import Suspect, suspects
-from .theorems import codec_to_json, domain_to_json
+from .theorems import domain_to_json
 from .verdicts import Certificate
 
 Hint: TypeAlias = tuple[Mapping[int, Value], ...]
 """Node -> value, one mapping per position of an input."""
 
 MAX_HINTS = 24
+QUIET_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -41,12 +43,18 @@ class Reason:
     hints: tuple[Hint, ...] = ()
 
 
-def prove_by_composition(claim: Claim, domain: Language) -> Certificate | Reason:
+class OutOfTime(Failed):
+    """The budget was spent before the proof was complete."""
+
+
+def prove_by_composition(
+    claim: Claim, domain: Language, *, deadline: float = math.inf, progress: Callable[[str], None] | None = None
+) -> Certificate | Reason:
     """A certificate for a claim about all inputs of a domain, or why composition cannot give one.
 
     Covers `Computes` (of the program that the alignment is about), `Margin`, `NeverOutputs` and their conjunctions.
     Needs an alignment; every statement of it is verified against the weights, so a wrong one cannot produce a
-    certificate.
+    certificate. Gives up at `deadline`, a `time.monotonic` value. `progress` is called with each component's name.
     """
     if claim.quantifier != "forall":
         return Reason("composition proves claims about all inputs only")
@@ -66,8 +74,21 @@ def prove_by_composition(claim: Claim, domain: Language) -> Certificate | Reason
     analysis = _analyse(alignment, domain)
     if analysis.problems:
         return Reason(f"the program is not total on this domain: {analysis.problems[0].reason}")
+    said = 0.0
+
+    def step(place: str) -> None:
+        nonlocal said
+        now = time.monotonic()
+        if now > deadline:
+            raise OutOfTime(place, "time was up")
+        if progress and now > said + QUIET_SECONDS:
+            progress(f"composing: {place}")
+            said = now
+
     try:
-        found = compose(claim, alignment, analysis)
+        found = compose(claim, alignment, analysis, step)
+    except OutOfTime as failure:
+        return Reason(str(failure))
     except Failed as failure:
         return Reason(str(failure), _hints(failure, claim, alignment, analysis))
     for part in parts:
@@ -89,7 +110,7 @@ def _no_flow(claim: Claim, domain: Language) -> Certificate | Reason:
         if edges:
             shown = ", ".join(map(str, edges[:3])) + (", ..." if len(edges) > 3 else "")
             return Reason(f"something may flow through {len(edges)} edges outside the circuit: {shown}")
-    return Certificate.of(_theorem(claim, domain), {"rule": "no_flow"})
+    return Certificate.of({**claim.theorem(), "domain": domain_to_json(domain)}, {"rule": "no_flow"})
 
 
 def weights_of(model: Transformer) -> dict[str, npt.NDArray[np.float32]]:
@@ -97,12 +118,14 @@ def weights_of(model: Transformer) -> dict[str, npt.NDArray[np.float32]]:
     return {name: p.detach().cpu().numpy() for name, p in model.named_parameters()}
 
 
-def compose(claim: Claim, alignment: Alignment, analysis: Analysis) -> Composed:
+def compose(
+    claim: Claim, alignment: Alignment, analysis: Analysis, step: Callable[[str], None] = lambda _: None
+) -> Composed:
     """Verify the alignment against the claim's model. Raises `Failed`."""
     model = claim.subject.model
     if not isinstance(model, Transformer):
         raise Failed("model", "composition covers plain transformers, not edited ones")
-    return Composition(Context(model.config, weights_of(model), claim.subject.codec, alignment, analysis)).run()
+    return Composition(Context(model.config, weights_of(model), claim.subject.codec, alignment, analysis), step).run()
 
 
 def _parts(body: Body) -> tuple[Body, ...]:
@@ -152,20 +175,7 @@ def _certificate(claim: Claim, domain: Language, alignment: Alignment, source: C
     proof: dict[str, object] = {"rule": "composition", **alignment_to_json(alignment)}
     if not any(isinstance(part, ComputesBody) for part in _parts(claim.body)):
         proof["program"] = core_to_json(source)
-    return Certificate.of(_theorem(claim, domain), proof)
-
-
-def _theorem(claim: Claim, domain: Language) -> dict[str, object]:
-    subject = claim.subject
-    return {
-        "quantifier": "forall",
-        "domain": domain_to_json(domain),
-        "body": claim.body.to_json(),
-        "codec": codec_to_json(subject.codec),
-        "config": json.loads(subject.model.config_json()),
-        "weights_sha256": subject.model.weights_sha256(),
-        "semantics": "real",
-    }
+    return Certificate.of({**claim.theorem(), "domain": domain_to_json(domain)}, proof)
 
 
 def _hints(failure: Failed, claim: Claim, alignment: Alignment, analysis: Analysis) -> tuple[Hint, ...]:

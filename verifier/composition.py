@@ -8,7 +8,7 @@ never in the number of inputs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -38,8 +38,9 @@ class Composed:
 class Composition:
     """One verification of one model against one alignment; `run` raises `Failed`."""
 
-    def __init__(self, context: Context) -> None:
-        self.c = context
+    def __init__(self, context: Context, step: Callable[[str], None] = lambda _: None) -> None:
+        """`step` is called with the name of each component before its lemma is looked at; it may raise."""
+        self.c, self.step = context, step
 
     # -- the walk ---------------------------------------------------------------------------------------------------
 
@@ -52,6 +53,7 @@ class Composition:
 
     def _run(self) -> Composed:
         self._check_scope()
+        self.step("width sums")
         for width, terms in self.c.sums.items():
             if not is_width_sum(self.c.an, width, terms):
                 raise Failed(f"width sum of node {width}", "the selectors do not add up")
@@ -120,6 +122,7 @@ class Composition:
         if not heads:
             return
         roles = {role.head: role for role in self.c.alignment.heads if role.layer == layer}
+        self.step(f"heads of layer {layer}")
         updates = [HeadRule(self.c, state, layer, head, roles.get(head)).update() for head in range(heads)]
         bos = state.bos
         for update in updates:
@@ -189,6 +192,7 @@ class Composition:
         rho = np.zeros(self.c.config.d_model)
         chunk = max(1, MAX_ENTRIES // 8 // max(1, end - first, len(written)))
         for start in range(0, len(tuples), chunk):
+            self.step(place)
             rows = tuples[start : start + chunk]
             pre = base[first:end] + others
             pre = Enclosure(

@@ -24,7 +24,8 @@ MAX_PRECISE = 256
 class Tally:
     """What enumeration found: how many inputs of each kind, and the first of some kinds.
 
-    `seen` of `total` inputs were looked at, in order: shorter first, then in the order of the vocabulary.
+    `seen` of `total` inputs were looked at, in order: shorter first, then in the order of the vocabulary. The first
+    true and false one are taken, of a chunk that has any, from those that the float32 run calls the same.
     `float_false`: inputs on which the body holds over the reals, but not in the float32 run.
     """
 
@@ -90,12 +91,16 @@ def enumerate_inputs(
         tally.true, tally.false = tally.true + counts[TRUE], tally.false + counts[FALSE]
         tally.undecided, tally.undefined = tally.undecided + counts[UNDECIDED], tally.undefined + counts[UNDEFINED]
         tally.seen += len(codes)
-        tally.first_false = tally.first_false or _first(words, codes == FALSE)
-        tally.first_true = tally.first_true or _first(words, codes == TRUE)
         if tally.semantics == "real":
-            differs = (claim.body.judge(search.ids(words), "float32") == FALSE) & (codes == TRUE)
+            ran = claim.body.judge(search.ids(words), "float32")
+            differs = (ran == FALSE) & (codes == TRUE)
             tally.float_false += int(differs.sum())
             tally.first_float_false = tally.first_float_false or _first(words, differs)
+            for code, name in ((FALSE, "first_false"), (TRUE, "first_true")):
+                if getattr(tally, name) is None:
+                    setattr(tally, name, _first(words, (codes == code) & (ran == code)))
+        tally.first_false = tally.first_false or _first(words, codes == FALSE)
+        tally.first_true = tally.first_true or _first(words, codes == TRUE)
         tally.first_open = tally.first_open or _first(words, (codes == UNDECIDED) | (codes == UNDEFINED))
         if claim.quantifier == "forall" and tally.first_false or claim.quantifier == "exists" and tally.first_true:
             break

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,7 +16,7 @@ from .reading import FALSE, TRUE
 from .refute import Candidate, Hint, Search, search_for_failure
 from .sampling import sample_accuracy
 from .shrinking import shrink
-from .theorems import codec_to_json, domain_to_json
+from .theorems import domain_to_json
 from .verdicts import Certificate, EmptyDomain, Proved, Refuted, Setting, Unknown, Vacuous, Verdict
 from .witness import Outcome, Semantics, Witness, show_value
 
@@ -40,10 +39,12 @@ def prove(
     In order: a quick search for a counterexample (unless there are few inputs); enumeration, if there are at most
     2^14; composition; enumeration up to 2^20 inputs; a longer search. `engines` (of `refute`, `enumeration`,
     `composition`) restricts this to those named. The weights are copied at the start. `progress` is called with a
-    line now and then. Ctrl-C gives `Unknown`.
+    line now and then. Ctrl-C gives `Unknown`. Once a proof is found, it is checked even if the time is up.
     `semantics`: what the verdict is about. `real`: the exact weights over the reals; inputs on which only the float32
     run fails are noted. `float32`: the model as it runs here, which can be refuted but not proved.
-    Raises `InputError` when the domain has tokens or lengths that the claim has no meaning for.
+    `Proved` means that the independent checker accepts the certificate; where it covers a part of the theorem not at
+    all (another read-out), a note says so. Raises `InputError` when the domain has tokens or lengths that the claim
+    has no meaning for, or the weights are not finite float32 numbers.
     """
     if not isinstance(claim, Claim):
         raise InputError(f"prove takes a claim, such as Computes(compiled), got {claim!r}")
@@ -51,6 +52,7 @@ def prove(
         raise InputError(f"prove takes a token language, such as sequences(vocab, length), got {domain!r}")
     if not isinstance(claim.subject.model, Transformer):
         raise InputError("prove takes claims about a Transformer; an edited copy has no weights of its own to certify")
+    claim.subject.model.require_float32()
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds > 0:
         raise InputError(f"seconds must be a positive number, got {seconds!r}")
     if semantics not in ("real", "float32"):
@@ -159,7 +161,8 @@ class _Attempt:
                 return verdict
         if searching:
             what = "witness" if self.claim.quantifier == "exists" else "counterexample"
-            self.reasons.append(f"no {what} found in {self.seconds:g} s")
+            spent = time.monotonic() - self.began
+            self.reasons.append(f"no {what} found in {spent:.3g} s")
         if self.claim.quantifier == "at_least":
             self.notes.append(f"sampled: {sample_accuracy(self.claim, self.domain, 2000)}")
         reason = "; ".join(self.reasons) or "no engine applies"
@@ -216,11 +219,10 @@ class _Attempt:
         self.notes.append(f"the float32 run differs from the real semantics on {witness}: {outcome}")
         return None
 
-    def settle(self, witness: Witness, outcome: Outcome, setting: Setting) -> Verdict:
+    def settle(self, witness: Witness, outcome: Outcome, setting: Setting) -> Verdict | None:
         if self.claim.quantifier == "exists":
             proof = {"rule": "witness", "inputs": witness.to_json()["inputs"]}
-            notes = (*setting.notes, *self._unchecked(setting.semantics))
-            return Proved(self.certificate(proof, setting.semantics), replace(setting, notes=notes))
+            return self.checked(self.certificate(proof, setting.semantics), setting)
         return Refuted(witness, setting, outcome)
 
     # Enumeration
@@ -255,11 +257,9 @@ class _Attempt:
             return found
         if tally.semantics == "real" and tally.complete:
             if self._holds(tally):
-                notes = self._unchecked()
-                return Proved(self.certificate({"rule": "enumerate"}), self.setting("enumeration", notes=notes))
+                return self.checked(self.certificate({"rule": "enumerate"}), self.setting("enumeration"))
             if self._fails(tally):
-                evidence = self.certificate({"rule": "enumerate"}, negated=True)
-                return Refuted(evidence, self.setting("enumeration", notes=self._unchecked()))
+                return self.checked(self.certificate({"rule": "enumerate"}, negated=True), self.setting("enumeration"))
         self.reasons.append(self._why(tally))
         return None
 
@@ -298,20 +298,31 @@ class _Attempt:
     def compose(self) -> tuple[Verdict | None, Sequence[Hint]]:
         self.engine = "composition"
         self.progress("composing")
-        from .compose import Reason, prove_by_composition
-        from .recheck import objection
+        from .compose import prove_by_composition
 
-        result = prove_by_composition(self.claim, self.domain)
+        deadline = self.began + self.seconds
+        result = prove_by_composition(self.claim, self.domain, deadline=deadline, progress=self.progress)
         if isinstance(result, Certificate):
-            self.progress("checking the certificate")
-            problem = objection(result, self.claim.subject.model)
-            if problem is None:
-                return Proved(result, self.setting("composition")), ()
-            result = Reason(f"the independent checker rejects the proof: {problem}")
+            return self.checked(result, self.setting("composition")), ()
         self.reasons.append(f"composition: {result.text}")
         return None, result.hints
 
     # Certificates
+
+    def checked(self, certificate: Certificate, setting: Setting) -> Verdict | None:
+        """Proved (a negation: refuted) by a certificate that the independent checker accepts, or does not cover."""
+        from .recheck import objection
+
+        notes = self._unchecked(setting.semantics)
+        if not notes:
+            self.progress("checking the certificate")
+            if problem := objection(certificate, self.claim.subject.model):
+                self.reasons.append(f"{setting.engine}: the independent checker does not accept the proof: {problem}")
+                return None
+        spent = time.monotonic() - self.began
+        setting = replace(setting, notes=(*setting.notes, *notes), seconds=spent)
+        negated = certificate.theorem["quantifier"] in ("none", "fewer_than")
+        return Refuted(certificate, setting) if negated else Proved(certificate, setting)
 
     def certificate(
         self, proof: dict[str, object], semantics: Semantics = "real", negated: bool = False
@@ -332,12 +343,4 @@ class _Attempt:
 
 def theorem(claim: Claim, domain: Language, semantics: Semantics = "real") -> dict[str, object]:
     """What a certificate of this claim states (`proofs/SPECIFICATION.md`, section 3)."""
-    subject = claim.subject
-    return {
-        **claim.to_json(),
-        "domain": domain_to_json(domain),
-        "codec": codec_to_json(subject.codec),
-        "config": json.loads(subject.model.config_json()),
-        "weights_sha256": subject.model.weights_sha256(),
-        "semantics": semantics,
-    }
+    return {**claim.theorem(), "domain": domain_to_json(domain), "semantics": semantics}

@@ -1,4 +1,4 @@
-"""Before a composition proof is called a proof, the independent checker has to accept it."""
+"""Before a proof is called one, the independent checker has to accept it."""
 
 from __future__ import annotations
 

@@ -94,14 +94,21 @@ class Setting:
         return [f"  {name + ':':<11}{text}" for name, text in rows]
 
 
+def count_text(count: int) -> str:
+    """A number of inputs: exact up to 12 digits, else about."""
+    digits = str(count)
+    return f"{count:,}" if len(digits) <= 12 else f"about {digits[0]}.{digits[1:3]}e{len(digits) - 1}"
+
+
 def describe_domain(domain: Language, arity: int = 1) -> str:
     """Its tokens, lengths and exact size."""
     lengths = [n for n in domain.lengths if domain.size(n)]
     size = domain.size() if arity == 1 else sum(domain.size(n) ** arity for n in domain.lengths)
-    count = f"{size:,}" if size < 10**9 else f"about 10^{len(str(size)) - 1}"
+    if not size:
+        return f"no input over {len(domain.vocab)} tokens"
     what = "inputs" if arity == 1 else "pairs of inputs"
-    span = f"{min(lengths)}" if len(lengths) == 1 else f"{min(lengths, default=0)} to {max(lengths, default=0)}"
-    return f"{count} {what} of length {span} over {len(domain.vocab)} tokens"
+    span = f"{min(lengths)}" if len(lengths) == 1 else f"{min(lengths)} to {max(lengths)}"
+    return f"{count_text(size)} {what} of length {span} over {len(domain.vocab)} tokens"
 
 
 @dataclass(frozen=True)
@@ -166,13 +173,7 @@ class Unknown:
         _three_valued("Unknown")
 
     def __str__(self) -> str:
-        left = (
-            "not counted"
-            if self.left is None
-            else f"{self.left:,}"
-            if self.left < 10**12
-            else f"{float(self.left):.3g}"
-        )
+        left = "not counted" if self.left is None else count_text(self.left)
         lines = ["Unknown", f"  reason:    {self.reason}", f"  left:      {left} inputs"]
         return "\n".join([*lines, *self.setting.lines()])
 

@@ -11,7 +11,7 @@ from ..models.values import Value, value_to_json
 Semantics: TypeAlias = Literal["real", "float32"]
 Arithmetic: TypeAlias = Literal["real", "float32", "precise"]
 """How a body is decided: the float32 run; the reals by float64 balls; the reals by balls of high precision (slow)."""
-Status: TypeAlias = Literal["true", "false", "undefined"]
+Status: TypeAlias = Literal["true", "false", "undefined", "undecided"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class Witness:
 class Outcome:
     """What a claim's body says on a witness, and why.
 
+    `undefined`: the program has no value there; `undecided`: the float32 run gave NaN.
     `expected` and `got` hold a text for each position that the claim compares; they differ at `positions`.
     """
 
@@ -54,7 +55,9 @@ class Outcome:
         if self.expected:
             parts.append(f"expected [{', '.join(self.expected)}], got [{', '.join(self.got)}]")
         if self.positions and len(self.expected) > 1:
-            parts.append(f"differs at position {', '.join(map(str, self.positions[:8]))}")
+            parts.append(
+                f"differs at position{'s' * (len(self.positions) > 1)} {', '.join(map(str, self.positions[:8]))}"
+            )
         return "; ".join([*parts, *([self.note] if self.note else [])])
 
 

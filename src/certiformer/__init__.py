@@ -7,6 +7,7 @@ import neither torch nor z3.
 from __future__ import annotations
 
 from importlib import import_module
+from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -148,16 +149,33 @@ def compile(
 
 
 def check(
-    certificate: str | Path | bytes, model: str | Path | bytes, expect: Claim | dict[str, Any] | None = None
+    certificate: str | Path | bytes | Certificate,
+    model: str | Path | bytes,
+    expect: Claim | dict[str, Any] | None = None,
+    domain: Language | None = None,
 ) -> Valid | Invalid | Holey:
     """Whether a certificate proves its theorem about a model (files, or their bytes). Uses neither torch nor z3.
 
-    `expect`: the claim (or its JSON) that the certificate must be about; a certificate for another one is `Invalid`.
+    `expect`: the claim (with its codec and model), or parts of a theorem as JSON, that the certificate must be about;
+    `domain`: the inputs it must be about. A certificate for another claim or domain is `Invalid`; what is not given
+    here has to be read off the theorem, because a proof about a trivial domain is valid too.
     """
     from . import proofs
 
-    wanted = expect if expect is None or isinstance(expect, dict) else expect.to_json()
-    return proofs.check(certificate, model, expect=wanted)
+    data = certificate if isinstance(certificate, (str, bytes, PathLike)) else getattr(certificate, "to_bytes", bytes)()
+    for name, given, example in (("certificate", data, '"sort.cert"'), ("model", model, '"sort.safetensors"')):
+        if not given or not isinstance(given, (str, bytes, PathLike)):
+            raise TypeError(f"check takes a {name}'s path or bytes, such as {example}, got {type(given).__name__}")
+    wanted: dict[str, Any] = {}
+    if expect is not None and not isinstance(expect, dict) and not hasattr(expect, "theorem"):
+        raise TypeError(f"expect is a claim, or parts of a theorem as a dict, got {expect!r}")
+    if expect is not None:
+        wanted |= expect if isinstance(expect, dict) else expect.theorem()
+    if domain is not None:
+        from .verifier.theorems import domain_to_json
+
+        wanted["domain"] = domain_to_json(domain)
+    return proofs.check(data, model, expect=wanted or None)
 
 
 if not TYPE_CHECKING:  # a type checker would otherwise accept any name

@@ -1,0 +1,119 @@
+"""The model on one input in balls of any precision (arb): for inputs that float64 balls leave undecided.
+
+Logits that are exactly equal, or differ by e^-256, are decided here. Section 5 of the specification.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any, TypeAlias
+
+import flint
+import numpy as np
+
+from .codec import Codec
+from .core import Bits, Ints
+from .model import Model
+
+Matrix: TypeAlias = Any
+PRECISIONS = (128, 1280)
+
+
+class Precise:
+    """Runs of one model, as matrices of arbs; at most `left` inputs."""
+
+    def __init__(self, model: Model, left: int = 4096) -> None:
+        self.model, self.left = model, left
+        self._weights: dict[tuple[str, int], Matrix] = {}
+
+    def possible(self, codec: Codec, tokens: Ints) -> Bits:
+        """What may be decoded [pos, output], BOS's position left out, on token ids [pos] with BOS."""
+        self.left -= 1
+        before = flint.ctx.prec
+        try:
+            for bits in PRECISIONS:
+                flint.ctx.prec = bits
+                logits = self._logits(tokens.tolist())
+                rows = [[logits[i, o] for o in range(logits.ncols())] for i in range(int(codec.bos), logits.nrows())]
+                decode = _categorical if codec.categorical else _scalar
+                found = np.array([decode(codec, row) for row in rows], dtype=np.bool_)
+                if (found.sum(axis=-1) == 1).all():
+                    break
+        finally:
+            flint.ctx.prec = before
+        return found
+
+    def _weight(self, name: str, head: int = -1) -> Matrix:
+        """A parameter, or one head's part of it; a vector as one row. Float32 numbers are exact arbs."""
+        if (name, head) not in self._weights:
+            array = self.model.weights[name].astype(np.float64)
+            array = array[head] if head >= 0 else array
+            self._weights[name, head] = flint.arb_mat(np.atleast_2d(array).tolist())
+        return self._weights[name, head]
+
+    def _affine(self, x: Matrix, weight: Matrix, bias: Matrix) -> Matrix:
+        return x * weight + flint.arb_mat([[1]] * x.nrows()) * bias
+
+    def _logits(self, tokens: list[int]) -> Matrix:
+        config, n = self.model.config, len(tokens)
+        x = flint.arb_mat(self.model.weights["embed.W_E"].astype(np.float64)[tokens].tolist())
+        if config.positional:
+            x = x + flint.arb_mat(self.model.weights["pos_embed.W_pos"].astype(np.float64)[:n].tolist())
+        for number, layer in enumerate(config.layers):
+            if layer.n_heads:
+                written = [self._head(x, number, head) for head in range(layer.n_heads)]
+                x = x + flint.arb_mat([[1]] * n) * self._weight(f"blocks.{number}.attn.b_O")
+                for value in written:
+                    x = x + value
+            if layer.d_mlp:
+                name = f"blocks.{number}.mlp."
+                pre = self._affine(x, self._weight(name + "W_in"), self._weight(name + "b_in"))
+                x = x + self._affine(_relu(pre), self._weight(name + "W_out"), self._weight(name + "b_out"))
+        return self._affine(x, self._weight("unembed.W_U"), self._weight("unembed.b_U"))
+
+    def _head(self, x: Matrix, number: int, head: int) -> Matrix:
+        name = f"blocks.{number}.attn."
+        q, k, v = (
+            self._affine(x, self._weight(name + "W_" + c, head), self._weight(name + "b_" + c, head)) for c in "QKV"
+        )
+        config, n = self.model.config, x.nrows()
+        width = config.layers[number].d_head
+        scale = flint.arb(config.scale) if config.scale is not None else 1 / flint.arb(width).sqrt()
+        scores = q * k.transpose() * scale
+        pattern = []
+        for i in range(n):
+            seen = i + 1 if config.causal else n
+            row = [scores[i, j] for j in range(seen)]
+            top = max(range(seen), key=lambda j: float(row[j].mid()))
+            powers = [flint.arb(1) if j == top else (row[j] - row[top]).exp() for j in range(seen)]
+            whole = sum(powers[1:], powers[0])
+            pattern.append([power / whole for power in powers] + [flint.arb(0)] * (n - seen))
+        return flint.arb_mat(pattern) * v * self._weight(name + "W_O", head)
+
+
+def _relu(x: Matrix) -> Matrix:
+    zero = flint.arb(0)
+    return flint.arb_mat([[x[i, j].max(zero) for j in range(x.ncols())] for i in range(x.nrows())])
+
+
+def _categorical(codec: Codec, row: list[Any]) -> list[bool]:
+    """Output o may be the first maximum iff no other is certainly larger, and no earlier one certainly as large."""
+
+    def beaten(o: int) -> bool:
+        return any(bool(row[k] > row[o]) or (k < o and bool(row[k] >= row[o])) for k in range(len(row)) if k != o)
+
+    return [not beaten(o) for o in range(len(row))]
+
+
+def _scalar(codec: Codec, row: list[Any]) -> list[bool]:
+    """An output may be the nearest iff none is certainly nearer, and none listed before certainly as near."""
+    points = [Fraction(point) for point in codec.points]
+
+    def beaten(o: int, k: int) -> bool:
+        middle = (points[o] + points[k]) / 2
+        bound = flint.arb(flint.fmpq(middle.numerator, middle.denominator))
+        if points[k] > points[o]:
+            return bool(row[0] > bound) or (k < o and bool(row[0] >= bound))
+        return bool(row[0] < bound) or (k < o and bool(row[0] <= bound))
+
+    return [not any(beaten(o, k) for k in range(len(points)) if k != o) for o in range(len(points))]
