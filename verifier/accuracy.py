@@ -1,0 +1,138 @@
+"""Engine `counting`: how many inputs a model labels rightly, bounded below by exact counts of what may go wrong.
+
+For each label y and last token q (a group), the inputs on which a rival w may win are counted by `counting`, for the
+sums of `first_layer`; a group's failures are at most the sum over its rivals. Method: the separable sign test (this
+project); the split by query and maximum is that of Gross et al., Compact Proofs of Model Performance, 2024.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..models.labels import LabelMachine
+from ..models.transformer import Transformer
+from .counting import Arrows, Integers
+from .first_layer import FirstLayer, first_layer
+
+BINS = (64, 256, 1024)
+NEGLIGIBLE = 1e-7
+"""Labels of less than this share of the inputs are given up without a look."""
+FINE = 3e-5
+"""A group that loses less than this share of itself is not refined."""
+ENTRIES = 2_000_000
+MARGIN = 2**12
+"""A least sum below this many units of 2^-40 is not trusted to the checker's own rounding: the rival is counted."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """The inputs of length n that end in token `query` and have this label: `size` of them, at most `failing` fail.
+
+    `counted`: rival -> the number of levels its sums were counted at; every other rival loses on all of the group.
+    """
+
+    n: int
+    label: int
+    query: int
+    size: int
+    failing: int
+    counted: tuple[tuple[int, int], ...]
+
+    @property
+    def proved(self) -> int:
+        return self.size - min(self.size, self.failing)
+
+
+@dataclass
+class Mass:
+    """Inputs by what is known of them: `proved` right, out of `total`; `looked_at`: in groups that are done."""
+
+    total: int
+    proved: int = 0
+    looked_at: int = 0
+
+
+def count_groups(
+    model: Transformer,
+    machine: LabelMachine,
+    letters: Integers,
+    lengths: list[int],
+    *,
+    deadline: float = float("inf"),
+    progress: Callable[[Mass], None] | None = None,
+) -> tuple[list[Group], Mass]:
+    """Groups with their bounds, greatest labels' mass first, until the deadline; and the mass proved.
+
+    The inputs: all words over `letters` (token ids) of these lengths. Raises `Unsupported` for models that
+    `first_layer` does not cover.
+    """
+    mass = Mass(sum(len(letters) ** n for n in lengths))
+    groups: list[Group] = []
+    for n in lengths:
+        layer = first_layer(model, n)
+        for label, queries, arrows, size in _by_label(machine, letters, n, mass.total):
+            for part in _parts(queries, layer, arrows):
+                found = list(_groups(layer, label, part, arrows, size))
+                groups += found
+                mass.proved += sum(group.proved for group in found)
+                mass.looked_at += sum(group.size for group in found)
+                if progress:
+                    progress(mass)
+                if time.monotonic() > deadline:
+                    return groups, mass
+    return groups, mass
+
+
+def _by_label(machine: LabelMachine, letters: Integers, n: int, total: int) -> Iterator[tuple[int, Integers, Arrows, int]]:
+    """For each label, with the most inputs first: queries that leave the same words before them, and these words."""
+    found: list[tuple[int, int, Integers, Arrows, int]] = []
+    for label in sorted(set(machine.labels[machine.labels >= 0].tolist())):
+        classes: dict[bytes, list[int]] = {}
+        for query in letters.tolist():
+            accepting = machine.labels[machine.transitions[:, query]] == label
+            classes.setdefault(accepting.tobytes(), []).append(query)
+        alike = []
+        for queries in classes.values():
+            arrows = Arrows.of(machine.ending(queries[0], label), letters)
+            if size := arrows.size(n - 1):
+                alike.append((np.array(queries), arrows, size))
+        mass = sum(size * len(queries) for queries, _, size in alike)
+        if mass > NEGLIGIBLE * total:
+            found += [(mass, label, queries, arrows, size) for queries, arrows, size in alike]
+    for _, label, queries, arrows, size in sorted(found, key=lambda item: (-item[0], item[1], item[2][0])):
+        yield label, queries, arrows, size
+
+
+def _parts(queries: Integers, layer: FirstLayer, arrows: Arrows) -> list[Integers]:
+    each = layer.direct.mid.shape[1] * layer.n * len(arrows.tokens)
+    return np.array_split(queries, max(1, min(len(queries), len(queries) * each // ENTRIES)))
+
+
+def _groups(layer: FirstLayer, label: int, queries: Integers, arrows: Arrows, size: int) -> Iterator[Group]:
+    """The groups of some queries, all with the same words before them."""
+    terms, own = layer.terms(queries, label, arrows.tokens)
+    rivals = terms.shape[1]
+    flat = terms.reshape(-1, *terms.shape[2:])
+    least = arrows.least(flat).reshape(len(queries), rivals) + own
+    least[:, label] = MARGIN
+    for i, query in enumerate(queries.tolist()):
+        failing, counted = 0, []
+        for w in np.flatnonzero(least[i] < MARGIN).tolist():
+            bins, count = _count(arrows, terms[i, w], -int(own[i, w]), size)
+            failing += count
+            counted.append((w, bins))
+        yield Group(layer.n, label, query, size, failing, tuple(counted))
+
+
+def _count(arrows: Arrows, table: Integers, bound: int, size: int) -> tuple[int, int]:
+    """Levels, and at most how many words have a sum of at most `bound`: refined as long as that pays."""
+    found = 2 * size
+    for bins in BINS:
+        before, found = found, arrows.count_not_above(table, bound, bins)
+        if found <= FINE * size or found > 0.9 * before:
+            break
+    return bins, found
