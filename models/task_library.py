@@ -13,6 +13,7 @@ import numpy.typing as npt
 from .automata import build
 from .config import Readout
 from .errors import InputError
+from .labels import LabelMachine
 from .languages import balanced, sequences
 from .tasks import Task
 from .token_language import Ids, Language
@@ -32,6 +33,7 @@ class Parts:
     readout: Readout
     rule: Callable[[Ids], Ids]
     training: tuple[Language, ...] = ()
+    build_machine: Callable[[], LabelMachine] | None = None
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,13 @@ class Family:
 
 def _max_of(length: int, vocab: int) -> Parts:
     domain = sequences(range(vocab), length)
-    return Parts(domain, domain.vocab, "last", lambda ids: ids.max(axis=1))
+
+    def machine() -> LabelMachine:
+        """State 0: nothing yet; state 1 + m: the maximum is m."""
+        after = np.maximum(np.arange(-1, vocab)[:, None], np.arange(vocab)) + 1
+        return LabelMachine(after.astype(np.int32), np.arange(-1, vocab))
+
+    return Parts(domain, domain.vocab, "last", lambda ids: ids.max(axis=1), build_machine=machine)
 
 
 def _sort(length: int, vocab: int) -> Parts:
@@ -344,6 +352,7 @@ def get_task(name: str, **parameters: int) -> Task:
         parts.readout,
         parts.rule,
         parts.training,
+        parts.build_machine,
     )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from .codec import Codec
 from .config import Readout, TransformerConfig
 from .errors import InputError
+from .labels import LabelMachine
 from .token_language import Ids, Language
 from .values import Value
 
@@ -33,6 +34,7 @@ class Task:
     readout: Readout
     rule: Callable[[Ids], Ids]
     training: tuple[Language, ...] = ()
+    build_machine: Callable[[], LabelMachine] | None = None
 
     def __repr__(self) -> str:
         return f"Task({self.name}, {self.domain!r}, {len(self.outputs)} outputs, readout {self.readout})"
@@ -41,6 +43,11 @@ class Task:
     def vocab(self) -> tuple[Value, ...]:
         """Token id t stands for `vocab[t]`."""
         return self.domain.vocab
+
+    @cached_property
+    def machine(self) -> LabelMachine | None:
+        """The same labels by a deterministic machine, which is what proofs read; None where there is none yet."""
+        return self.build_machine() if self.build_machine else None
 
     @property
     def max_len(self) -> int:

@@ -24,11 +24,13 @@ from .format import (
     record,
     require,
     show,
+    text,
     value,
 )
 from .model import Config
 
 MAX_PARTS = 1024
+MAX_MACHINE = 2**22
 MAX_REFERENCE = 2**20
 MAX_RANGES = 2**16
 
@@ -111,7 +113,19 @@ class Interchange:
     arity: int = 2
 
 
-Part: TypeAlias = Computes | NeverOutputs | Margin | Invariant | Attends | Faithful | Interchange
+@dataclass(frozen=True)
+class Labels:
+    """The one decoded output is that of the input's label: of the state in which a machine ends that reads the input.
+
+    `delta[state, token]`, the start is state 0; `labels[state]`: an index into the codec's outputs, or -1 for none.
+    """
+
+    delta: Ints
+    labels: Ints
+    arity: int = 1
+
+
+Part: TypeAlias = Computes | NeverOutputs | Margin | Invariant | Attends | Faithful | Interchange | Labels
 
 
 @dataclass
@@ -222,6 +236,20 @@ def _interchange(reader: BodyReader, item: dict[str, Json]) -> Interchange:
     return Interchange(program, node, tuple(heads), tuple(neurons))
 
 
+def _labels(reader: BodyReader, item: dict[str, Json]) -> Labels:
+    text(item["name"], "a task's name")
+    require(reader.config.readout == "last", "labels are for models with one read-out, at the last position")
+    machine = record(item["machine"], "a label machine", ("transitions", "labels"))
+    rows = listing(machine["transitions"], "transitions", MAX_MACHINE, 1)
+    width = len(reader.codec.vocab)
+    require(len(rows) * width <= MAX_MACHINE, "the label machine is too large")
+    delta = np.array([integers(row, "transitions", 0, len(rows) - 1, width) for row in rows], dtype=np.int64)
+    require(delta.shape == (len(rows), width), "a label machine has one transition for each state and token")
+    labels = integers(machine["labels"], "labels", -1, len(reader.codec.outputs) - 1, len(rows))
+    require(len(labels) == len(rows), "a label machine has one label for each state")
+    return Labels(delta, np.array(labels, dtype=np.int64))
+
+
 READERS: dict[str, tuple[tuple[str, ...], Callable[[BodyReader, dict[str, Json]], Part]]] = {
     "computes": (("program",), _computes),
     "never_outputs": (("outputs",), _never_outputs),
@@ -230,4 +258,5 @@ READERS: dict[str, tuple[tuple[str, ...], Callable[[BodyReader, dict[str, Json]]
     "attends": (("layer", "head", "program", "selector", "tolerance"), _attends),
     "faithful": (("circuit", "ablation"), _faithful),
     "interchange": (("program", "node", "heads", "neurons"), _interchange),
+    "labels": (("name", "machine"), _labels),
 }

@@ -14,6 +14,7 @@ from .balls import check_arithmetic
 from .bodies import Computes, Faithful, Margin, NeverOutputs
 from .circuit import check_no_flow
 from .composition import check_composition
+from .counting import check_count
 from .enumeration import check_enumeration, check_witness
 from .format import (
     MAX_BYTES,
@@ -100,6 +101,8 @@ def _check(data: Mapping[str, Json], model: Model) -> Outcome:
         check_no_flow(theorem.model, [part.circuit for part in theorem.parts if isinstance(part, Faithful)], proof)
     elif rule == "enumerate":
         check_enumeration(theorem, proof)
+    elif rule == "count":
+        check_count(theorem, proof)
     elif rule == "witness":
         check_witness(theorem, proof)
     elif rule == "hole":

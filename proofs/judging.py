@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from .balls import Ball, Floats, divided, point, total
-from .bodies import Attends, Computes, Faithful, Interchange, Invariant, Margin, NeverOutputs, Part
+from .bodies import Attends, Computes, Faithful, Interchange, Invariant, Labels, Margin, NeverOutputs, Part
 from .circuit import outside
 from .core import Bits, Ints, Program, trace
 from .format import require
@@ -83,7 +83,9 @@ class Chunk:
         return with_bos(ids, len(codec.vocab)) if codec.bos else ids
 
     def read(self, logits: Ball) -> Ball:
-        """Without the position of BOS."""
+        """Without the position of BOS; of a model with one read-out, that alone."""
+        if self.theorem.model.config.readout == "last":
+            return logits[:, -1:]
         return logits[:, 1:] if self.theorem.codec.bos else logits
 
     @cached_property
@@ -271,6 +273,16 @@ def _interchange(chunk: Chunk, part: Interchange, number: int) -> Found:
     return same(chunk.run(edits), wanted), given.undefined | found.undefined
 
 
+def _labels(chunk: Chunk, part: Labels, number: int) -> Found:
+    """The one decoded output is the label; without a label it is not."""
+    bos = int(chunk.theorem.codec.bos)
+    state = np.zeros(len(chunk.words[0]), dtype=np.int64)
+    for column in chunk.tokens(chunk.words[0])[:, bos:].T:
+        state = part.delta[state, column]
+    wanted = np.arange(len(chunk.theorem.codec.outputs)) == part.labels[state][:, None]
+    return same(chunk.reading, wanted[:, None]), None
+
+
 def _taken(part: Part, theorem: Theorem) -> list[Site]:
     """What a part takes from the run on the second input."""
     if isinstance(part, Interchange):
@@ -304,4 +316,5 @@ RULES: dict[type[Part], Callable[[Chunk, Any, int], Found]] = {
     Attends: _attends,
     Faithful: _faithful,
     Interchange: _interchange,
+    Labels: _labels,
 }

@@ -70,6 +70,12 @@ class Config:
         require(not self.layer_norm, "unsupported: LayerNorm")
         require(self.readout == "each", f"unsupported: readout {self.readout!r}")
 
+    def require_supported(self) -> None:
+        """What some rule covers: as `require_plain`, or with one read-out at the last position."""
+        require(self.activation == "relu", f"unsupported: activation {self.activation!r}")
+        require(not self.layer_norm, "unsupported: LayerNorm")
+        require(self.readout in ("each", "last"), f"unsupported: readout {self.readout!r}")
+
 
 @dataclass(frozen=True)
 class Model:
@@ -139,7 +145,7 @@ def parse_model(content: bytes) -> Model:
     stored = metadata.get("certiformer")
     require(isinstance(stored, str), "the model's metadata has no configuration under 'certiformer'")
     config = read_config(parse_json(stored.encode("utf-8", "surrogatepass")))
-    config.require_plain()
+    config.require_supported()
     shapes = config.shapes()
     missing, surplus = sorted(set(shapes) - set(header)), sorted(set(header) - set(shapes))
     require(not missing and not surplus, f"parameters missing: {show(missing)}, surplus: {show(surplus)}")

@@ -34,7 +34,8 @@ class Precise:
             for bits in PRECISIONS:
                 flint.ctx.prec = bits
                 logits = self._logits(tokens.tolist())
-                rows = [[logits[i, o] for o in range(logits.ncols())] for i in range(int(codec.bos), logits.nrows())]
+                first = int(codec.bos) if self.model.config.readout == "each" else logits.nrows() - 1
+                rows = [[logits[i, o] for o in range(logits.ncols())] for i in range(first, logits.nrows())]
                 decode = _categorical if codec.categorical else _scalar
                 found = np.array([decode(codec, row) for row in rows], dtype=np.bool_)
                 if (found.sum(axis=-1) == 1).all():

@@ -8,15 +8,21 @@ project); the split by query and maximum is that of Gross et al., Compact Proofs
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..models.labels import LabelMachine
+from ..models.languages import Language
 from ..models.transformer import Transformer
+from .balls import Unsupported
+from .claims import Claim
 from .counting import Arrows, Integers
 from .first_layer import FirstLayer, first_layer
+from .label_bodies import LabelsBody
+from .theorems import domain_to_json
+from .verdicts import Certificate
 
 BINS = (64, 256, 1024)
 NEGLIGIBLE = 1e-7
@@ -87,7 +93,9 @@ def count_groups(
     return groups, mass
 
 
-def _by_label(machine: LabelMachine, letters: Integers, n: int, total: int) -> Iterator[tuple[int, Integers, Arrows, int]]:
+def _by_label(
+    machine: LabelMachine, letters: Integers, n: int, total: int
+) -> Iterator[tuple[int, Integers, Arrows, int]]:
     """For each label, with the most inputs first: queries that leave the same words before them, and these words."""
     found: list[tuple[int, int, Integers, Arrows, int]] = []
     for label in sorted(set(machine.labels[machine.labels >= 0].tolist())):
@@ -96,10 +104,10 @@ def _by_label(machine: LabelMachine, letters: Integers, n: int, total: int) -> I
             accepting = machine.labels[machine.transitions[:, query]] == label
             classes.setdefault(accepting.tobytes(), []).append(query)
         alike = []
-        for queries in classes.values():
-            arrows = Arrows.of(machine.ending(queries[0], label), letters)
+        for members in classes.values():
+            arrows = Arrows.of(machine.ending(members[0], label), letters)
             if size := arrows.size(n - 1):
-                alike.append((np.array(queries), arrows, size))
+                alike.append((np.array(members, dtype=np.int64), arrows, size))
         mass = sum(size * len(queries) for queries, _, size in alike)
         if mass > NEGLIGIBLE * total:
             found += [(mass, label, queries, arrows, size) for queries, arrows, size in alike]
@@ -136,3 +144,43 @@ def _count(arrows: Arrows, table: Integers, bound: int, size: int) -> tuple[int,
         if found <= FINE * size or found > 0.9 * before:
             break
     return bins, found
+
+
+def prove_share(
+    claim: Claim, domain: Language, deadline: float, progress: Callable[[str], None]
+) -> tuple[Certificate | None, str]:
+    """A certificate for a claim about a share of the inputs that a `LabelsBody` is about; or why there is none."""
+    body = claim.body
+    assert isinstance(body, LabelsBody)
+    lengths = [n for n in domain.lengths if domain.size(n)]
+    alphabets = {domain.alphabet(n) for n in lengths}
+    if len(alphabets) != 1 or not domain.is_product():
+        return None, "only domains that are products are covered"
+    if body.subject.codec.bos:
+        return None, "only codecs without BOS are covered"
+    position = {token: i for i, token in enumerate(body.subject.codec.vocab)}
+    letters = np.array([position[token] for token in domain.vocab if token in next(iter(alphabets))], dtype=np.int64)
+
+    def say(mass: Mass) -> None:
+        share, open_share = mass.proved / mass.total, 1 - mass.looked_at / mass.total
+        progress(f"counting: {share:.4%} proved right, {open_share:.4%} not looked at yet")
+
+    try:
+        groups, mass = count_groups(body.subject.model, body.machine, letters, lengths, deadline=deadline, progress=say)
+    except Unsupported as error:
+        return None, str(error)
+    if mass.proved < claim.share * mass.total:
+        share = mass.proved / mass.total
+        return None, f"only {share:.6f} of the inputs are proved right ({mass.looked_at / mass.total:.6f} looked at)"
+    order = {int(letter): place for place, letter in enumerate(letters)}
+    return Certificate.of({**claim.theorem(), "domain": domain_to_json(domain)}, proof_of(groups, order)), ""
+
+
+def proof_of(groups: list[Group], order: Mapping[int, int]) -> dict[str, object]:
+    """Rule `count`: the groups that have something proved; queries by their place among the domain's tokens."""
+    listed = [
+        {"n": g.n, "label": g.label, "query": order[g.query], "counts": [list(pair) for pair in g.counted]}
+        for g in sorted(groups, key=lambda g: (g.n, g.label, g.query))
+        if g.proved
+    ]
+    return {"rule": "count", "groups": listed}

@@ -18,7 +18,7 @@ import torch
 
 from ..models.config import ROOT_SCALE, TransformerConfig
 from ..models.transformer import Transformer
-from .balls import U, Ball, add, exact, exp, matmul, multiply, negate
+from .balls import Ball, U, add, exact, exp, matmul, multiply, negate
 from .balls import Unsupported as Unsupported
 
 Floats = npt.NDArray[np.float64]
@@ -71,7 +71,8 @@ class FirstLayer:
 
         def apart(some: Floats, error: Floats) -> Floats:
             """At most what y gains on w through the value [..., w]."""
-            return (some[..., y : y + 1] - some) - ((error[..., y : y + 1] + error) * (1 + 2.0**-40) + slack)
+            gain = some[..., y : y + 1] - some
+            return np.asarray(gain - ((error[..., y : y + 1] + error) * (1 + 2.0**-40) + slack))
 
         here = apart(mid[: n - 1, tokens], rad[: n - 1, tokens]).transpose(2, 0, 1)  # [w, j, t]
         low = always[:, :, None, None] + here

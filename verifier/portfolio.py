@@ -12,6 +12,7 @@ from ..models.transformer import Transformer
 from .bodies import InvariantBody
 from .claims import Claim
 from .enumeration import MAX_INPUTS, Tally, enumerate_inputs, size_of
+from .label_bodies import LabelsBody
 from .reading import FALSE, TRUE
 from .refute import Candidate, Hint, Search, search_for_failure
 from .sampling import sample_accuracy
@@ -20,7 +21,7 @@ from .theorems import domain_to_json
 from .verdicts import Certificate, EmptyDomain, Proved, Refuted, Setting, Unknown, Vacuous, Verdict
 from .witness import Outcome, Semantics, Witness, show_value
 
-ENGINES = ("refute", "enumeration", "composition")
+ENGINES = ("refute", "enumeration", "composition", "counting")
 QUICK_SHARE, QUICK_SECONDS, SHRINK_SECONDS = 0.1, 1.0, 10.0
 AT_ONCE = 2**14
 
@@ -37,9 +38,10 @@ def prove(
     """Proves or refutes a claim on a domain, or says what is left.
 
     In order: a quick search for a counterexample (unless there are few inputs); enumeration, if there are at most
-    2^14; composition; enumeration up to 2^20 inputs; a longer search. `engines` (of `refute`, `enumeration`,
-    `composition`) restricts this to those named. The weights are copied at the start. `progress` is called with a
-    line now and then. Ctrl-C gives `Unknown`. Once a proof is found, it is checked even if the time is up.
+    2^14; composition; counting (of shares of the inputs that a task labels); enumeration up to 2^20 inputs; a longer
+    search. `engines` (of `refute`, `enumeration`, `composition`, `counting`) restricts this to those named. The weights
+    are copied at the start. `progress` is called with a line now and then. Ctrl-C gives `Unknown`. Once a proof is
+    found, it is checked even if the time is up.
     `semantics`: what the verdict is about. `real`: the exact weights over the reals; inputs on which only the float32
     run fails are noted. `float32`: the model as it runs here, which can be refuted but not proved.
     `Proved` means that the independent checker accepts the certificate; where it covers a part of the theorem not at
@@ -153,6 +155,9 @@ class _Attempt:
         elif "composition" in self.engines and self.remaining > 0:
             verdict, hints = self.compose()
             if verdict is not None:
+                return verdict
+        if "counting" in self.engines and self.semantics == "real" and self.remaining > 0:
+            if (verdict := self.count()) is not None:
                 return verdict
         if "enumeration" in self.engines and not few and (verdict := self.enumerate(size)) is not None:
             return verdict
@@ -307,6 +312,20 @@ class _Attempt:
         self.reasons.append(f"composition: {result.text}")
         return None, result.hints
 
+    # Counting
+
+    def count(self) -> Verdict | None:
+        self.engine = "counting"
+        if not isinstance(self.claim.body, LabelsBody) or self.claim.quantifier != "at_least":
+            return None
+        from .accuracy import prove_share
+
+        certificate, reason = prove_share(self.claim, self.domain, self.began + self.seconds, self.progress)
+        if certificate is not None:
+            return self.checked(certificate, self.setting("counting"))
+        self.reasons.append(f"counting: {reason}")
+        return None
+
     # Certificates
 
     def checked(self, certificate: Certificate, setting: Setting) -> Verdict | None:
@@ -336,7 +355,8 @@ class _Attempt:
     def _unchecked(self, semantics: Semantics = "real") -> list[str]:
         """What the independent checker does not cover of this theorem."""
         readout = self.claim.subject.model.config.readout
-        strange = [f"the read-out {readout!r}"] if readout != "each" else []
+        covered = ("each", "last") if isinstance(self.claim.body, LabelsBody) else ("each",)
+        strange = [f"the read-out {readout!r}"] if readout not in covered else []
         strange += [f"{semantics} semantics"] if semantics != "real" else []
         return [f"the independent checker does not cover {', '.join(strange)}"] if strange else []
 
