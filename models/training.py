@@ -77,7 +77,7 @@ class Recipe:
             raise InputError(f"schedule must be one of {', '.join(get_args(Schedule))}, got {self.schedule!r}")
         if not isinstance(self.biases, bool):
             raise InputError(f"biases must be True or False, got {self.biases!r}")
-        if self.stop_at is not None and not 0 <= self.stop_at <= 1:
+        if self.stop_at is not None and not (isinstance(self.stop_at, (int, float)) and 0 <= self.stop_at <= 1):
             raise InputError(f"stop_at must be a share of 0 to 1, got {self.stop_at!r}")
 
     def rate(self, step: int) -> float:
