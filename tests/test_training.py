@@ -247,6 +247,33 @@ class TestLearning:
         one, other = (train(task, config_for(task), replace(recipe, batch=size)) for size in (16, 1000))
         assert one.model.weights_sha256() == other.model.weights_sha256()
 
+    @pytest.mark.parametrize("most", [1, 5, 16])
+    def test_out_of_memory_halves_the_batch(self, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+        """The gradient is the mean over all the words, however they are cut up."""
+        recipe = replace(RECIPE, steps=2, biases=False)
+        whole, forward = train(TASK, CONFIG, recipe).model, Transformer.forward
+
+        def limited(self: Transformer, tokens: torch.Tensor) -> torch.Tensor:
+            if len(tokens) > most:
+                raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+            return forward(self, tokens)
+
+        right = measure(whole, TASK)
+        monkeypatch.setattr(Transformer, "forward", limited)
+        assert measure(whole, TASK) == right
+        pieces = train(TASK, CONFIG, recipe).model
+        for name, parameter in pieces.named_parameters():
+            torch.testing.assert_close(parameter, whole.parameter(name), rtol=1e-3, atol=1e-5)
+
+    def test_other_errors_are_not_taken_for_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def broken(self: Transformer, tokens: torch.Tensor) -> torch.Tensor:
+            raise RuntimeError("no memory of this")
+
+        monkeypatch.setattr(Transformer, "forward", broken)
+        for attempt in (lambda: train(TASK, CONFIG, RECIPE), lambda: measure(Transformer(CONFIG), TASK)):
+            with pytest.raises(RuntimeError, match="no memory of this"):
+                attempt()
+
     def test_frozen_biases_stay_zero(self) -> None:
         made = train(TASK, CONFIG, replace(RECIPE, biases=False))
         for name, parameter in made.model.named_parameters():
@@ -350,6 +377,8 @@ class TestCards:
             {"recipe": {"steps": "many"}},
             {"accuracy": {"correct": 3, "total": 2, "exact": True}},
             {"accuracy": None},
+            {"steps": "many"},
+            {"loss": "low"},
             {"extra": 1},
         ],
     )
