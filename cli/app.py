@@ -236,6 +236,14 @@ def train(
     return train_model(task, settings, device, output, as_json)
 
 
+@app.command("zoo", epilog=EPILOG)
+def zoo(as_json: AsJson = False) -> int:
+    """List the trained models that come with the package."""
+    from .training import list_zoo
+
+    return list_zoo(as_json)
+
+
 def _given(**options: Any) -> dict[str, Any]:
     """The options that were typed."""
     return {name: value for name, value in options.items() if value is not None}

@@ -1,4 +1,4 @@
-"""`train`."""
+"""`train` and `zoo`."""
 
 from __future__ import annotations
 
@@ -63,6 +63,22 @@ def train_model(text: str, settings: Settings, device: str, output: Path, as_jso
     return ExitCode.OK
 
 
+def list_zoo(as_json: bool) -> int:
+    """The zoo as a table."""
+    from ..models import zoo
+
+    found = {name: zoo.load(name) for name in zoo.names()}
+    width = max(map(len, found), default=0)
+    lines = [
+        f"{name:<{width}}  {_shape(trained.model.config)}; {trained.card.accuracy}" for name, trained in found.items()
+    ]
+    data = [{"zoo": name, **description(trained)} for name, trained in found.items()]
+    Screen(as_json).show(
+        {"models": data}, *lines, f"\n{len(data)} models; a command that takes a trained model takes zoo:NAME"
+    )
+    return ExitCode.OK
+
+
 def description(trained: Trained) -> dict[str, object]:
     """A trained model as data: its card and its shape."""
     config = trained.model.config
@@ -77,16 +93,33 @@ def description(trained: Trained) -> dict[str, object]:
 
 
 def _rows(trained: Trained, target: Path) -> dict[str, object]:
-    card, config = trained.card, trained.model.config
-    heads, neurons = (sum(getattr(layer, part) for layer in config.layers) for part in ("n_heads", "d_mlp"))
+    card = trained.card
     return {
         "task": f"{trained.task.name} over {len(trained.task.vocab)} tokens",
-        "model": f"{config.n_layers} layers, {heads} attention heads, {grouped(neurons)} neurons, "
-        f"d_model {config.d_model}, {grouped(config.n_parameters)} parameters",
+        "model": _shape(trained.model.config),
         "trained": f"{card.steps} steps in {card.seconds:g} s on {card.hardware}, seed {card.recipe.seed}",
         "accuracy": card.accuracy,
         "saved": target,
     }
+
+
+def _shape(config: TransformerConfig) -> str:
+    """A model's shape on a line; what is none is left out."""
+    heads, neurons = (sum(getattr(layer, part) for layer in config.layers) for part in ("n_heads", "d_mlp"))
+    parts = (
+        _counted(config.n_layers, "layer"),
+        _counted(heads, "head"),
+        f"{grouped(neurons)} {config.activation} neurons" if neurons else "",
+        "LayerNorm" if config.layer_norm else "",
+        "causal" if config.causal else "",
+        f"d_model {config.d_model}",
+        f"{grouped(config.n_parameters)} parameters",
+    )
+    return ", ".join(filter(None, parts))
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _words(now: Progress) -> str:

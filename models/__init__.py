@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from . import zoo as zoo
 from .cards import Card as Card
 from .cards import Trained as Trained
 from .cards import card_of as card_of

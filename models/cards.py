@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from types import UnionType
 
 import numpy as np
 import torch
@@ -18,6 +19,15 @@ from .training import Recipe, Training
 from .transformer import Transformer
 
 CARD_KEY = "card"  # in the metadata of the model's file
+PLAIN: dict[str, type | UnionType] = {
+    "steps": int,
+    "seconds": int | float,
+    "hardware": str,
+    "torch": str,
+    "numpy": str,
+    "loss": int | float | None,
+    "accuracy_seed": int,
+}
 
 
 @dataclass(frozen=True)
@@ -57,17 +67,16 @@ class Card:
     @staticmethod
     def from_json(data: object) -> Card:
         """The inverse of `to_json`. Raises `InputError`."""
-        keys = {"task", "recipe", "steps", "seconds", "hardware", "torch", "numpy"} | {
-            "loss",
-            "accuracy",
-            "accuracy_seed",
-        }
+        keys = {field.name for field in fields(Card)}
         if not isinstance(data, dict) or set(data) != keys or not isinstance(data["recipe"], dict):
             raise InputError(f"a model card is a JSON object with the keys {sorted(keys)}, got {str(data)[:200]}")
         try:
             recipe = Recipe(**data["recipe"])
         except TypeError as error:
             raise InputError(f"the recipe of a model card is wrong: {error}") from None
+        for key, kinds in PLAIN.items():
+            if isinstance(data[key], bool) or not isinstance(data[key], kinds):
+                raise InputError(f"{key} in a model card cannot be {data[key]!r}")
         task, accuracy = task_from_json(data["task"]), Accuracy.from_json(data["accuracy"])
         return Card(**{**data, "task": task, "recipe": recipe, "accuracy": accuracy})
 

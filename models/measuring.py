@@ -80,11 +80,27 @@ def measure(
     total = size if exact else max(samples, 1)
     right = done = 0
     for ids in task.domain.batches(BATCH) if exact else _samples(task, seed, total):
-        right += int(correct(model, task, ids).sum())
+        right += count_right(model, task, ids)
         done += len(ids)
         if progress:
             progress(done, total)
     return Accuracy(right, total, exact)
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether this is torch saying that memory does not suffice, on a CPU or a GPU."""
+    return isinstance(error, torch.cuda.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def count_right(model: Transformer, task: Task, ids: Ids) -> int:
+    """How many words are right; where memory does not suffice, half of them at a time."""
+    try:
+        return int(correct(model, task, ids).sum())
+    except RuntimeError as error:
+        if len(ids) == 1 or not out_of_memory(error):
+            raise
+    half = len(ids) // 2
+    return count_right(model, task, ids[:half]) + count_right(model, task, ids[half:])
 
 
 def _samples(task: Task, seed: int, total: int) -> Iterator[Ids]:

@@ -25,7 +25,7 @@ from torch import Tensor
 from .config import TransformerConfig
 from .errors import InputError
 from .files import write_atomically
-from .measuring import correct
+from .measuring import count_right, out_of_memory
 from .tasks import Task, check_fit
 from .token_language import Ids
 from .transformer import Transformer
@@ -77,7 +77,7 @@ class Recipe:
             raise InputError(f"schedule must be one of {', '.join(get_args(Schedule))}, got {self.schedule!r}")
         if not isinstance(self.biases, bool):
             raise InputError(f"biases must be True or False, got {self.biases!r}")
-        if self.stop_at is not None and not 0 <= self.stop_at <= 1:
+        if self.stop_at is not None and not (isinstance(self.stop_at, (int, float)) and 0 <= self.stop_at <= 1):
             raise InputError(f"stop_at must be a share of 0 to 1, got {self.stop_at!r}")
 
     def rate(self, step: int) -> float:
@@ -168,6 +168,7 @@ class _Run:
         self.model = initial(config, recipe).to(device)
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(trained, lr=recipe.lr, weight_decay=recipe.weight_decay)
+        self.piece = recipe.batch
         self.whole = list(task.domain.batches(recipe.batch)) if self._sees_all() else None
         self.step = 0
         self.seconds = 0.0
@@ -192,16 +193,30 @@ class _Run:
         batches = self.whole or self.task.draw(
             np.random.default_rng([self.recipe.seed, BATCHES, self.step]), self.recipe.batch
         )
+        self.loss = self._gradient(batches)
+        self.optimizer.step()
+        self.step += 1
+
+    def _gradient(self, batches: list[Ids]) -> Tensor:
+        """Leaves the gradient at the parameters, gives the loss; where memory does not suffice, in smaller pieces."""
+        while True:
+            try:
+                piece = self.piece
+                return self._gradient_of([ids[i : i + piece] for ids in batches for i in range(0, len(ids), piece)])
+            except RuntimeError as error:
+                if self.piece == 1 or not out_of_memory(error):
+                    raise
+            self.piece = max(min(self.piece, max(map(len, batches))) // 2, 1)
+
+    def _gradient_of(self, pieces: list[Ids]) -> Tensor:
         self.optimizer.zero_grad(set_to_none=True)
-        words = sum(len(ids) for ids in batches)
+        words = sum(len(ids) for ids in pieces)
         total = torch.zeros((), dtype=torch.float64)
-        for ids in batches:
+        for ids in pieces:
             loss = loss_of(self.model, self.task, ids, self.device) * (len(ids) / words)
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach().cpu()
-        self.optimizer.step()
-        self.loss = total
-        self.step += 1
+        return total
 
     def save(self, file: Path) -> None:
         """Writes the state; the file is the old one or the whole new one."""
@@ -278,7 +293,7 @@ def _processor() -> str:
 
 
 def _share(model: Transformer, task: Task, batches: list[Ids]) -> float:
-    right = sum(int(correct(model, task, ids).sum()) for ids in batches)
+    right = sum(count_right(model, task, ids) for ids in batches)
     return right / sum(len(ids) for ids in batches)
 
 

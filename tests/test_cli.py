@@ -17,7 +17,7 @@ from certiformer.cli.output import BadInput, Screen
 from certiformer.compiler import programs
 from certiformer.proofs import Holey
 
-COMMANDS = ["compile", "run", "prove", "check", "show", "programs", "demo"]
+COMMANDS = ["compile", "run", "prove", "check", "show", "programs", "demo", "train", "zoo"]
 Run = Callable[..., tuple[int, str, str]]
 
 
