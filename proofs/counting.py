@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import flint
 import numpy as np
 
-from .balls import Ball, exp, point, times
+from .balls import Ball, Floats, exp, point, times
 from .bodies import Labels
 from .core import Bits, Ints
 from .format import Json, integer, listing, record, require, within
@@ -99,22 +99,46 @@ class _Tables:
         self.value = mixed @ w["unembed.W_U"]
         self.direct = (x[n - 1] + w[attn + "b_O"]) @ w["unembed.W_U"] + w["unembed.b_U"]
         self.n, self.vocab = n, vocab
+        self._gained: dict[int, Floats] = {}  # of the label asked for last
+        self._words: dict[tuple[int, bytes], _Words] = {}
         finite = np.isfinite(self.value.rad).all() and np.isfinite(self.direct.rad).all()
         require(bool(finite), "the values are known too roughly")
+
+    def words(self, part: Labels, label: int, query: int) -> _Words:
+        """The words that may stand before this query in an input of this label; the same for many queries."""
+        accepting = part.labels[part.delta[:, self.vocab[query]]] == label
+        key = (label, accepting.tobytes())
+        if key not in self._words:
+            self._words[key] = _words(part, label, query, self.vocab, self.n - 1)
+        return self._words[key]
 
     def terms(self, label: int, query: int, used: Ints) -> tuple[Ints, Ints]:
         """Integers [rival, j, token used] for j < n - 1, and [rival] for the query: at most C e^(s - top) (c + d)."""
         n = self.n
-        always = _difference(self.direct[query], label)
-        gained = _difference(self.value, label)
-        first, second = always.low(), gained.low()
-        d = first + second - (np.abs(first) + np.abs(second)) * 2.0**-48 - 2.0**-1000
-        product = np.where(d >= 0, self.low[query][..., None], self.high[query][..., None]) * d
-        product = product - np.abs(product) * 2.0**-50 - 2.0**-1000
-        rest, own = product[: n - 1, used].transpose(2, 0, 1), product[n - 1, query]
+        always = _difference(self.direct[query], label).low()  # [rival]
+        if label not in self._gained:
+            self._gained = {label: _difference(self.value, label).low().transpose(2, 0, 1)}
+        gained = self._gained[label]  # [rival, j, token]
+        rest = _at_most(
+            always[:, None, None] + gained[:, : n - 1, used], always[:, None, None], gained[:, : n - 1, used]
+        )
+        rest = _weighted(rest, self.low[query, : n - 1, used].T, self.high[query, : n - 1, used].T)
+        own = _at_most(always + gained[:, n - 1, query], always, gained[:, n - 1, query])
+        own = _weighted(own, self.low[query, n - 1, query], self.high[query, n - 1, query])
         top = max(float(np.abs(rest).max(initial=0.0)), float(np.abs(own).max()), 2.0**-900)
         scale = 2.0 ** (BITS - 1 - math.ceil(math.log2(top)))
         return np.floor(rest * scale).astype(np.int64), np.floor(own * scale).astype(np.int64)
+
+
+def _at_most(total: Floats, first: Floats, second: Floats) -> Floats:
+    """Below the true sum of two numbers that was rounded to `total`."""
+    return np.asarray(total - (np.abs(first) + np.abs(second)) * 2.0**-48 - 2.0**-1000)
+
+
+def _weighted(d: Floats, low: Floats, high: Floats) -> Floats:
+    """Below e x for every e in [low, high], low >= 0, and x >= d."""
+    product = np.where(d >= 0, low, high) * d
+    return np.asarray(product - np.abs(product) * 2.0**-50 - 2.0**-1000)
 
 
 def _difference(x: Ball, label: int) -> Ball:
@@ -123,39 +147,24 @@ def _difference(x: Ball, label: int) -> Ball:
     return Ball(mid, (x.rad[..., label, None] + x.rad) * (1 + 2.0**-48) + np.abs(mid) * 2.0**-50 + 2.0**-1000)
 
 
+Moves = list[tuple[int, int, Ints]]
+
+
 @dataclass(frozen=True, eq=False)
 class _Words:
-    """Words over the domain's tokens that an automaton accepts: delta [state, token], states renumbered from 0."""
+    """The words before a query that an automaton accepts. `used`: the tokens that occur in them; `moves`: from a state
+    to a state by tokens, given by their places in `used`; `size`: how many words there are."""
 
-    delta: Ints
-    accept: Bits
+    states: int
     start: int
-
-    def size(self, m: int) -> int:
-        """The number of words of length m."""
-        counts = [0] * len(self.delta)
-        counts[self.start] = 1
-        steps = [np.unique(row, return_counts=True) for row in self.delta]
-        for _ in range(m):
-            following = [0] * len(counts)
-            for state, (targets, many) in enumerate(steps):
-                for target, count in zip(targets.tolist(), many.tolist(), strict=True):
-                    following[target] += counts[state] * count
-            counts = following
-        return sum(counts[s] for s in np.flatnonzero(self.accept))
-
-    def live(self) -> Bits:
-        """States from which some word is accepted."""
-        useful = self.accept.copy()
-        while True:
-            wider = useful | useful[self.delta].any(axis=1)
-            if (wider == useful).all():
-                return useful
-            useful = wider
+    accept: Bits
+    used: Ints
+    moves: Moves
+    size: int
 
 
-def _words(part: Labels, label: int, query: int, vocab: Ints) -> _Words:
-    """The words that, followed by the query, have this label; equivalent states merged (Moore's refinement)."""
+def _words(part: Labels, label: int, query: int, vocab: Ints, m: int) -> _Words:
+    """The words of length m that, followed by the query, have this label; equivalent states merged (Moore)."""
     delta = part.delta[:, vocab]
     block = (part.labels[delta[:, query]] == label).astype(np.int64)
     count = len(np.unique(block))
@@ -166,53 +175,60 @@ def _words(part: Labels, label: int, query: int, vocab: Ints) -> _Words:
         if len(first) == count:
             break
         count = len(first)
-    accept = part.labels[delta[first, query]] == label
-    return _Words(block[delta[first]], np.asarray(accept), int(block[0]))
+    accept = np.asarray(part.labels[delta[first, query]] == label)
+    step = block[delta[first]]
+    live = accept.copy()
+    while (wider := live | live[step].any(axis=1)).sum() > live.sum():
+        live = wider
+    used = np.flatnonzero(live[step[live]].any(axis=0))
+    moves = [
+        (int(state), int(target), np.flatnonzero(step[state, used] == target))
+        for state in np.flatnonzero(live)
+        for target in np.unique(step[state, used])
+        if live[target]
+    ]
+    sizes = {int(block[0]): 1}
+    for _ in range(m):
+        following: dict[int, int] = {}
+        for state, target, tokens in moves:
+            following[target] = following.get(target, 0) + sizes.get(state, 0) * len(tokens)
+        sizes = following
+    size = sum(number for state, number in sizes.items() if accept[state])
+    return _Words(count, int(block[0]), accept, used, moves, size)
 
 
 def _proved(tables: _Tables, part: Labels, label: int, query: int, counts: dict[int, int]) -> int:
     """Inputs of a group, less at most those on which some rival may win."""
-    words = _words(part, label, query, tables.vocab)
-    live = words.live()
-    used = np.flatnonzero(live[words.delta[live]].any(axis=0))
-    place = {int(token): i for i, token in enumerate(used)}
-    moves = []
-    for state in np.flatnonzero(live):
-        for target in np.unique(words.delta[state, used]):
-            if live[target]:
-                chosen = [place[int(t)] for t in used if words.delta[state, t] == target]
-                moves.append((int(state), int(target), np.array(chosen, dtype=np.int64)))
-    m = tables.n - 1
-    size = words.size(m)
-    terms, own = tables.terms(label, query, used)
-    rivals = [w for w in range(terms.shape[0]) if w != label]
-    unlisted = [w for w in rivals if w not in counts]
+    words = tables.words(part, label, query)
+    if not words.size:
+        return 0
+    terms, own = tables.terms(label, query, words.used)
     require(label not in counts, "the label is not its own rival")
-    lowest = _least(words, moves, terms[unlisted]) + own[unlisted]
+    unlisted = [w for w in range(len(own)) if w != label and w not in counts]
+    lowest = _least(words, terms[unlisted]) + own[unlisted]
     if (lowest <= 0).any():
         require(False, f"rival {unlisted[int((lowest <= 0).argmax())]} is not listed, and may win")
-    failing = sum(_count(words, moves, terms[w], -int(own[w]), levels) for w, levels in counts.items())
-    return size - min(size, failing)
+    failing = sum(_count(words, terms[w], -int(own[w]), levels) for w, levels in counts.items())
+    return words.size - min(words.size, failing)
 
 
-Moves = list[tuple[int, int, Ints]]
 NEVER = 2**60
 
 
-def _least(words: _Words, moves: Moves, terms: Ints) -> Ints:
+def _least(words: _Words, terms: Ints) -> Ints:
     """[rival]: the least sum over the words."""
-    best = np.full((len(terms), len(words.delta)), NEVER)
+    best = np.full((len(terms), words.states), NEVER)
     best[:, words.start] = 0
     for j in range(terms.shape[1]):
         following = np.full_like(best, NEVER)
-        for source, target, chosen in moves:
+        for source, target, chosen in words.moves:
             step = np.minimum(best[:, source] + terms[:, j, chosen].min(axis=1), NEVER)
             following[:, target] = np.minimum(following[:, target], step)
         best = following
     return np.asarray(best[:, words.accept].min(axis=1, initial=NEVER))
 
 
-def _count(words: _Words, moves: Moves, terms: Ints, bound: int, levels: int) -> int:
+def _count(words: _Words, terms: Ints, bound: int, levels: int) -> int:
     """At least the number of words with a sum of at most `bound`.
 
     sum t <= bound implies sum floor((t - low) / 2^k) <= floor((bound - sum of lows) / 2^k).
@@ -226,7 +242,7 @@ def _count(words: _Words, moves: Moves, terms: Ints, bound: int, levels: int) ->
     state = {words.start: flint.fmpz_poly([1])}
     for j in range(len(terms)):
         following: dict[int, flint.fmpz_poly] = {}
-        for source, target, chosen in moves:
+        for source, target, chosen in words.moves:
             if source in state:
                 here = steps[j, chosen]
                 histogram = flint.fmpz_poly(np.bincount(here[here <= top], minlength=1).tolist())
