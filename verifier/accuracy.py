@@ -124,7 +124,7 @@ def _groups(layer: FirstLayer, label: int, queries: Integers, arrows: Arrows, si
     """The groups of some queries, all with the same words before them."""
     terms, own = layer.terms(queries, label, arrows.tokens)
     rivals = terms.shape[1]
-    flat = terms.reshape(-1, *terms.shape[2:])
+    flat = terms.reshape(len(queries) * rivals, *terms.shape[2:])
     least = arrows.least(flat).reshape(len(queries), rivals) + own
     least[:, label] = MARGIN
     for i, query in enumerate(queries.tolist()):

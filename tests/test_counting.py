@@ -1,0 +1,237 @@
+"""Counted accuracy against enumeration, tolerance zero: never more proved than is right; and no forged count."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import certiformer as cf
+from certiformer.models import zoo
+from certiformer.models.codec import Codec
+from certiformer.models.config import LayerConfig, TransformerConfig
+from certiformer.models.labels import LabelMachine, build_machine
+from certiformer.models.languages import sequences
+from certiformer.models.task_library import get_task
+from certiformer.models.transformer import Transformer
+from certiformer.proofs import Invalid, Valid
+from certiformer.verifier.accuracy import count_groups
+from certiformer.verifier.claims import Claim
+from certiformer.verifier.counting import Arrows
+from certiformer.verifier.enumeration import enumerate_inputs
+from certiformer.verifier.label_bodies import LabelsBody
+from certiformer.verifier.reading import Subject
+from certiformer.verifier.task_claims import Accuracy
+from certiformer.verifier.verdicts import Certificate, Proved, Unknown
+
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+def random_machine(rng: np.random.Generator, tokens: int, outputs: int) -> LabelMachine:
+    states = int(rng.integers(1, 5))
+    transitions = rng.integers(states, size=(states, tokens)).astype(np.int32)
+    return LabelMachine(transitions, rng.integers(-1, outputs, size=states))
+
+
+def random_case(seed: int) -> tuple[Claim, cf.Language]:
+    """A model of one layer and one head, and labels; often labels that the model gives on most inputs."""
+    rng = np.random.default_rng(seed)
+    tokens, outputs, n = int(rng.integers(1, 4)), int(rng.integers(1, 4)), int(rng.integers(1, 5))
+    config = TransformerConfig(
+        d_model=int(rng.integers(1, 5)),
+        n_ctx=n + int(rng.integers(2)),
+        d_vocab=tokens,
+        d_vocab_out=outputs,
+        layers=(LayerConfig(1, int(rng.integers(1, 4)), 0),),
+        causal=bool(rng.integers(2)),
+        positional="learned" if rng.integers(2) else "none",
+        readout="last",
+        attention_scale="1/sqrt(d_head)" if rng.integers(2) else 0.7,
+    )
+    model = Transformer(config)
+    size = float(rng.choice([0.3, 1.0, 4.0]))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.from_numpy(rng.normal(scale=size, size=tuple(parameter.shape)).astype(np.float32)))
+            if rng.random() < 0.3:
+                parameter.copy_(parameter.round())
+    codec = Codec(tuple(range(tokens)), False, "categorical", tuple(range(outputs)), (), n)
+    machine = random_machine(rng, tokens, outputs)
+    if rng.random() < 0.6:  # what the model does, by a machine that remembers the word
+
+        def after(word: tuple[int, ...], token: int) -> tuple[int, ...]:
+            return (*word, token) if len(word) < n else word
+
+        def label(word: tuple[int, ...]) -> int:
+            if len(word) != n:
+                return -1
+            with torch.no_grad():
+                return int(model(torch.tensor([word])).argmax())
+
+        machine = build_machine((), after, label, tokens)
+    low = int(rng.integers(1, n + 1))
+    return Claim("forall", LabelsBody(Subject(model, codec), machine, "random")), sequences(
+        range(tokens), range(low, n + 1)
+    )
+
+
+@given(SEEDS)
+@settings(max_examples=150, deadline=None)
+def test_never_more_is_proved_than_is_right(seed: int) -> None:
+    claim, domain = random_case(seed)
+    body = claim.body
+    assert isinstance(body, LabelsBody)
+    letters = np.arange(len(body.subject.codec.vocab))
+    groups, mass = count_groups(body.subject.model, body.machine, letters, list(domain.lengths))
+    tally = enumerate_inputs(claim.at_least(0), domain, 60)
+    assert tally.complete and mass.total == tally.total
+    assert mass.proved <= tally.true
+    assert mass.proved == sum(group.proved for group in groups)
+    verdict = cf.prove(claim.at_least(Fraction(mass.proved, mass.total)), domain, engines={"counting"})
+    assert isinstance(verdict, Proved) and verdict.certificate.rule == "count"
+    more = cf.prove(
+        claim.at_least(Fraction(min(mass.total, mass.proved + 1), mass.total)), domain, engines={"counting"}
+    )
+    assert isinstance(more, Proved if mass.proved == mass.total else Unknown)
+
+
+@given(SEEDS)
+@settings(max_examples=150, deadline=None)
+def test_counts_and_least_sums_against_all_words(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    tokens, m = int(rng.integers(1, 4)), int(rng.integers(0, 5))
+    machine = random_machine(rng, tokens, 2)
+    query = int(rng.integers(tokens))
+    arrows = Arrows.of(machine.ending(query, 1), np.arange(tokens))
+    words = [w for w in itertools.product(range(tokens), repeat=m) if machine.run(np.array([[*w, query]]))[0] == 1]
+    assert arrows.size(m) == len(words)
+    if not words:
+        return
+    tables = rng.integers(-20, 20, size=(2, m, tokens)) * int(rng.choice([1, 1000]))
+    place = {int(token): i for i, token in enumerate(arrows.tokens)}
+    sums = [[int(sum(t[j, x] for j, x in enumerate(w))) for w in words] for t in tables]
+    cut = tables[:, :, arrows.tokens]
+    assert set(place) >= {x for w in words for x in w}
+    assert arrows.least(cut).tolist() == [min(s) for s in sums]
+    bound = int(rng.integers(-30, 30))
+    exact = sum(s <= bound for s in sums[0])
+    assert arrows.count_not_above(cut[0], bound, 10**6) == exact
+    for bins in (1, 3, 10):
+        assert exact <= arrows.count_not_above(cut[0], bound, bins) <= len(words)
+
+
+@pytest.fixture(scope="module")
+def proved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Certificate, Path, Claim]:
+    """A small max-of-3 model's certificate."""
+    task = get_task("max-of-3", vocab=5)
+    config = TransformerConfig(5, 3, 5, 5, (LayerConfig(1, 5, 0),), readout="last", attention_scale=1.0)
+    model = Transformer(config)
+    with torch.no_grad():
+        model.parameter("embed.W_E").copy_(torch.eye(5))
+        model.parameter("blocks.0.attn.W_Q")[0].fill_(1.0)
+        model.parameter("blocks.0.attn.W_K")[0].copy_(torch.diag(torch.tensor([0.0, 1.0, 2.0, 2.5, 4.0])))
+        model.parameter("blocks.0.attn.W_V")[0].copy_(torch.eye(5))
+        model.parameter("blocks.0.attn.W_O")[0].copy_(torch.eye(5))
+        model.parameter("unembed.W_U").copy_(torch.eye(5) - torch.triu(torch.ones(5, 5), 1).T * 0.1)
+    path = tmp_path_factory.mktemp("count") / "m.safetensors"
+    model.save(path)
+    claim = Accuracy(model, task, 0)
+    letters = np.arange(5)
+    assert task.machine is not None
+    _, mass = count_groups(model, task.machine, letters, [3])
+    assert 0.3 < mass.proved / mass.total < 1
+    verdict = cf.prove(Accuracy(model, task, Fraction(mass.proved, mass.total)), task.domain, engines={"counting"})
+    assert isinstance(verdict, Proved)
+    del claim
+    return verdict.certificate, path, verdict.claim
+
+
+def resealed(certificate: Certificate, change: Any) -> Certificate:
+    data = copy.deepcopy(dict(certificate.data))
+    change(data)
+    return Certificate.of(data["theorem"], data["proof"])
+
+
+def test_the_certificate_is_valid_and_says_what_it_is(proved: tuple[Certificate, Path, Claim]) -> None:
+    certificate, path, claim = proved
+    assert isinstance(cf.check(certificate, path, expect=claim), Valid)
+
+
+def _share(data: Any) -> None:
+    data["theorem"]["share"] = {"num": 999, "den": 1000}
+
+
+def _rival(data: Any) -> None:
+    group = next(group for group in data["proof"]["groups"] if group["counts"])
+    del group["counts"][0]
+
+
+def _twice(data: Any) -> None:
+    data["proof"]["groups"].append(data["proof"]["groups"][-1])
+
+
+def _no_group(data: Any) -> None:
+    del data["proof"]["groups"][0]
+
+
+def _label(data: Any) -> None:
+    labels = data["theorem"]["body"]["machine"]["labels"]
+    labels[-1], labels[-2] = labels[-2], labels[-1]
+
+
+def _transition(data: Any) -> None:
+    data["theorem"]["body"]["machine"]["transitions"][5] = [0] * 5
+
+
+def _forall(data: Any) -> None:
+    data["theorem"]["quantifier"] = "forall"
+    del data["theorem"]["share"]
+
+
+def _lengths(data: Any) -> None:
+    data["theorem"]["domain"]["lengths"] = [2, 3]
+
+
+def _own_rival(data: Any) -> None:
+    group = data["proof"]["groups"][0]
+    group["counts"].append([group["label"], 4])
+
+
+def _levels(data: Any) -> None:
+    next(group for group in data["proof"]["groups"] if group["counts"])["counts"][0][1] = 0
+
+
+FORGERIES = [_share, _rival, _twice, _no_group, _label, _transition, _forall, _lengths, _own_rival, _levels]
+
+
+@pytest.mark.parametrize("change", FORGERIES)
+def test_a_changed_count_is_rejected(proved: tuple[Certificate, Path, Claim], change: Any) -> None:
+    certificate, path, _ = proved
+    assert isinstance(cf.check(resealed(certificate, change), path), Invalid)
+
+
+def test_max_of_4_is_proved_nearly_as_good_as_it_is() -> None:
+    found = zoo.load("max-of-4")
+    assert found.task.machine is not None
+    words = found.task.domain.sample_length(np.random.default_rng(0), 4, 1000)
+    assert (found.task.machine.run(words) == found.task.labels(words)).all()
+    true = Fraction(found.card.accuracy.correct, found.card.accuracy.total)
+    verdict = cf.prove(Accuracy(found.model, found.task, true * Fraction(9999, 10000)), found.task.domain)
+    assert isinstance(verdict, Proved) and verdict.setting.engine == "counting"
+    assert isinstance(cf.prove(Accuracy(found.model, found.task, 1), found.task.domain, engines="counting"), Unknown)
+
+
+def test_what_counting_does_not_cover_is_said() -> None:
+    found = zoo.load("max-of-10-mlp")
+    verdict = cf.prove(Accuracy(found.model, found.task, 0.5), found.task.domain, engines="counting")
+    assert isinstance(verdict, Unknown) and "one layer with one head and no neurons" in verdict.reason
+    with pytest.raises(cf.InputError, match="no label machine"):
+        Accuracy(zoo.load("induction-12").model, zoo.load("induction-12").task, 0.5)
