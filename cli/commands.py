@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,6 +45,7 @@ def compile_program(
         "causal": causal,
         "bos": bos,
         **shape(compiled),
+        "margin": compiled.margin if math.isfinite(compiled.margin) else None,
         "seconds": seconds,
         "path": str(target),
         "notes": notes,
@@ -53,6 +55,7 @@ def compile_program(
         "vocabulary": f"{len(tokens)} tokens: {sequence_text(tokens[:12])}{' ...' if len(tokens) > 12 else ''}",
         "lengths": f"1 to {max_len}",
         "model": shape_words(compiled),
+        "margin": f"{compiled.margin:.4g} at the read-out by construction, before any proof",
         "compiled in": f"{seconds:.2f} s",
         "saved": str(target),
     }

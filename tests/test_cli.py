@@ -153,6 +153,7 @@ class TestTheChain:
         command = ("compile", "sort", "--vocab", "4", "--max-len", "4", "-o", tmp_path)
         data = parsed(run(*command, "--json")[1])
         assert data["d_model"] <= data["d_model_without_reuse"]
+        assert data["margin"] > 0
         assert f"d_model {data['d_model']} ({data['d_model_without_reuse']} without reuse)" in run(*command)[1]
 
     def test_a_vocabulary_of_the_programs_own(self, run: Run, tmp_path: Path) -> None:
