@@ -10,11 +10,11 @@ from typing import Annotated, Any
 
 import typer
 
-from .output import BadInput, ExitCode, complain
+from .output import BadInput, ExitCode, be_lenient, complain, hang_up
 
 EPILOG = (
-    "Exit codes: 0 done, proved or valid; 1 refuted or invalid; 2 unknown or holey; 3 bad input; "
-    "70 an error inside certiformer; 130 interrupted."
+    "Exit codes: 0 done, proved or valid; 1 refuted or invalid, or (run) model and program disagree; 2 unknown or "
+    "holey; 3 bad input; 70 an error inside certiformer; 130 interrupted; 141 nobody read the output."
 )
 TRACEBACK = "CERTIFORMER_TRACEBACK"
 
@@ -42,6 +42,21 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _integer(text: object) -> int:
+    """As typer reads an integer, but its message has the text in it."""
+    try:
+        return int(str(text))
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a whole number") from None
+
+
+def _number(text: object) -> float:
+    try:
+        return float(str(text))
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a number") from None
+
+
 @app.callback()
 def _root(
     version: Annotated[
@@ -56,7 +71,7 @@ def compile_(
     program: Program,
     output: Annotated[Path, typer.Option("-o", "--output", help="Where to write: a file, or an existing folder.")],
     vocab: Annotated[str, typer.Option(help="20: tokens 0 to 19, or the program's own of that size; or a,b,c.")] = "10",
-    max_len: Annotated[int, typer.Option(help="The longest sequence.")] = 16,
+    max_len: Annotated[int, typer.Option(parser=_integer, metavar="<int>", help="The longest sequence.")] = 16,
     causal: Annotated[
         bool | None,
         typer.Option("--causal/--bidirectional", help="May a position see later ones? Default: as the program says."),
@@ -79,7 +94,7 @@ def run(
     ],
     as_json: AsJson = False,
 ) -> int:
-    """Run a model on one sequence, and its program beside it."""
+    """Run a model on one sequence, and its program beside it; exit code 1 if they disagree."""
     from .commands import run_model
 
     return run_model(model, tokens, as_json)
@@ -115,7 +130,7 @@ def prove(
         str | None, typer.Option(help="FIRST:LAST, for example 1:32. Default: all the model takes.")
     ] = None,
     vocab: Annotated[str | None, typer.Option(help="Only sequences of these tokens: a,b,c. Default: all.")] = None,
-    seconds: Annotated[float, typer.Option(help="Time limit.")] = 60.0,
+    seconds: Annotated[float, typer.Option(parser=_number, metavar="<float>", help="Time limit.")] = 60.0,
     engine: Annotated[
         list[str] | None, typer.Option(help="Use this engine only (may be repeated). Default: all that apply.")
     ] = None,
@@ -149,7 +164,7 @@ def check(
     model: Annotated[Path, typer.Option(help="The model the certificate is about.")],
     expect: Annotated[
         Path | None,
-        typer.Option(help="A JSON file with the theorem you want (`certiformer show --json` prints one); others fail."),
+        typer.Option(help="A file with the theorem you want: a certificate, or what `certiformer show --json` prints."),
     ] = None,
     as_json: AsJson = False,
 ) -> int:
@@ -272,12 +287,31 @@ def demo(
 
 def execute(arguments: Sequence[str]) -> int:
     """Runs the command line; the exit code. Errors are messages on stderr, never tracebacks."""
-    options = list(arguments)
+    be_lenient()
+    streams = sys.stdout, sys.stderr
+    try:
+        code = _execute(list(arguments))
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        pass
+    except SystemExit as stop:  # typer makes this of a broken pipe, and puts other streams in place
+        if not isinstance(stop.__context__, BrokenPipeError):
+            raise
+    finally:
+        sys.stdout, sys.stderr = streams
+    hang_up()
+    return ExitCode.PIPE
+
+
+def _execute(options: list[str]) -> int:
     as_json = "--json" in options[: options.index("--")] if "--" in options else "--json" in options
     try:
         result = app(args=options, prog_name="certiformer", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         result = ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        raise
     except Exception as error:
         return _failed(error, as_json)
     if result == ExitCode.INTERRUPTED:  # typer makes this of Ctrl-C
@@ -290,7 +324,8 @@ def _failed(error: Exception, as_json: bool) -> int:
     show = getattr(error, "show", None)
     if callable(show) and hasattr(error, "exit_code"):  # typer's own: wrong arguments
         if as_json:
-            complain(str(getattr(error, "message", "") or error), as_json=True, kind="usage")
+            told = getattr(error, "format_message", lambda: str(error))
+            complain(str(told()), as_json=True, kind="usage")
         else:
             show()
         return ExitCode.BAD_INPUT

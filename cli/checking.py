@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,20 +10,19 @@ from typing import Any
 from . import words
 from .output import BadInput, ExitCode, Screen, facts, grouped
 
-MAX_BYTES = 256 * 2**20
-
 
 def check_certificate(certificate: Path, model: Path, expect: Path | None, as_json: bool) -> int:
-    """`valid`, `invalid(step, rule, why)` or `holey(which)`."""
+    """`valid`, `invalid(step, rule, why)` or `holey(which)`. Raises `BadInput` where there is nothing to check."""
     from .. import proofs
+    from ..proofs.files import objection
 
     screen = Screen(as_json)
-    _exists(certificate)
+    content = _contents(certificate)
     _exists(model)
-    wanted = _json_file(expect) if expect else None
+    wanted = _expected(expect) if expect else None
     started = time.perf_counter()
     with screen.progress(f"checking {certificate.name}"):
-        result = proofs.check(certificate, model, expect=wanted)
+        result = proofs.check(content, model, expect=wanted)
     seconds = round(time.perf_counter() - started, 3)
     match result:
         case proofs.Valid(theorem):
@@ -35,6 +33,8 @@ def check_certificate(certificate: Path, model: Path, expect: Path | None, as_js
             )
             return ExitCode.OK
         case proofs.Invalid(step, rule, why):
+            if problem := objection(result, content):
+                raise BadInput(f"{model if step == 'model' else certificate}: {problem}")
             screen.show(
                 {"verdict": "invalid", "step": step, "rule": rule, "why": why, "seconds": seconds},
                 f"invalid: step {step}, rule {rule}: {why}",
@@ -43,58 +43,80 @@ def check_certificate(certificate: Path, model: Path, expect: Path | None, as_js
         case proofs.Holey(which):
             screen.show(
                 {"verdict": "holey", "which": which, "seconds": seconds},
-                f"holey: these steps are stated without proof: {which}",
+                f"holey: these steps are stated without proof: {', '.join(which)}",
             )
             return ExitCode.OPEN
 
 
 def show_certificate(path: Path, as_json: bool) -> int:
-    """The theorem in words, the program, the semantics, the trusted base. Nothing is checked."""
+    """The theorem in words, the program, the semantics, the trusted base. Nothing is checked but the format."""
+    from ..proofs import Rejected
+    from ..proofs.format import read_certificate
+    from ..proofs.words import TRUSTED_BASE, digits_of, particulars, read_statement, sentence, sizes
+
     screen = Screen(as_json)
-    certificate = _json_file(path)
+    content = _contents(path)
     try:
+        certificate = read_certificate(content)
         theorem: Mapping[str, Any] = certificate["theorem"]
-        size = words.domain_size(theorem["domain"])
-        sentence = words.theorem_words(theorem)
-        parts = {
-            "theorem": sentence,
-            "inputs": words.about(size),
-            "model": words.config_words(theorem["config"]),
-            "weights": f"SHA-256 {theorem['weights_sha256']}",
-            "semantics": words.SEMANTICS.get(str(theorem["semantics"]), str(theorem["semantics"])),
-            "proof": words.proof_words(certificate["proof"]),
-            "trusted": trusted_base(),
-            "file": f"{grouped(path.stat().st_size)} bytes, seal {certificate['seal']}",
-        }
-        listings = [(program, words.program_lines(program)) for program in words.programs_in(theorem["body"])]
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError, ZeroDivisionError) as error:
-        raise BadInput(f"{path} is not a certificate: {type(error).__name__}: {error}") from None
+        read_statement(theorem)
+    except Rejected as error:
+        raise BadInput(f"{path} is no certificate with a theorem to show: {_where(error)}{error.why}") from None
+    inputs, pairs = sizes(theorem)
+    parts = {
+        "theorem": sentence(theorem),
+        **{name.lower(): text for name, text in particulars(theorem).items()},
+        "checker": f"{checker_lines():,} lines of Python",
+        "proof": words.proof_words(certificate["proof"]),
+        "file": f"{grouped(len(content))} bytes, seal {certificate['seal']}",
+    }
     data = {
         "theorem": theorem,
-        "words": sentence,
-        "domain_size": str(size),
+        "words": parts["theorem"],
+        "domain_size": None if inputs is None else digits_of(inputs),
+        "pairs": None if pairs is None else digits_of(pairs),
         "semantics": theorem["semantics"],
-        "proof_rule": certificate["proof"].get("rule"),
+        "proof_rule": certificate["proof"].get("rule") if isinstance(certificate["proof"], dict) else None,
         "seal": certificate["seal"],
-        "trusted_base": trusted_base(),
+        "trusted_base": TRUSTED_BASE,
         "checked": False,
     }
     blocks: list[str] = []
-    for program, lines in listings:
-        blocks.append(f"\nThe program {program['name']} as core RASP; the certificate holds its tables:")
-        blocks += [f"  {line}" for line in lines]
+    for title, lines in words.listings(theorem):
+        blocks += [f"\n{title}:", *(f"  {line}" for line in lines)]
     screen.show(data, facts(parts), *blocks, "\nNothing has been checked: certiformer check does that.")
     return ExitCode.OK
 
 
-def trusted_base() -> str:
-    """What must be right for `valid` to mean true."""
+def checker_lines() -> int:
+    """How much code must be right for `valid` to mean true."""
     folder = Path(__file__).resolve().parent.parent / "proofs"
-    lines = sum(len(file.read_text(encoding="utf-8").splitlines()) for file in sorted(folder.rglob("*.py")))
-    return (
-        f"the checker certiformer.proofs ({grouped(lines)} lines of Python), its specification, Python, numpy, "
-        "safetensors, python-flint"
-    )
+    return sum(len(file.read_text(encoding="utf-8").splitlines()) for file in sorted(folder.rglob("*.py")))
+
+
+def _expected(path: Path) -> Mapping[str, Any]:
+    """The theorem in a certificate, in what `show --json` prints, or by itself. Raises `BadInput`."""
+    from ..proofs import Rejected
+    from ..proofs.format import MAX_BYTES, parse_json, require
+    from ..proofs.words import read_statement
+
+    content = _contents(path)
+    try:
+        require(len(content) <= MAX_BYTES, f"it has more than {MAX_BYTES} bytes")
+        data = parse_json(content)
+        theorem = data["theorem"] if isinstance(data, dict) and "theorem" in data else data
+        read_statement(theorem)
+    except Rejected as error:
+        raise BadInput(
+            f"--expect {path} holds no whole theorem: {_where(error)}{error.why}; "
+            "give a certificate, or what `certiformer show --json CERT` prints"
+        ) from None
+    found: Mapping[str, Any] = theorem
+    return found
+
+
+def _where(error: Any) -> str:
+    return f"{error.step}: " if error.step else ""
 
 
 def _exists(path: Path) -> None:
@@ -102,15 +124,13 @@ def _exists(path: Path) -> None:
         raise BadInput(f"no file {str(path)!r}")
 
 
-def _json_file(path: Path) -> Any:
-    """A JSON object in a file. Raises `BadInput` for anything else."""
+def _contents(path: Path) -> bytes:
+    """A file as the checker reads it. Raises `BadInput`."""
+    from ..proofs import Rejected
+    from ..proofs.files import read_bytes
+
     _exists(path)
-    if path.stat().st_size > MAX_BYTES:
-        raise BadInput(f"{path} has {grouped(path.stat().st_size)} bytes; at most {grouped(MAX_BYTES)} are read")
     try:
-        data = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise BadInput(f"{path} is not JSON: {error}") from None
-    if not isinstance(data, dict):
-        raise BadInput(f"{path} must hold a JSON object, got {type(data).__name__}")
-    return data
+        return read_bytes(path)
+    except Rejected as error:
+        raise BadInput(f"{path}: {error.why}") from None

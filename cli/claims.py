@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from . import inputs
-from .output import BadInput, value_text
+from .output import BadInput
 
 if TYPE_CHECKING:
     from ..compiler.compiled import Compiled
@@ -76,7 +76,7 @@ def _margin(compiled: Compiled, wanted: Wanted) -> Claim:
 def _never_outputs(compiled: Compiled, wanted: Wanted) -> Claim:
     from ..verifier.claims import NeverOutputs
 
-    known = {value_text(item): item for item in compiled.codec.outputs}
+    known = inputs.by_text(compiled.codec.outputs)
     names = [name.strip() for name in _need(wanted, "outputs", "VALUE,VALUE").split(",")]
     strange = [name for name in names if name not in known]
     if strange:
@@ -96,7 +96,7 @@ def _invariant(compiled: Compiled, wanted: Wanted) -> Claim:
     pairs = [pair.partition("=") for pair in str(wanted.relabel).split(",")]
     if not all(equals for _, equals, _ in pairs):
         raise BadInput(f"--relabel must look like a=b,c=d, got {wanted.relabel!r}")
-    known = {value_text(item): item for item in compiled.codec.vocab}
+    known = inputs.by_text(compiled.codec.vocab)
     names = [(_known(a.strip(), known, "--relabel"), _known(b.strip(), known, "--relabel")) for a, _, b in pairs]
     if len({a for a, _ in names}) < len(names):
         raise BadInput(f"--relabel names a token twice: {wanted.relabel!r}")
@@ -115,7 +115,11 @@ def _attends(compiled: Compiled, wanted: Wanted) -> Claim:
     if not named:
         names = list(dict.fromkeys(node.name for node in nodes if node.name))
         raise BadInput(f"--selector: the program has no node {text!r}; it has n0 to n{len(nodes) - 1}, {names[:12]}")
-    tolerance = float(inputs.parse_bound(wanted.tolerance, "--tolerance")) if wanted.tolerance else 1e-3
+    if len(named) > 1:
+        raise BadInput(
+            f"--selector: {len(named)} nodes are called {text!r}: {', '.join(f'n{i}' for i in named)}; name one"
+        )
+    tolerance = float(inputs.parse_bound(wanted.tolerance, "--tolerance", upper=True)) if wanted.tolerance else 1e-3
     return Attends(compiled, (places[0], places[1]), named[0], tolerance=tolerance)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..proofs.words import digits_of
 from . import inputs
 from .claims import Wanted as Wanted
 from .claims import claim_of
@@ -29,7 +31,8 @@ def compile_program(
     tokens = inputs.parse_vocab(vocab, named.entry)
     if causal is None:
         causal = named.entry.causal if named.entry else False
-    target = _target(output, f"{named.name}.safetensors")
+    target = _target(output, f"{named.name}.safetensors", inputs.source_file(program))
+    notes = _vocab_notes(vocab, named.name, len(tokens))
     started = time.perf_counter()
     with screen.progress(f"compiling {named.name}"):
         compiled = compile_(named.program, vocab=tokens, max_len=max_len, causal=causal, bos=bos, name=named.name)
@@ -42,19 +45,32 @@ def compile_program(
         "causal": causal,
         "bos": bos,
         **shape(compiled),
+        "margin": compiled.margin if math.isfinite(compiled.margin) else None,
         "seconds": seconds,
         "path": str(target),
+        "notes": notes,
     }
     rows = {
         "program": named.name,
         "vocabulary": f"{len(tokens)} tokens: {sequence_text(tokens[:12])}{' ...' if len(tokens) > 12 else ''}",
         "lengths": f"1 to {max_len}",
         "model": shape_words(compiled),
+        "margin": f"{compiled.margin:.4g} at the read-out by construction, before any proof",
         "compiled in": f"{seconds:.2f} s",
         "saved": str(target),
     }
-    screen.show(data, facts(rows))
+    screen.show(data, facts(rows), *(f"note: {note}" for note in notes))
     return ExitCode.OK
+
+
+def _vocab_notes(asked: str, name: str, size: int) -> list[str]:
+    """What to say of a library program that does not take as many tokens as were asked for."""
+    wanted = inputs.vocab_size(asked)
+    if wanted in (None, size):
+        return []
+    return [
+        f"{name} has a vocabulary of its own, of {size} tokens where {wanted} are asked for; --vocab a,b,c lists others"
+    ]
 
 
 def shape(compiled: Compiled) -> dict[str, object]:
@@ -66,6 +82,7 @@ def shape(compiled: Compiled) -> dict[str, object]:
         "d_head": [layer.d_head for layer in config.layers],
         "d_mlp": [layer.d_mlp for layer in config.layers],
         "d_model": config.d_model,
+        "d_model_without_reuse": compiled.sizes.d_model_without_reuse,
         "parameters": config.n_parameters,
         "weights_sha256": compiled.model.weights_sha256(),
     }
@@ -77,13 +94,13 @@ def shape_words(compiled: Compiled) -> str:
     heads = sum(layer.n_heads for layer in config.layers)
     neurons = sum(layer.d_mlp for layer in config.layers)
     return (
-        f"{config.n_layers} layers, {heads} attention heads, {grouped(neurons)} neurons, d_model {config.d_model}, "
-        f"{grouped(config.n_parameters)} parameters"
+        f"{config.n_layers} layers, {heads} attention heads, {grouped(neurons)} neurons, d_model {config.d_model} "
+        f"({compiled.sizes.d_model_without_reuse} without reuse), {grouped(config.n_parameters)} parameters"
     )
 
 
 def run_model(path: Path, tokens: Sequence[str], as_json: bool) -> int:
-    """The model's decoded output, and what its program gives."""
+    """The model's decoded output, and what its program gives; `ExitCode.NO` where they disagree."""
     from ..compiler.compiled import Compiled
     from ..compiler.core_evaluator import evaluate_core
 
@@ -97,7 +114,7 @@ def run_model(path: Path, tokens: Sequence[str], as_json: bool) -> int:
         sequence_text(found),
         *([] if agree else [f"its program gives  {sequence_text(wanted)}"]),
     )
-    return ExitCode.OK
+    return ExitCode.OK if agree else ExitCode.NO
 
 
 def prove_claim(
@@ -114,13 +131,14 @@ def prove_claim(
     compiled = Compiled.load(path)
     claim = claim_of(compiled, wanted)
     domain = _domain(compiled, wanted)
-    target = _target(output, f"{path.stem}.cert") if output else None
-    size = domain.size()
+    source = inputs.source_file(wanted.program) if wanted.program else None
+    target = _target(output, f"{path.stem}.cert", path, source) if output else None
+    size = digits_of(domain.size())
     started = time.perf_counter()
     with screen.progress(f"proving {wanted.claim}") as tell:
         verdict = prove(claim, domain, seconds=seconds, engines=engines or None, progress=tell)
     took = round(time.perf_counter() - started, 3)
-    data: dict[str, object] = {"claim": wanted.claim, "domain_size": str(size), "seconds": took}
+    data: dict[str, object] = {"claim": wanted.claim, "domain_size": size, "seconds": took}
     match verdict:
         case Proved():
             if target:
@@ -169,7 +187,7 @@ def _domain(compiled: Compiled, wanted: Wanted) -> Language:
         raise BadInput(f"--lengths goes to {lengths[-1]}, but the model takes at most {longest} tokens")
     vocab: Sequence[object] = compiled.codec.vocab
     if wanted.vocab:
-        vocab = inputs.parse_tokens(wanted.vocab.split(","), compiled.codec.vocab)
+        vocab = inputs.listed_tokens([item.strip() for item in wanted.vocab.split(",")], compiled.codec.vocab)
     return sequences(vocab=vocab, length=lengths)
 
 
@@ -199,9 +217,15 @@ def list_programs(as_json: bool) -> int:
     return ExitCode.OK
 
 
-def _target(output: Path, name: str) -> Path:
-    """The file to write: `output`, or `name` in it if it is a folder. Raises `BadInput` before any work is done."""
+def _target(output: Path, name: str, *sources: Path | None) -> Path:
+    """The file to write: `output`, or `name` in it if it is a folder. Raises `BadInput` before any work is done.
+
+    `sources`: the files that are read; none of them is overwritten.
+    """
     target = output / name if output.is_dir() else output
     if not target.parent.is_dir():
         raise BadInput(f"cannot write {target}: there is no folder {target.parent}")
+    for source in sources:
+        if source is not None and source.exists() and target.exists() and target.samefile(source):
+            raise BadInput(f"-o {target} is the input {source}, which would be lost; choose another file")
     return target

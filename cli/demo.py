@@ -14,9 +14,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ..proofs.words import about, sentence
 from .commands import outcome_data, shape, shape_words
 from .output import BadInput, ExitCode, Screen, grouped, plain, sequence_text
-from .words import about, theorem_words
 
 if TYPE_CHECKING:
     from ..compiler.compiled import Compiled
@@ -173,7 +173,7 @@ def _check(story: Story, folder: Path) -> bool:
     if done.returncode:
         story.line(done.stderr.strip() or str(result))
     else:
-        story.line(theorem_words(result["theorem"]))
+        story.line(sentence(result["theorem"]))
     story.facts["check"] = {"verdict": result.get("verdict"), "seconds": round(seconds, 2)}
     return done.returncode == 0
 

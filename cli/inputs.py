@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+import inspect
 import math
+import re
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from .output import BadInput, value_text
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
     from ..compiler.rasp import SOp
     from ..models.cards import Trained
     from ..models.values import Value
+
+NUMBER = re.compile(r"[+-]?((\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?|\d+/\d+)", re.ASCII)
 
 
 ZOO = "zoo:"
@@ -36,9 +41,9 @@ class Named:
 
 def load_program(text: str) -> Named:
     """A program of the library by name, or `path.py:attribute` (an s-op, or a function giving one)."""
-    if ":" in text:
-        path, _, attribute = text.rpartition(":")
-        return Named(attribute, _program_in_file(Path(path), attribute), None)
+    if path := source_file(text):
+        attribute = text.rpartition(":")[2]
+        return Named(attribute, _program_in_file(path, attribute), None)
     from ..compiler.programs import LIBRARY
 
     if text not in LIBRARY:
@@ -49,6 +54,12 @@ def load_program(text: str) -> Named:
         )
     entry = LIBRARY[text]
     return Named(text, entry.build(), entry)
+
+
+def source_file(text: str) -> Path | None:
+    """The file of a program given as `path.py:attribute`."""
+    path, colon, _ = text.rpartition(":")
+    return Path(path) if colon else None
 
 
 def _program_in_file(path: Path, attribute: str) -> SOp:
@@ -66,8 +77,8 @@ def _program_in_file(path: Path, attribute: str) -> SOp:
     except (Exception, SystemExit) as error:
         raise BadInput(f"{path} does not run: {_where(error, path)}") from error
     if not hasattr(module, attribute):
-        names = sorted(name for name, value in vars(module).items() if isinstance(value, SOp))
-        raise BadInput(f"{path} has no {attribute!r}; its programs are: {', '.join(names) or 'none'}")
+        names = ", ".join(_programs_of(module)) or "none"
+        raise BadInput(f"{path} has no {attribute!r}; its programs are: {names}")
     found = getattr(module, attribute)
     if callable(found) and not isinstance(found, SOp):
         try:
@@ -77,6 +88,20 @@ def _program_in_file(path: Path, attribute: str) -> SOp:
     if not isinstance(found, SOp):
         raise BadInput(f"{attribute} in {path} must be an SOp or a function giving one, got {type(found).__name__}")
     return found
+
+
+def _programs_of(module: ModuleType) -> list[str]:
+    """The s-ops of the user's file, and functions that may give one; not what it imports from RASP."""
+    from ..compiler import rasp
+
+    def is_program(name: str, value: object) -> bool:
+        if isinstance(value, rasp.SOp):
+            return vars(rasp).get(name) is not value
+        own = inspect.isfunction(value) and value.__module__ == module.__name__ and not name.startswith("_")
+        needed = inspect.signature(value).parameters.values() if own and callable(value) else ()
+        return own and all(parameter.default is not parameter.empty for parameter in needed)
+
+    return sorted(name for name, value in vars(module).items() if is_program(name, value))
 
 
 def _where(error: BaseException, path: Path) -> str:
@@ -110,20 +135,28 @@ def load_trained_model(text: str | Path) -> Trained:
 def parse_vocab(text: str, entry: Entry | None = None) -> tuple[Value, ...]:
     """`20`: the tokens 0 to 19, or a library program's own vocabulary of that size; `a,b,c`: these tokens."""
     items = [item.strip() for item in text.split(",")]
-    if len(items) == 1 and _integer(items[0]) is not None:
-        size = int(items[0])
+    size = vocab_size(text)
+    if size is not None:
         if not 1 <= size <= 100_000:
             raise BadInput(f"--vocab must be 1 to 100000 tokens, got {size}; or list them: --vocab a,b,c")
         return tuple(entry.vocab(size)) if entry else tuple(range(size))
     return parse_values(items, "--vocab")
 
 
+def vocab_size(text: str) -> int | None:
+    """The size asked for by `20`; None for a list of tokens."""
+    return _integer(text.strip())
+
+
 def parse_values(items: Sequence[str], option: str) -> tuple[Value, ...]:
-    """Tokens as typed: integers if all are, otherwise strings. Raises `BadInput` for empty and repeated ones."""
+    """Tokens as typed: exact numbers if all are (1, -2, 0.5, 1/3), otherwise strings.
+
+    Raises `BadInput` for empty and repeated ones, and for division by zero.
+    """
     if not all(items):
         raise BadInput(f"{option} has an empty token in {','.join(items)!r}; separate tokens by single commas")
-    integers = [_integer(item) for item in items]
-    values: tuple[Value, ...] = tuple(items) if None in integers else tuple(integers)
+    numbers = [_number(item, option) for item in items]
+    values: tuple[Value, ...] = tuple(items) if None in numbers else tuple(numbers)
     repeated = sorted({value_text(value) for value in values if values.count(value) > 1})
     if repeated:
         raise BadInput(f"{option} repeats {', '.join(repeated)}; list each token once")
@@ -142,29 +175,72 @@ def parse_lengths(text: str) -> range:
 
 
 def parse_tokens(items: Sequence[str], vocab: Sequence[Value]) -> list[Value]:
-    """Tokens by their text. One argument that is no token is split: at commas or spaces, else into characters."""
-    known: dict[str, Value] = {value_text(value): value for value in vocab}
-    if len(items) == 1 and items[0] not in known:
-        text = items[0]
-        parts = text.replace(",", " ").split()
-        items = parts if len(parts) > 1 else list(text)
-        if not all(part in known for part in items) and len(parts) == 1:
-            items = parts
-    unknown = [item for item in items if item not in known]
+    """Tokens by their text. One argument that is no token is split: at commas or spaces, else into characters.
+
+    Into characters only if every token of the vocabulary is one: `99` is no way to write 9 9 where 19 is a token too.
+    """
+    known = by_text(vocab)
+    if len(items) == 1 and _token(items[0], known) not in known:
+        parts = items[0].replace(",", " ").split()
+        characters = len(parts) == 1 and all(len(text) == 1 for text in known)
+        if characters and _number(parts[0], "a token") is not None:
+            characters = all(character in known for character in parts[0])
+        items = list(parts[0]) if characters else parts or items
+    return listed_tokens(items, vocab)
+
+
+def listed_tokens(items: Sequence[str], vocab: Sequence[Value]) -> list[Value]:
+    """Tokens by their text, each on its own. Raises `BadInput` naming the first that is unknown."""
+    known = by_text(vocab)
+    found = [_token(item, known) for item in items]
+    unknown = [item for item, name in zip(items, found, strict=True) if name not in known]
     if unknown:
         shown = ", ".join(list(known)[:12]) + (", …" if len(known) > 12 else "")
         raise BadInput(f"unknown token {unknown[0]!r}; the vocabulary has {len(known)}: {shown}")
-    return [known[item] for item in items]
+    return [known[name] for name in found]
 
 
-def parse_bound(text: str, option: str) -> Fraction:
-    """The least float64 number that is at least the decimal or fraction typed."""
+def _token(item: str, known: dict[str, Value]) -> str:
+    """What the token is known as: itself, or if it is a number, that in the usual form (0.5 is 1/2)."""
+    number = None if item in known else _number(item, "a token")
+    return item if number is None else value_text(number)
+
+
+def by_text(values: Iterable[Value]) -> dict[str, Value]:
+    """Values by what a person types for them; a string that looks like another value is typed in quotes: '1'."""
+    known: dict[str, Value] = {}
+    for value in sorted(values, key=lambda value: isinstance(value, str)):
+        text = value_text(value)
+        known[repr(value) if text in known else text] = value
+    return known
+
+
+def parse_bound(text: str, option: str, *, upper: bool = False) -> Fraction:
+    """The float64 number next to the decimal or fraction typed that claims no less: at least it, or (`upper`) at most.
+
+    `upper`: the number typed is one that something is not to exceed.
+    """
     try:
         wanted = Fraction(text)
         nearest = float(wanted)
+        if upper:
+            return Fraction(nearest if nearest <= wanted else math.nextafter(nearest, -math.inf))
         return Fraction(nearest if nearest >= wanted else math.nextafter(nearest, math.inf))
     except (ValueError, OverflowError, ZeroDivisionError):
         raise BadInput(f"{option} must be a number such as 0.5 or 1/3, got {text!r}") from None
+
+
+def _number(text: str, option: str) -> int | Fraction | None:
+    """An integer, decimal or fraction, exactly; None for anything else. Raises `BadInput` for division by zero."""
+    if not NUMBER.fullmatch(text):
+        return None
+    try:
+        number = Fraction(text)
+    except ZeroDivisionError:
+        raise BadInput(f"{option} has the fraction {text!r}, whose denominator is zero") from None
+    except ValueError:  # more digits than Python reads
+        return None
+    return number.numerator if number.denominator == 1 else number
 
 
 def _integer(text: str) -> int | None:

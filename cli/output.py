@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import os
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,15 +35,17 @@ class ExitCode(IntEnum):
     OK = 0
     """Done; of a claim: proved; of a certificate: valid."""
     NO = 1
-    """Of a claim: refuted; of a certificate: invalid."""
+    """Of a claim: refuted; of a certificate: invalid; of a run: the model differs from its program."""
     OPEN = 2
     """Of a claim: unknown; of a certificate: holey."""
     BAD_INPUT = 3
-    """The input is wrong: arguments, files, programs, tokens."""
+    """The input is wrong: arguments, files that cannot be read or hold something else, programs, tokens."""
     BUG = 70
     """An error inside certiformer."""
     INTERRUPTED = 130
     """Stopped by Ctrl-C."""
+    PIPE = 141
+    """Nobody read the output to its end (`certiformer programs | head`)."""
 
 
 class BadInput(Exception):
@@ -55,7 +61,7 @@ class Screen:
     def show(self, data: Mapping[str, object], *parts: str) -> None:
         """The result: `data` in JSON mode, else the parts, one below the other."""
         if self.as_json:
-            sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False, default=plain) + "\n")
+            sys.stdout.write(json_text(data) + "\n")
             return
         for part in parts:
             self.say(part)
@@ -63,7 +69,7 @@ class Screen:
     def say(self, text: str) -> None:
         """Text for people; nothing in JSON mode."""
         if not self.as_json:
-            sys.stdout.write(text + "\n")
+            sys.stdout.write(visible(text) + "\n")
             sys.stdout.flush()
 
     @contextmanager
@@ -116,9 +122,39 @@ class Screen:
 
 def complain(message: str, *, as_json: bool, kind: str) -> None:
     """An error: on stderr for people; with `--json` also as an object on stdout."""
-    sys.stderr.write(f"error: {message}\n")
+    sys.stderr.write(visible(f"error: {message}\n"))
     if as_json:
-        sys.stdout.write(json.dumps({"error": {"kind": kind, "message": message}}, indent=2) + "\n")
+        sys.stdout.write(json_text({"error": {"kind": kind, "message": message}}) + "\n")
+
+
+def visible(text: str) -> str:
+    """The text with everything that is not printable, but line ends, as escapes: no file steers a terminal."""
+    return re.sub(r"[^ -~\n]", lambda found: found[0] if found[0].isprintable() else repr(found[0])[1:-1], text)
+
+
+def json_text(data: object) -> str:
+    """JSON in which people can read their alphabet, as far as stdout can write it."""
+    encoding = sys.stdout.encoding or "utf-8"
+
+    def escape(found: re.Match[str]) -> str:
+        character = found[0]
+        written = character.encode(encoding, "ignore").decode(encoding, "ignore") == character
+        return character if written and character.isprintable() else json.dumps(character)[1:-1]
+
+    return re.sub(r"[^ -~\n]", escape, json.dumps(data, indent=2, ensure_ascii=False, default=plain))
+
+
+def be_lenient() -> None:
+    """What stdout or stderr cannot encode is written as an escape."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def hang_up() -> None:
+    """Nobody reads stdout any more: what is still to be written, at the latest when Python ends, goes nowhere."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def facts(rows: Mapping[str, object]) -> str:
@@ -133,8 +169,8 @@ def value_text(value: object) -> str:
 
 
 def sequence_text(values: Sequence[object]) -> str:
-    """A sequence of RASP values, separated by spaces."""
-    return " ".join(map(value_text, values))
+    """A sequence of RASP values, separated by spaces, on one line."""
+    return " ".join(map(value_text, values)).replace("\n", "\\n")
 
 
 def plain(value: object) -> object:

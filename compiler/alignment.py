@@ -91,7 +91,7 @@ class NeuronRole:
     encoding: Encoding
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Alignment:
     """What each component of a model does, in terms of `program` (a core program extended by auxiliary definitions).
 
@@ -108,6 +108,9 @@ class Alignment:
     width_sums: tuple[tuple[int, tuple[tuple[int, int], ...]], ...]
     decode_reads: tuple[int, ...]
     width_shares: tuple[tuple[int, int, int], ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<Alignment of {self.program.name!r}: {len(self.heads)} heads, {len(self.neurons)} groups of neurons>"
 
     def sites(self) -> list[dict[str, object]]:
         """For each node written by a component: name, site, coordinates of the residual stream."""

@@ -22,12 +22,14 @@ def dyadic_to_json(value: float) -> object:
 
 
 def dyadic_from_json(data: Any) -> float:
+    """The inverse of `dyadic_to_json`."""
     if isinstance(data, dict):
         return float(Fraction(int(data["num"]), 2 ** int(data["log2den"])))
     return float(int(data))
 
 
 def encoding_to_json(encoding: Encoding) -> dict[str, object]:
+    """Plain data for `json`."""
     if isinstance(encoding, OneHot):
         return {"kind": "onehot", "dims": list(encoding.dims)}
     if isinstance(encoding, Scalar):
@@ -36,6 +38,7 @@ def encoding_to_json(encoding: Encoding) -> dict[str, object]:
 
 
 def encoding_from_json(data: Any) -> Encoding:
+    """The inverse of `encoding_to_json`."""
     if data["kind"] == "onehot":
         return OneHot(tuple(int(d) for d in data["dims"]))
     if data["kind"] == "scalar":

@@ -77,6 +77,7 @@ class Analysis:
 
     @property
     def lengths(self) -> tuple[int, ...]:
+        """The lengths that the facts are about, ascending."""
         return self.ranges.lengths
 
     @property
@@ -284,6 +285,7 @@ def align(found: Range, values: Sequence[Value]) -> Words:
 
 
 def indices_range(ranges: Ranges) -> Range:
+    """The possible values of `indices`: position i at lengths above i."""
     positions = np.arange(ranges.max_len)
     table = np.arange(ranges.max_len + 1)[:, None] > positions[None, :]
     return Range(tuple(range(ranges.max_len)), ranges.pack(table))
@@ -296,6 +298,7 @@ def map_domain(ranges: Ranges, args: Sequence[int]) -> Cut:
 
 
 def map_words(ranges: Ranges, node: Map) -> Words:
+    """The lengths at which each value of a map is possible. Raises `Refused` where it may be undefined."""
     over = map_domain(ranges, node.args)
     axes = {basis: axis for axis, basis in enumerate(over)}
     args = [np.broadcast_to(ranges.along(arg, axes, len(over)), ranges.sizes(over)).ravel() for arg in node.args]
@@ -315,6 +318,7 @@ def map_words(ranges: Ranges, node: Map) -> Words:
 
 
 def linear_range(ranges: Ranges, args: Sequence[int], coefficients: Sequence[Fraction], constant: Fraction) -> Range:
+    """The possible values of a linear combination. Raises `Refused` for arguments that are no numbers."""
     terms = []
     for arg in args:
         words = ranges.words[arg]
@@ -326,6 +330,7 @@ def linear_range(ranges: Ranges, args: Sequence[int], coefficients: Sequence[Fra
 
 
 def width_range(ranges: Ranges, selector: int) -> Range:
+    """The possible values of a width: all between its bounds."""
     lo, hi, possible = _flat_bounds(ranges, selector)
     table = np.zeros((ranges.max_len + 1, ranges.max_len + 1), np.bool_)
     for n in ranges.lengths:
@@ -346,6 +351,7 @@ class Selection:
 
 
 def selection(ranges: Ranges, selector: int, value: int) -> Selection:
+    """What an aggregate of `value` over `selector` selects; remembered."""
     found = ranges.memo.get(("selection", selector, value))
     if found is None:
         found = ranges.memo["selection", selector, value] = _selection(ranges, selector, value)

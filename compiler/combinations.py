@@ -26,6 +26,7 @@ class Combination:
 
     @property
     def thresholds(self) -> int:
+        """How often the value changes along the points."""
         return int(np.count_nonzero(np.diff(self.function)))
 
 

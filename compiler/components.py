@@ -21,12 +21,24 @@ SCALAR_OUTPUT_FROM = 129
 
 
 class PlanError(Exception):
-    """A node that the compiler cannot realise: the node's position and the reason."""
+    """A node that the compiler cannot realise: the node's position, the reason and the remedy.
 
-    def __init__(self, node: int, reason: str) -> None:
+    `too_long`: with shorter sequences it could be realised.
+    """
+
+    def __init__(self, node: int, reason: str, too_long: bool = False) -> None:
         super().__init__(reason)
         self.node = node
         self.reason = reason
+        self.too_long = too_long
+
+
+class Unplannable(Exception):
+    """A program with nodes that cannot be realised: all that were found, each on a node of the source program."""
+
+    def __init__(self, problems: tuple[PlanError, ...]) -> None:
+        super().__init__("; ".join(f"node {problem.node}: {problem.reason}" for problem in problems))
+        self.problems = problems
 
 
 @dataclass(eq=False)
@@ -47,9 +59,11 @@ class Rep:
 
     @property
     def ready(self) -> int:
+        """The time from which it can be read."""
         return self.written + 1
 
     def read_at(self, time: int) -> None:
+        """Note that a component reads it at `time`."""
         self.last_read = max(self.last_read, time)
 
 
@@ -86,7 +100,11 @@ class Neuron:
 
 @dataclass(eq=False)
 class GroupPlan:
-    """Neurons that compute `node` from `reads` into `out`; `clears`: they write minus `out` instead."""
+    """Neurons that compute `node` from `reads` into `out`; `clears`: they write minus `out` instead.
+
+    `line`: the number line they read by thresholds, if they do; what they write is exact while its readings are off
+    by less than `tolerance`.
+    """
 
     time: int
     node: int
@@ -94,10 +112,14 @@ class GroupPlan:
     neurons: list[Neuron]
     out: Rep
     clears: bool = False
+    line: Axis | None = None
+    tolerance: float = 0.0
 
 
 @dataclass(eq=False)
 class AtomPlan:
+    """One comparison of a head: `table[key value, query value]` over two one-hots."""
+
     key: Rep
     query: Rep
     table: Bits
@@ -124,10 +146,12 @@ class HeadPlan:
 
 
 def points_of(values: tuple[object, ...]) -> npt.NDArray[np.float64]:
+    """The values as numbers, 0 in place of what is no number."""
     return np.array([0.0 if v is None or isinstance(v, str) else float(v) for v in values])  # type: ignore[arg-type]
 
 
 def is_number(value: object) -> bool:
+    """Whether a value is a number (True and False are)."""
     return value is not None and not isinstance(value, str)
 
 
@@ -141,21 +165,26 @@ def separated(values: tuple[object, ...]) -> npt.NDArray[np.float64]:
 
 
 def new_scalar(node: int, points: npt.NDArray[np.float64], written: int) -> Rep:
+    """A scalar representation of `node` whose value i is `points[i]`."""
     return Rep(node, "scalar", 1, np.zeros(len(points), dtype=np.int64), points, written)
 
 
 def axis_of(node: int, rep: Rep, affine: bool) -> Axis:
+    """The number line that a scalar representation is."""
     assert rep.points is not None
     return Axis(node, (node,), [(rep, 0, 1.0)], 0.0, rep.points, affine, rep.ready)
 
 
 def neuron_estimate(table: npt.NDArray[np.int32]) -> int:
+    """About how many neurons a lookup of the table takes."""
     return int(np.prod(sorted(table.shape)[:-1])) if table.ndim > 1 else table.size
 
 
 def odd(time: int) -> int:
+    """The first time of neurons from `time` on."""
     return time if time % 2 else time + 1
 
 
 def even(time: int) -> int:
+    """The first time of heads from `time` on."""
     return time if time % 2 == 0 else time + 1

@@ -73,12 +73,16 @@ def canonical(values: Iterable[Value]) -> tuple[Value, ...]:
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
+    """The input tokens."""
+
     values: tuple[Value, ...]
     name: str = "tokens"
 
 
 @dataclass(frozen=True, eq=False)
 class Indices:
+    """The positions 0, 1, …"""
+
     values: tuple[Value, ...]
     name: str = "indices"
 
@@ -95,6 +99,8 @@ class Map:
 
 @dataclass(frozen=True, eq=False)
 class Linear:
+    """constant + the sum of coefficient times argument; None if an argument is None."""
+
     args: tuple[int, ...]
     coefficients: tuple[Fraction, ...]
     constant: Fraction
@@ -114,6 +120,8 @@ class Select:
 
 @dataclass(frozen=True, eq=False)
 class And:
+    """Selected by both."""
+
     left: int
     right: int
     name: str = ""
@@ -121,6 +129,8 @@ class And:
 
 @dataclass(frozen=True, eq=False)
 class Or:
+    """Selected by one of the two, or both."""
+
     left: int
     right: int
     name: str = ""
@@ -128,6 +138,8 @@ class Or:
 
 @dataclass(frozen=True, eq=False)
 class Not:
+    """Not selected, among the visible positions."""
+
     arg: int
     name: str = ""
 
@@ -145,6 +157,8 @@ class Aggregate:
 
 @dataclass(frozen=True, eq=False)
 class Width:
+    """How many visible positions are selected."""
+
     selector: int
     values: tuple[Value, ...]
     name: str = ""
@@ -155,7 +169,7 @@ SelectorNode: TypeAlias = Select | And | Or | Not
 Node: TypeAlias = ValueNode | SelectorNode
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class CoreProgram:
     """A program over `vocab` (canonical order) for sequences of length 1..max_len.
 
@@ -169,7 +183,13 @@ class CoreProgram:
     output: int
     name: str = "program"
 
+    def __repr__(self) -> str:
+        return (
+            f"<CoreProgram {self.name!r}: {len(self.nodes)} nodes over {len(self.vocab)} tokens, up to {self.max_len}>"
+        )
+
     def value_node(self, index: int) -> ValueNode:
+        """The node at `index`, which must not be a selector."""
         node = self.nodes[index]
         assert not isinstance(node, (Select, And, Or, Not)), f"node {index} is a selector"
         return node

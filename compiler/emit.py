@@ -25,17 +25,30 @@ Array = npt.NDArray[np.float64]
 GAIN = 256.0
 
 
+@dataclass(frozen=True)
+class BosErrors:
+    """What float32 weights leave of a head's correction for the position of BOS: in its score, and in its value."""
+
+    score: float
+    value: float
+
+
 @dataclass(frozen=True, eq=False)
 class Emitted:
-    """Parameters by TransformerLens name (float32), sizes per layer (heads, d_head, d_mlp), and the alignment."""
+    """Parameters by TransformerLens name (float32), sizes per layer (heads, d_head, d_mlp), and the alignment.
+
+    `bos_errors`: by identity of the planned head.
+    """
 
     parameters: dict[str, npt.NDArray[np.float32]]
     layers: list[tuple[int, int, int]]
     d_model: int
     alignment: Alignment
+    bos_errors: dict[int, BosErrors]
 
 
 def encoding_of(rep: Rep) -> Encoding:
+    """The encoding that a representation with coordinates is."""
     if rep.kind == "onehot":
         return OneHot(tuple(int(rep.dims[s]) if s >= 0 else -1 for s in rep.slot))
     assert rep.points is not None
@@ -43,6 +56,7 @@ def encoding_of(rep: Rep) -> Encoding:
 
 
 def emit(plan: Plan, layout: Layout, bos: bool, outputs: tuple[object, ...]) -> Emitted:
+    """The weights of a plan with a layout; `outputs`: the values that are decoded to."""
     core, d_model = plan.program, layout.d_model
     groups = [*plan.groups, *layout.clears]
     n_layers = max([0, *(h.time // 2 + 1 for h in plan.heads), *(g.time // 2 + 1 for g in groups)])
@@ -51,12 +65,16 @@ def emit(plan: Plan, layout: Layout, bos: bool, outputs: tuple[object, ...]) -> 
     head_roles: list[HeadRole] = []
     neuron_roles: list[NeuronRole] = []
     sizes: list[tuple[int, int, int]] = []
+    bos_errors: dict[int, BosErrors] = {}
     for layer in range(n_layers):
         heads = [h for h in plan.heads if h.time == 2 * layer]
         blocks = [_head(h, d_model, bos, residual_bos) for h in heads]
         d_head = max([0, *(max(b.query.shape[1], b.value.shape[1]) for b in blocks)])
         change = np.zeros(d_model)
         if heads:
+            if bos:
+                found = (_bos_errors(h, block, residual_bos) for h, block in zip(heads, blocks, strict=True))
+                bos_errors.update(zip(map(id, heads), found, strict=True))
             change = _attention(parameters, f"blocks.{layer}.attn.", blocks, d_model, d_head, residual_bos)
             head_roles += [_head_role(h, layer, i) for i, h in enumerate(heads)]
         residual_bos = residual_bos + change
@@ -74,7 +92,8 @@ def emit(plan: Plan, layout: Layout, bos: bool, outputs: tuple[object, ...]) -> 
     sums = tuple(sorted(plan.width_sums.items()))
     shares = tuple((node, *pair) for node, pair in sorted(plan.width_shares.items()))
     alignment = Alignment(core, plan.n_source, tuple(head_roles), tuple(neuron_roles), sums, reads, shares)
-    return Emitted({k: v.astype(np.float32) for k, v in parameters.items()}, sizes, d_model, alignment)
+    rounded = {k: v.astype(np.float32) for k, v in parameters.items()}
+    return Emitted(rounded, sizes, d_model, alignment, bos_errors)
 
 
 def _embed(parameters: dict[str, Array], plan: Plan, core: CoreProgram, d_model: int, bos: bool) -> Array:
@@ -144,6 +163,19 @@ def _head(head: HeadPlan, d_model: int, bos: bool, residual_bos: Array) -> _Bloc
     out = np.zeros((out_size, d_model))
     out[np.arange(out_size), head.out.dims] = 1.0
     return _Block(query, key, query_bias, value, head.offset, out)
+
+
+def _bos_errors(head: HeadPlan, block: _Block, residual_bos: Array) -> BosErrors:
+    """How far the key and the value of BOS are from what they are meant to be (key: 1 in the last place)."""
+    key = residual_bos @ _rounded(block.key)
+    key[-1] -= 1.0
+    value = residual_bos @ _rounded(block.value) + _rounded(block.value_bias)
+    query = GAIN * max(1, len(head.atoms))  # no query holds more in one place
+    return BosErrors(float(query * np.abs(key).sum()), float(np.abs(value - head.sink).sum()))
+
+
+def _rounded(array: Array) -> Array:
+    return array.astype(np.float32).astype(float)
 
 
 def _place(target: Array, rep: Rep, factor: Array) -> None:

@@ -247,7 +247,7 @@ def _call(function: Callable[..., object], lifted: Sequence[Any]) -> Value | Und
         if isinstance(result, float) and any(type(value) is bool for value in lifted):
             result = function(*[ExactInt(value) if type(value) is bool else value for value in lifted])
         return settle(result)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a function that exits has no value; the user's Ctrl-C gets through
         return Undefined(_reason(error))
 
 
@@ -258,7 +258,7 @@ def _guarded(evaluator: Callable[..., Any], values: Sequence[Value]) -> Value | 
         return Undefined(_reason(error))
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     message = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     return f"{type(error).__name__}: {message}" if message else type(error).__name__
 

@@ -18,8 +18,10 @@ from ..models.errors import InputError
 from ..models.values import canonical_vocab
 from .affine import Means, linear_term
 from .analysis import (
+    Analysis,
     NoDefault,
     aggregate_range,
+    analyse,
     indices_range,
     linear_range,
     map_domain,
@@ -81,10 +83,16 @@ class CompileError(InputError):
 
 @dataclass(frozen=True, eq=False)
 class Lowered:
-    """A core program, and the encodings its nodes were wished to have (node -> "categorical" or "numerical")."""
+    """A core program, and what is known beside it.
+
+    `hints`: the encodings its nodes were wished to have (node -> "categorical" or "numerical"); `origins`: what
+    messages call the expression that each node comes from, with its place; `analysis`: the facts about the program.
+    """
 
     core: CoreProgram
     hints: dict[int, Literal["categorical", "numerical"]]
+    origins: tuple[str, ...]
+    analysis: Analysis
 
 
 def lower(
@@ -101,7 +109,7 @@ def lower(
 def lower_with_hints(
     program: SOp, vocab: Iterable[Value] | None, max_len: int | None, causal: bool = False, name: str | None = None
 ) -> Lowered:
-    """As `lower`, with the encoding hints."""
+    """As `lower`, with the encoding hints, the places and the facts."""
     words, longest = _check_input(program, vocab, max_len, causal)
     title = name or program.name or "program"
     merged = canonicalise(program)
@@ -112,6 +120,7 @@ def lower_with_hints(
             lowering.failed.add(node)
             continue
         try:
+            lowering.current = node
             lowering.place[node] = lowering.node(node)
         except Refused as why:
             lowering.failed.add(node)
@@ -160,6 +169,8 @@ class _Lowering:
         self.place: dict[Expression, int] = {}
         self.failed: set[Expression] = set()
         self.twins: dict[int, frozenset[int]] = {}
+        self.current: Expression | None = None
+        self.origins: list[Expression | None] = []
         self._known: dict[tuple[object, ...], int] = {}
         self.add(Tokens(vocab), words)
         positions = indices_range(self.ranges)
@@ -267,6 +278,7 @@ class _Lowering:
         found = self._known.get(key)
         if found is None:
             found = self._known[key] = self.ranges.append(node, words)
+            self.origins.append(self.current)
         elif node.name and not self.ranges.nodes[found].name:
             self.ranges.nodes[found] = replace(self.ranges.nodes[found], name=node.name)
         return found
@@ -323,7 +335,19 @@ class _Lowering:
         for op, index in self.place.items():
             if isinstance(op, SOp) and index in renumbered and op.encoding != "auto":
                 hints.setdefault(renumbered[index], op.encoding)
-        return Lowered(core, hints)
+        origins = tuple(_origin(self.origins[index], nodes[index]) for index in kept)
+        return Lowered(core, hints, origins, analyse(core) if len(kept) < len(nodes) else self.facts(core))
+
+    def facts(self, core: CoreProgram) -> Analysis:
+        """The facts about the program, where all nodes placed are in it: those found on the way."""
+        possible = tuple(None if words is None else self.ranges.unpack(words) for words in self.ranges.words)
+        return Analysis(core, self.ranges, possible)
+
+
+def _origin(expression: Expression | None, node: Node) -> str:
+    if expression is None:
+        return node.name
+    return describe(expression)
 
 
 def _that_matter(args: Sequence[int], table: Table) -> tuple[tuple[int, ...], Table]:

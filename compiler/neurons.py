@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -35,9 +36,17 @@ def difference(rep: Rep, after: int, before: int) -> Weights:
     return [*write(rep, after, 1.0), *write(rep, before, -1.0)]
 
 
+@dataclass(frozen=True, eq=False)
+class DigitisedLine:
+    """Neurons that read a number line, and how far off its readings may be: the output is exact up to there."""
+
+    neurons: list[Neuron]
+    tolerance: float
+
+
 def digitise(
     node: int, axis: Axis, function: npt.NDArray[np.int64], rep: Rep, max_len: int, over_values: tuple[object, ...]
-) -> list[Neuron]:
+) -> DigitisedLine:
     """Thresholds between neighbouring points of a number line with different values of `function`.
 
     `function[v]` is the value index to write where the line stands at `axis.points[v]` (-1: impossible). Each
@@ -51,15 +60,17 @@ def digitise(
     changes = [i for i in range(1, len(order)) if targets[i] != targets[i - 1]]
     reach = float(np.abs(axis.points[known]).max(initial=0.0)) + abs(axis.bias)
     error = (max_len + 8) * FLOAT32 * max(reach, 2.0**-20)
-    for i in changes:
-        gap = points[i] - points[i - 1]
-        if not gap > 32 * error:
-            raise PlanError(
-                node,
-                f"values {over_values[order[i - 1]]} and {over_values[order[i]]} differ by {gap:.3g},"
-                f" where float32 is sure to {error:.1g} only;"
-                f" lower max_len ({max_len}) or the number of values",
-            )
+    gaps = {i: float(points[i] - points[i - 1]) for i in changes}
+    least = min(gaps, key=lambda i: gaps[i], default=0)
+    if changes and not gaps[least] > 32 * error:
+        one, other = (over_values[order[i]] for i in (least - 1, least))
+        raise PlanError(
+            node,
+            f"to compute it, {one} has to be told from {other}; they are read as {points[least - 1]:.6g} and "
+            f"{points[least]:.6g}, {gaps[least]:.2e} apart, and at this length float32 takes more than "
+            f"{32 * error:.2e} (32 times its rounding error); lower max_len, or tell fewer values apart",
+            too_long=True,
+        )
     slopes = {i: 2.0 ** np.ceil(np.log2(2.0 / (points[i] - points[i - 1]))) for i in changes}
     rising = max((slopes[i] * (points[-1] - points[i]) for i in changes), default=0.0)
     falling = max((slopes[i] * (points[i] - points[0]) for i in changes), default=0.0)
@@ -80,7 +91,8 @@ def digitise(
             continue
         found.append(Neuron(weights, bias, step))
         found.append(Neuron(list(weights), bias - 1.0, [(r, c, -w) for r, c, w in step]))
-    return found
+    spare = min((gaps[i] / 2 - (0.5 + GRID / 2) / slopes[i] for i in changes), default=np.inf)
+    return DigitisedLine(found, float(spare))
 
 
 def classes(table: npt.NDArray[np.int32], axis: int) -> tuple[int, npt.NDArray[np.int64]]:

@@ -8,13 +8,15 @@ depend on.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from . import neurons as nn
 from . import plan_heads, plan_maps, plan_widths
 from .analysis import Analysis
 from .components import (
@@ -26,9 +28,11 @@ from .components import (
     HeadPlan,
     PlanError,
     Rep,
+    Unplannable,
     Weights,
     axis_of,
     is_number,
+    new_scalar,
     points_of,
 )
 from .core import (
@@ -42,8 +46,11 @@ from .core import (
     Value,
     Width,
 )
+from .neurons import DigitisedLine
+from .terms import show
 
 IntArray = npt.NDArray[np.int64]
+Made = TypeVar("Made")
 Hint: TypeAlias = Literal["auto", "categorical", "numerical"]
 
 
@@ -79,8 +86,56 @@ class Planner:
         self.axes: dict[int, Axis] = {}
         self.counts: dict[int, Axis] = {}
         self.auxiliaries: dict[tuple[object, ...], int] = {}
+        self._natural: dict[int, str] = {}
+        self.problems: list[PlanError] = []
+        self.source_of: dict[int, int] = {}
+        self._demanded: list[int] = [core.output]
+        self._kept: list[Rep] = []
+        self._broken: set[int] = set()  # identities of representations that stand in for what cannot be realised
+
+    # -- problems: reported, and planning goes on, so that all are found at once -----------------------------------
+
+    def report(self, problem: PlanError) -> None:
+        """Note a problem. That of an auxiliary node is its source node's."""
+        problem.node = self.source_of.get(problem.node, problem.node)
+        if all((problem.node, problem.reason) != (known.node, known.reason) for known in self.problems):
+            self.problems.append(problem)
+
+    def neurons(self, node: int, axis: Axis, function: IntArray, rep: Rep, labels: tuple[object, ...]) -> DigitisedLine:
+        """`neurons.digitise`, or none where it is impossible (reported) or the line only stands in for another."""
+        if any(id(source) in self._broken for source, _, _ in axis.weights):
+            return DigitisedLine([], 0.0)
+        try:
+            return nn.digitise(node, axis, function, rep, self.core.max_len, labels)
+        except PlanError as problem:
+            self.report(problem)
+            return DigitisedLine([], 0.0)
+
+    def _demand(self, node: int, make: Callable[[], Made], stand_in: Callable[[], Made]) -> Made:
+        self._demanded.append(self.source_of.get(node, node))
+        try:
+            return make()
+        except PlanError as problem:
+            self.report(problem)
+            return stand_in()
+        finally:
+            self._demanded.pop()
+
+    def _broken_onehot(self, node: int) -> Rep:
+        size = len(self.values(node))
+        rep = Rep(node, "onehot", size, np.arange(size), None, 0)
+        self._broken.add(id(rep))
+        self._kept.append(rep)
+        return rep
+
+    def _broken_axis(self, node: int) -> Axis:
+        rep = new_scalar(node, np.arange(float(len(self.values(node)))), 0)
+        self._broken.add(id(rep))
+        self._kept.append(rep)
+        return axis_of(node, rep, True)
 
     def values(self, node: int) -> tuple[Value, ...]:
+        """The values list of a value node."""
         return self.nodes[node].values  # type: ignore[union-attr]
 
     def relevant(self, node: int) -> tuple[int, ...]:
@@ -119,7 +174,11 @@ class Planner:
         if node == over:
             return np.arange(len(self.values(node)), dtype=np.int64)
         if node >= len(self.core.nodes):
-            raise PlanError(node, "auxiliary node read through another")
+            raise PlanError(
+                node,
+                "the compiler would have to encode a joint value that it introduced here in two ways, which it cannot; "
+                "name the parts of the expression in steps, or select by fewer values",
+            )
         cut = self.an.cut(node)
         table = self.table(node, cut)
         moved = np.moveaxis(table, cut.index(over), 0).reshape(len(self.values(over)), -1)
@@ -128,6 +187,11 @@ class Planner:
 
     def natural(self, node: int) -> str:
         """How a basis node arises most directly: "onehot" or "scalar"."""
+        if node not in self._natural:
+            self._natural[node] = self._find_natural(node)
+        return self._natural[node]
+
+    def _find_natural(self, node: int) -> str:
         op = self.nodes[node]
         if isinstance(op, (Width, Linear)):
             return "scalar"
@@ -165,8 +229,11 @@ class Planner:
 
     def onehot(self, node: int) -> Rep:
         """The one-hot representation of exactly this node."""
-        if node in self.onehots:
-            return self.onehots[node]
+        if node not in self.onehots:
+            self.onehots[node] = self._demand(node, lambda: self._onehot(node), lambda: self._broken_onehot(node))
+        return self.onehots[node]
+
+    def _onehot(self, node: int) -> Rep:
         op = self.nodes[node]
         if isinstance(op, (Tokens, Indices)):
             rep = self.new_onehot(node, written=-1)
@@ -181,10 +248,10 @@ class Planner:
                 rep = plan_maps.combined(self, node, op) or plan_maps.product(self, node)
         else:
             rep = plan_maps.digitise(self, node, self.axis(node), "onehot")
-        self.onehots[node] = rep
         return rep
 
     def natural_of(self, node: int) -> str:
+        """`natural`, also for auxiliary nodes."""
         return "onehot" if node >= len(self.core.nodes) and isinstance(self.nodes[node], Map) else self.natural(node)
 
     def carrier(self, node: int) -> tuple[Rep, IntArray]:
@@ -206,12 +273,16 @@ class Planner:
         return self.onehot(node), np.arange(len(self.values(node)))
 
     def fits(self, over: tuple[int, ...]) -> bool:
+        """Whether a table over all values of the nodes is small enough to be written out."""
         return int(np.prod([len(self.values(c)) for c in over])) <= MAX_FUSED
 
     def axis(self, node: int) -> Axis:
         """A number line that carries the node (of any kind), monotone or not."""
-        if node in self.axes:
-            return self.axes[node]
+        if node not in self.axes:
+            self.axes[node] = self._demand(node, lambda: self._axis(node), lambda: self._broken_axis(node))
+        return self.axes[node]
+
+    def _axis(self, node: int) -> Axis:
         op = self.nodes[node]
         if isinstance(op, Width):
             found = plan_widths.width_axis(self, node, op)
@@ -224,14 +295,18 @@ class Planner:
             found = axis_of(node, rep, affine)
         else:
             found = self.affine_axis(node)
-        self.axes[node] = found
         return found
 
     def affine_axis(self, node: int) -> Axis:
         """A number line on which the node's point is its value; its values must be numbers."""
+        return self._demand(node, lambda: self._affine_axis(node), lambda: self._broken_axis(node))
+
+    def _affine_axis(self, node: int) -> Axis:
         bad = [v for v in self.values(node) if v is None or isinstance(v, str)]
         if bad:
-            raise PlanError(node, f"its value {bad[0]!r} is not a number, and it is averaged or added")
+            raise PlanError(
+                node, f"it is averaged or added, and may be {bad[0]!r}, which is not a number; map it to numbers first"
+            )
         op = self.nodes[node]
         basis = self.relevant(node)
         if not basis:
@@ -280,27 +355,40 @@ class Planner:
         return self.counts[node]
 
     def new_onehot(self, node: int, written: int) -> Rep:
+        """A one-hot with a coordinate for each possible value."""
         possible = self.an.ever(node) if node < len(self.core.nodes) else np.ones(len(self.values(node)), dtype=bool)
         slot = np.where(possible, np.cumsum(possible) - 1, -1)
         size = int(possible.sum())
         if size > MAX_ONEHOT:
-            raise PlanError(node, f"it has {size} possible values, more than {MAX_ONEHOT} coordinates can be spent on")
+            self.report(
+                PlanError(
+                    node,
+                    f"it has {size} possible values, each of which needs a coordinate of its own here, and at most "
+                    f"{MAX_ONEHOT} are given to one s-op; round or map it to fewer values, or lower max_len",
+                    too_long=True,
+                )
+            )
         return Rep(node, "onehot", size, slot, None, written)
 
     def append(self, node: Node) -> int:
+        """Append an auxiliary node, and return its position."""
         self.nodes.append(node)
+        self.source_of[len(self.nodes) - 1] = self._demanded[-1]
         return len(self.nodes) - 1
 
     def name(self, node: int) -> str:
+        """What messages and labels call a node."""
         return self.nodes[node].name or f"node {node}"
 
     def add_group(self, group: GroupPlan) -> None:
+        """Add neurons, and note what they read."""
         for neuron in group.neurons:
             for rep, _, _ in neuron.weights:
                 rep.read_at(group.time)
         self.groups.append(group)
 
     def add_head(self, head: HeadPlan) -> None:
+        """Add a head, and note what it reads."""
         for atom in head.atoms:
             atom.key.read_at(head.time)
             atom.query.read_at(head.time)
@@ -309,6 +397,7 @@ class Planner:
         self.heads.append(head)
 
     def linear_axis(self, node: int, op: Linear) -> Axis:
+        """A linear combination's number line: that of its arguments' number lines."""
         axes = [self.affine_axis(arg) for arg in op.args]
         weights: Weights = []
         bias = float(op.constant)
@@ -320,8 +409,22 @@ class Planner:
 
 
 def plan(core: CoreProgram, analysis: Analysis, bos: bool, hint: Hint = "auto") -> Plan:
-    """Plan a core program; `hint`: how the output is to be read. Raises `PlanError` naming a node that cannot be."""
+    """Plan a core program; `hint`: how the output is to be read. Raises `Unplannable` with all that cannot be."""
     planner = Planner(core, analysis, bos)
+    try:
+        found = _plan(planner, hint)
+    except PlanError as problem:
+        planner.report(problem)
+    except Exception:  # in the wake of a problem that is reported
+        if not planner.problems:
+            raise
+    if planner.problems:
+        raise Unplannable(tuple(sorted(planner.problems, key=lambda problem: problem.node)))
+    return found
+
+
+def _plan(planner: Planner, hint: Hint) -> Plan:
+    core = planner.core
     output = core.output
     basis = planner.relevant(output)
     values = planner.values(output)
@@ -338,7 +441,7 @@ def plan(core: CoreProgram, analysis: Analysis, bos: bool, hint: Hint = "auto") 
         decode = planner.affine_axis(output)
     else:
         decode = planner.carrier(output)
-    if isinstance(decode, Axis):
+    if isinstance(decode, Axis) and not planner.problems:
         _check_readable(decode, core.max_len, values)
     extended = core.extended(*planner.nodes[len(core.nodes) :])
     return Plan(
@@ -369,6 +472,8 @@ def _check_readable(axis: Axis, max_len: int, values: tuple[Value, ...]) -> None
         low, high = values[order[at]], values[order[at + 1]]
         raise PlanError(
             axis.over,
-            f"outputs {low} and {high} differ by {gaps[at]:.3g}, where float32 is sure to {error[at]:.1g} only;"
-            f" lower max_len ({max_len})",
+            f"the outputs {show(low)} and {show(high)} are read off one logit, on which they lie {gaps[at]:.2e} apart; "
+            f"to tell them apart in float32 takes more than {2 * error[at]:.2e} at this length; "
+            "lower max_len, or round the output to fewer values",
+            too_long=True,
         )

@@ -31,9 +31,16 @@ Array = npt.NDArray[np.float64]
 
 
 def start(p: Planner, node: int, term: Term | None, ready: int) -> tuple[list[AtomPlan], int]:
+    """The atoms of a head that selects by `term` (None: nothing) and reads from `ready` on, and its time."""
     if term is None:
         if not p.bos:
-            raise PlanError(node, "its selection is always empty, which needs BOS as a sink (bos=True)")
+            p.report(
+                PlanError(
+                    node,
+                    "its selection is always empty, and attention has to go somewhere: to the token for the beginning; "
+                    "compile with bos=True",
+                )
+            )
         never = p.onehot(0)
         term = {(0, 0): np.zeros((len(p.values(0)),) * 2, dtype=bool)}
         ready = max(ready, never.ready)
@@ -48,12 +55,20 @@ def one_term(p: Planner, node: int, selector: int) -> Term | None:
 
 
 def atoms_of(p: Planner, term: Term) -> list[AtomPlan]:
+    """The comparisons of a term, with the one-hots they compare."""
     return [AtomPlan(p.onehot(k), p.onehot(q), table) for (k, q), table in term.items()]
 
 
 def need_selection(p: Planner, node: int, op: Aggregate) -> None:
+    """Report an aggregate that may select nothing, where there is no BOS to attend to instead."""
     if not p.bos and not p.an.nonempty(op.selector):
-        raise PlanError(node, "its selection may be empty, which needs BOS as a sink: compile with bos=True")
+        p.report(
+            PlanError(
+                node,
+                "its selection may be empty, and attention has to go somewhere: to the token for the beginning; "
+                "compile with bos=True, or select at least one position always",
+            )
+        )
 
 
 def gather(p: Planner, node: int, op: Aggregate) -> Rep:

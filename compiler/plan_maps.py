@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,8 +41,8 @@ def digitise(p: Planner, node: int, axis: Axis, kind: str) -> Rep:
     function = p.unary(node, axis.over)
     if axis.over < len(p.core.nodes):
         function = np.where(p.an.ever(axis.over), function, -1)
-    found = nn.digitise(node, axis, function, rep, p.core.max_len, p.values(axis.over))
-    p.add_group(GroupPlan(time, node, axis.reads, found, rep))
+    found = p.neurons(node, axis, function, rep, p.values(axis.over))
+    p.add_group(GroupPlan(time, node, axis.reads, found.neurons, rep, line=axis, tolerance=found.tolerance))
     return rep
 
 
@@ -66,8 +67,8 @@ def combined(p: Planner, node: int, op: Map) -> Rep | None:
         time = odd(line.ready)
         rep = p.new_onehot(node, time)
         labels = tuple(float(x) for x in found.points)
-        neurons = nn.digitise(node, line, found.function, rep, p.core.max_len, labels)
-        p.add_group(GroupPlan(time, node, reads, neurons, rep))
+        read = p.neurons(node, line, found.function, rep, labels)
+        p.add_group(GroupPlan(time, node, reads, read.neurons, rep, line=line, tolerance=read.tolerance))
         return rep
     return None
 
@@ -95,8 +96,13 @@ def product(p: Planner, node: int) -> Rep:
     rep = p.new_onehot(node, time)
     found = nn.lookup(node, reads, table, rep)
     if len(found) > MAX_NEURONS:
-        raise PlanError(
-            node, f"its table needs {len(found)} neurons (limit {MAX_NEURONS}): it has too many argument values"
+        p.report(
+            PlanError(
+                node,
+                f"its table over {_listed(p, [r.node for r in reads])} would take {len(found)} neurons, more than "
+                f"{MAX_NEURONS}; map the arguments to fewer values first, or split it into maps of fewer arguments",
+                too_long=True,
+            )
         )
     p.add_group(GroupPlan(time, node, tuple(r.node for r in reads), found, rep))
     return rep
@@ -128,11 +134,22 @@ def arguments(p: Planner, node: int, op: Map) -> tuple[list[Rep], npt.NDArray[np
     nodes = tuple(sorted(found))
     resolved = p.an.resolve(node, nodes)
     if resolved is None:
-        raise PlanError(node, "its arguments do not determine it")
+        raise PlanError(
+            node,
+            f"its table over {_listed(p, basis)} is too large, and the compiler finds no way to compute it from "
+            f"{_listed(p, nodes)}; map the arguments to fewer values first, or split it into maps of fewer arguments",
+            too_long=True,
+        )
     return [found[n] for n in nodes], resolved
 
 
+def _listed(p: Planner, nodes: Sequence[int]) -> str:
+    """The nodes by name with the number of their values."""
+    return " x ".join(f"{p.name(node)} ({len(p.values(node))} values)" for node in nodes)
+
+
 def digitised_class(p: Planner, auxiliary: int, basis: int) -> Rep:
+    """The one-hot of a class of values of a number line."""
     if auxiliary not in p.onehots:
         axis = p.axis(basis)
         time = odd(axis.ready)
@@ -140,13 +157,15 @@ def digitised_class(p: Planner, auxiliary: int, basis: int) -> Rep:
         op = p.nodes[auxiliary]
         assert isinstance(op, Map)
         function = np.where(p.an.ever(basis), op.table, -1)
-        found = nn.digitise(auxiliary, axis, function, rep, p.core.max_len, p.values(axis.over))
-        p.add_group(GroupPlan(time, auxiliary, axis.reads, found, rep))
+        found = p.neurons(auxiliary, axis, function, rep, p.values(axis.over))
+        group = GroupPlan(time, auxiliary, axis.reads, found.neurons, rep, line=axis, tolerance=found.tolerance)
+        p.add_group(group)
         p.onehots[auxiliary] = rep
     return p.onehots[auxiliary]
 
 
 def auxiliary_map(p: Planner, args: tuple[int, ...], table: npt.NDArray[np.int32], n_values: int, name: str) -> int:
+    """The auxiliary node with this table, one for equal tables."""
     key = ("map", args, table.tobytes())
     if key not in p.auxiliaries:
         p.auxiliaries[key] = p.append(Map(args, table, tuple(range(n_values)), name))

@@ -43,13 +43,15 @@ def terms(p: Planner, selector: int, single: bool) -> list[Term]:
     try:
         found = disjoint_terms(p.nodes, selector, leaf)
     except OverflowError as error:
-        raise PlanError(selector, str(error)) from None
+        remedy = "map keys and queries to fewer values, or make it one select of one predicate"
+        raise PlanError(selector, f"{error}; {remedy}") from None
     if single and len(found) > 1:
         return product_keys(p, selector, found)
     return found
 
 
 def split_leaf(p: Planner, op: Select) -> list[Term] | None:
+    """A select of two joint values as a few terms over the parts, or None."""
     keys, queries = p.relevant(op.keys), p.relevant(op.queries)
     if len(keys) != 2 or len(queries) != 2 or any(p.natural(c) != "onehot" for c in (*keys, *queries)):
         return None
@@ -77,7 +79,13 @@ def product_keys(p: Planner, selector: int, terms: list[Term]) -> list[Term]:
     queries = tuple(sorted({pair[1] for term in terms for pair in term}))
     shape = [len(p.values(n)) for n in (*keys, *queries)]
     if int(np.prod(shape)) > 1 << 24:
-        raise PlanError(selector, f"a disjunction over {int(np.prod(shape))} joint values cannot be one head")
+        raise PlanError(
+            selector,
+            f"one head has to select by {int(np.prod(shape[: len(keys)]))} joint values of the keys and "
+            f"{int(np.prod(shape[len(keys) :]))} of the queries, more than {1 << 24} pairs; "
+            "select by fewer or coarser values, or lower max_len",
+            too_long=True,
+        )
     table = np.zeros(shape, dtype=bool)
     for term in terms:
         holds = np.ones(shape, dtype=bool)
@@ -99,6 +107,7 @@ def product_keys(p: Planner, selector: int, terms: list[Term]) -> list[Term]:
 
 
 def class_node(p: Planner, nodes: tuple[int, ...], classes: IntArray, shape: list[int], n: int) -> int:
+    """The node that tells the classes of joint values apart."""
     if len(nodes) == 1:
         return nodes[0]
     table = classes.reshape(shape).astype(np.int32)

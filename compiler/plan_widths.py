@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from . import neurons as nn
+from ..models.errors import InternalError
 from . import plan_heads, plan_selectors
 from .components import (
     Axis,
@@ -43,6 +43,7 @@ Array = npt.NDArray[np.float64]
 
 
 def width_axis(p: Planner, node: int, op: Width) -> Axis:
+    """A number line that carries a width: the share of one head, or the sum of several counts."""
     if not p.bos:
         return width_without_bos(p, node, op)
     terms = plan_selectors.terms(p, op.selector, single=False)
@@ -68,27 +69,22 @@ def width_axis(p: Planner, node: int, op: Width) -> Axis:
 
 
 def count_axis_of_term(p: Planner, width: int) -> Axis:
+    """The width of one term as a plain number."""
     raw = p.axes.get(width)
     if raw is None:
-        raise PlanError(width, "unplanned term")
+        raise InternalError(f"{p.name(width)}: a part of a selection was not planned; please report this")
     if width not in p.counts:
         p.counts[width] = axis_of(width, digitise_term(p, width, raw), True)
     return p.counts[width]
 
 
 def digitise_term(p: Planner, width: int, axis: Axis) -> Rep:
+    """The width of one term, written as a number."""
     time = odd(axis.ready)
     rep = new_scalar(width, points_of(p.values(width)), time)
     function = np.arange(len(p.values(width)))
-    p.add_group(
-        GroupPlan(
-            time,
-            width,
-            axis.reads,
-            nn.digitise(width, axis, function, rep, p.core.max_len, p.values(width)),
-            rep,
-        )
-    )
+    found = p.neurons(width, axis, function, rep, p.values(width))
+    p.add_group(GroupPlan(time, width, axis.reads, found.neurons, rep, line=axis, tolerance=found.tolerance))
     return rep
 
 
@@ -113,7 +109,9 @@ def term_width(p: Planner, term: Term, parent: int) -> int:
 def share(p: Planner, node: int, term: Term | None) -> Rep:
     """BOS is selected beside the keys and alone has value 1: the head reads 1 / (1 + width)."""
     if not p.bos:
-        raise PlanError(node, "counting selected positions needs BOS: compile with bos=True")
+        p.report(
+            PlanError(node, "counting selected positions needs the token for the beginning; compile with bos=True")
+        )
     atoms, time = plan_heads.start(p, node, term, 0)
     points = np.array([1.0 / (1 + w) for w in p.values(node)])  # type: ignore[operator]
     rep = new_scalar(node, points, time)
@@ -128,7 +126,13 @@ def width_without_bos(p: Planner, node: int, op: Width) -> Axis:
     in the selection itself (0, or 1 / width) whether it had been in it.
     """
     if not p.an.nonempty(op.selector):
-        raise PlanError(node, "it counts a selection that may be empty, which needs BOS: compile with bos=True")
+        p.report(
+            PlanError(
+                node,
+                "it counts a selection that may be empty, which takes the token for the beginning; "
+                "compile with bos=True",
+            )
+        )
     first = np.array([v == 0 for v in p.values(1)])
     if selects_first(p.an, op.selector):
         return axis_of(node, share_of_first(p, node, plan_heads.one_term(p, node, op.selector)), False)
@@ -165,12 +169,13 @@ def membership_axis(p: Planner, node: int, whole: Axis, inside: Rep, points: Arr
     time = odd(axis.ready)
     rep = new_scalar(node, points_of(p.values(node)), time)
     labels = tuple(float(p) for p in line)
-    found = nn.digitise(node, axis, np.where(possible, function, -1), rep, p.core.max_len, labels)
-    p.add_group(GroupPlan(time, node, reads, found, rep))
+    found = p.neurons(node, axis, np.where(possible, function, -1), rep, labels)
+    p.add_group(GroupPlan(time, node, reads, found.neurons, rep, line=axis, tolerance=found.tolerance))
     return axis_of(node, rep, True)
 
 
 def share_of_first(p: Planner, node: int, term: Term | None) -> Rep:
+    """A head that reads the share of position 0: 1 / width where it is always selected."""
     positions = p.onehot(1)
     atoms, time = plan_heads.start(p, node, term, positions.ready)
     points = 1.0 / np.maximum(1.0, points_of(p.values(node)))

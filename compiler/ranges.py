@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -29,6 +29,8 @@ PAIR_LIMIT = 1 << 24
 VALUE_LIMIT = 1 << 17
 """The largest number of values of one node."""
 _CHUNK = 1 << 21
+_REMEMBERED = 1 << 10
+"""`Ranges.along` keeps arrays up to this size."""
 
 
 class Refused(Exception):
@@ -71,6 +73,7 @@ class Ranges:
 
     @property
     def n_words(self) -> int:
+        """How many words a set of lengths takes."""
         return self.max_len // 64 + 1
 
     def pack(self, possible: Bits) -> Words:
@@ -93,11 +96,13 @@ class Ranges:
         return out
 
     def all_lengths(self) -> Words:
+        """The set of all lengths, as words."""
         return self.pack(np.ones(self.max_len + 1, np.bool_))
 
     # -- growing --------------------------------------------------------------------------------------------------
 
     def append(self, node: Node, words: Words | None) -> int:
+        """Append a node with its range, and return its position."""
         self.nodes.append(node)
         self.words.append(words)
         return len(self.nodes) - 1
@@ -113,21 +118,32 @@ class Ranges:
     # -- cuts and functions of them -------------------------------------------------------------------------------
 
     def values(self, index: int) -> tuple[Value, ...]:
+        """The values list of a value node."""
         node = self.nodes[index]
         assert not isinstance(node, (Select, And, Or, Not)), f"node {index} is a selector"
         return node.values
 
     def cut(self, index: int) -> Cut:
         """The basis nodes that a value node is a function of (itself, unless it is a map), ascending."""
-        found = self.memo.get(("cut", index))
-        if found is None:
-            node = self.nodes[index]
-            if isinstance(node, Map):
-                found = tuple(sorted({basis for arg in node.args for basis in self.cut(arg)}))
+        todo = [index]
+        while todo:
+            current = todo[-1]
+            node = self.nodes[current]
+            if ("cut", current) in self.memo:
+                todo.pop()
+            elif isinstance(node, Map):
+                missing = [arg for arg in node.args if ("cut", arg) not in self.memo]
+                todo += missing
+                if not missing:
+                    parts = (self._known_cut(arg) for arg in node.args)
+                    self.memo["cut", current] = tuple(sorted({basis for part in parts for basis in part}))
             else:
-                assert isinstance(node, (Tokens, Indices, Linear, Aggregate, Width)), f"node {index} is a selector"
-                found = (index,)
-            self.memo["cut", index] = found
+                assert isinstance(node, (Tokens, Indices, Linear, Aggregate, Width)), f"node {current} is a selector"
+                self.memo["cut", current] = (current,)
+        return self._known_cut(index)
+
+    def _known_cut(self, index: int) -> Cut:
+        found = self.memo["cut", index]
         assert isinstance(found, tuple)
         return found
 
@@ -161,26 +177,22 @@ class Ranges:
 
     def selects(self, index: int) -> list[Select]:
         """The selects that a selector is a boolean combination of."""
-        out: list[Select] = []
-        seen: set[int] = set()
-        todo = [index]
+        parts = (self.nodes[part] for part in self.selector_parts(index))
+        return [node for node in parts if isinstance(node, Select)]
+
+    def selector_parts(self, index: int) -> list[int]:
+        """The selectors that a selector is made of, itself last, each after its operands."""
+        seen, todo = {index}, [index]
         while todo:
-            current = todo.pop()
-            if current in seen:
-                continue
-            seen.add(current)
-            match self.nodes[current]:
-                case Select() as node:
-                    out.append(node)
-                case And() | Or() as node:
-                    todo += [node.left, node.right]
-                case Not() as node:
-                    todo.append(node.arg)
-                case _:
-                    raise AssertionError(f"node {current} is not a selector")
-        return out
+            node = self.nodes[todo.pop()]
+            assert isinstance(node, (Select, And, Or, Not)), f"{node!r} is not a selector"
+            new = [arg for arg in _operands(node) if arg not in seen]
+            seen.update(new)
+            todo += new
+        return sorted(seen)
 
     def sizes(self, nodes: Iterable[int]) -> tuple[int, ...]:
+        """The lengths of the values lists."""
         return tuple(len(self.values(node)) for node in nodes)
 
     def ever(self, index: int) -> Bits:
@@ -204,14 +216,49 @@ class Ranges:
         return out
 
     def along(self, index: int, axes: Mapping[int, int], ndim: int) -> Indexes:
-        """The value index of a node for each joint value on `axes` (node -> axis): broadcastable, -1 undefined."""
+        """The value index of a node for each joint value on `axes` (node -> axis): broadcastable, -1 undefined.
+
+        Not recursive, and small arrays are remembered: long chains of maps cost one step a map.
+        """
+        where = (tuple(axes.items()), ndim)
+        known: dict[int, Indexes] = {}
+
+        def recall(node: int) -> Indexes | None:
+            found = known.get(node)
+            if found is None and (kept := self.memo.get(("along", node, where))) is not None:
+                assert isinstance(kept, np.ndarray)
+                found = known[node] = kept
+            return found
+
+        if recall(index) is None:
+            for node in self._between(index, axes, recall):
+                known[node] = found = np.asarray(self._along(node, axes, ndim, known))
+                if found.size <= _REMEMBERED:
+                    self.memo["along", node, where] = found
+        return known[index]
+
+    def _between(self, index: int, axes: Mapping[int, int], recall: Callable[[int], Indexes | None]) -> list[int]:
+        """The nodes that `along` has to compute, arguments first."""
+        wanted, todo = {index}, [index]
+        while todo:
+            current = todo.pop()
+            node = self.nodes[current]
+            if current in axes:
+                continue
+            assert isinstance(node, Map), f"node {current} is not a function of nodes {sorted(axes)}"
+            new = [arg for arg in node.args if arg not in wanted and recall(arg) is None]
+            wanted.update(new)
+            todo += new
+        return sorted(wanted)
+
+    def _along(self, index: int, axes: Mapping[int, int], ndim: int, known: Mapping[int, Indexes]) -> Indexes:
         if index in axes:
             shape = [1] * ndim
             shape[axes[index]] = len(self.values(index))
             return np.arange(len(self.values(index)), dtype=np.int32).reshape(shape)
         node = self.nodes[index]
-        assert isinstance(node, Map), f"node {index} is not a function of nodes {sorted(axes)}"
-        args = [self.along(arg, axes, ndim) for arg in node.args]
+        assert isinstance(node, Map)
+        args = [known[arg] for arg in node.args]
         if not args:
             return np.asarray(node.table, np.int32).reshape([1] * ndim)
         out = node.table[tuple(np.maximum(arg, 0) for arg in args)].astype(np.int32)
@@ -227,21 +274,30 @@ class Ranges:
 
     def relation(self, index: int, keys: Mapping[int, int], queries: Mapping[int, int], ndim: int) -> Bits:
         """A selector as a function of key values and query values on the given axes: broadcastable."""
-        node = self.nodes[index]
-        match node:
-            case Select():
-                key, query = self.along(node.keys, keys, ndim), self.along(node.queries, queries, ndim)
-                out: Bits = node.table[np.maximum(key, 0), np.maximum(query, 0)]
-                if min(key.min(initial=0), query.min(initial=0)) < 0:
-                    out = out & (key >= 0) & (query >= 0)
-                return out
-            case And():
-                return self.relation(node.left, keys, queries, ndim) & self.relation(node.right, keys, queries, ndim)
-            case Or():
-                return self.relation(node.left, keys, queries, ndim) | self.relation(node.right, keys, queries, ndim)
-            case Not():
-                return ~self.relation(node.arg, keys, queries, ndim)
-        raise AssertionError(f"node {index} is not a selector")
+        last_use: dict[int, int] = {}
+        needed = self.selector_parts(index)
+        for user in needed:
+            for arg in _operands(self.nodes[user]):
+                last_use[arg] = user
+        done: dict[int, Bits] = {}
+        for current in needed:
+            match self.nodes[current]:
+                case Select() as node:
+                    key, query = self.along(node.keys, keys, ndim), self.along(node.queries, queries, ndim)
+                    out: Bits = node.table[np.maximum(key, 0), np.maximum(query, 0)]
+                    if min(key.min(initial=0), query.min(initial=0)) < 0:
+                        out = out & (key >= 0) & (query >= 0)
+                    done[current] = out
+                case And() as node:
+                    done[current] = done[node.left] & done[node.right]
+                case Or() as node:
+                    done[current] = done[node.left] | done[node.right]
+                case Not() as node:
+                    done[current] = ~done[node.arg]
+            for arg in _operands(self.nodes[current]):
+                if last_use[arg] == current:
+                    done.pop(arg, None)
+        return done[index]
 
     def selector_table(self, index: int, key_nodes: Sequence[int], query_nodes: Sequence[int]) -> Bits:
         """`[key axes..., query axes...]`: whether a selector holds. Tuples with an undefined map are not selected."""
@@ -269,11 +325,25 @@ class Ranges:
             for start in range(0, n_queries, step):
                 part = table[:, :, start : start + step]
                 for word in range(self.n_words):
+                    if rest == 1:
+                        shown = part[:, 0] if holds else ~part[:, 0]
+                        np.multiply(shown, lengths[word, :, 0], out=out[word, :, start : start + step])
+                        continue
                     picked = np.where(part, lengths[word], zero) if holds else np.where(part, zero, lengths[word])
                     np.bitwise_or.reduce(picked, axis=1, out=out[word, :, start : start + step])
             found = self.memo[memo] = out.reshape(self.n_words, *self.sizes(keep), n_queries)
         assert isinstance(found, np.ndarray)
         return found
+
+
+def _operands(node: Node) -> tuple[int, ...]:
+    """The selectors that a selector combines."""
+    match node:
+        case And() | Or():
+            return (node.left, node.right)
+        case Not():
+            return (node.arg,)
+    return ()
 
 
 def group_or(words: Words, groups: npt.NDArray[np.integer], n_groups: int) -> Words:
@@ -293,6 +363,7 @@ def index_of(values: Sequence[Value]) -> dict[Value, int]:
 
 
 def canonical_lengths(max_len: int, lengths: Iterable[int] | None) -> tuple[int, ...]:
+    """The lengths, ascending; all up to `max_len` if None."""
     return tuple(range(1, max_len + 1)) if lengths is None else tuple(sorted(set(lengths)))
 
 

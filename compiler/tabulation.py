@@ -34,13 +34,17 @@ class Body:
     evaluate: Callable[[Sequence[Value]], Value | Undefined]
     tabulate: Callable[[Sequence[Sequence[Value]]], Sequence[Value | Undefined]]
     term: Term | None
+    callable_: bool = False
+    """It runs a Python callable, which may be no function of its arguments."""
 
     @staticmethod
     def of(function: Function) -> Body:
-        return Body(function.try_evaluate, function.tabulate, function.reading)
+        """What a function of the language computes."""
+        return Body(function.try_evaluate, function.tabulate, function.reading, function.python is not None)
 
     @staticmethod
     def of_term(term: Term, arity: int) -> Body:
+        """What a term of `arity` arguments computes."""
         return Body.of(Function(arity, term=term))
 
     def with_fixed(self, parts: Sequence[tuple[Value] | int]) -> Body:
@@ -53,7 +57,8 @@ class Body:
             return [evaluate(values) for values in itertools.product(*lists)]
 
         terms = [Const(part[0]) if isinstance(part, tuple) else Arg(part) for part in parts]
-        return Body(evaluate, tabulate, None if self.term is None else substituted(self.term, terms))
+        term = None if self.term is None else substituted(self.term, terms)
+        return Body(evaluate, tabulate, term, self.callable_)
 
 
 def substituted(term: Term, parts: Sequence[Term]) -> Term:
@@ -104,7 +109,7 @@ def tabulate(
             "split it into maps of fewer arguments, or use fewer values"
         )
     occurs = occurring(ranges, args, over)
-    outcomes, passed_on = _outcomes(body.evaluate, body.tabulate, lists, occurs, labels, _twin_lists(args, twins))
+    outcomes, passed_on = _outcomes(body, lists, occurs, labels, _twin_lists(args, twins))
     flat = outcomes.ravel().tolist()
     where = np.flatnonzero(occurs.ravel())
     values = ordered(flat[at] for at in where)
@@ -141,9 +146,8 @@ def tabulate_predicate(
             return compared & occurs
     if size > TABLE_LIMIT:
         raise Refused(f"the predicate would be asked about {size} pairs, more than {TABLE_LIMIT}; use a comparison")
-    outcomes, _ = _outcomes(
-        predicate.try_evaluate, predicate.tabulate, lists, occurs, labels, _twin_lists((keys, queries), twins)
-    )
+    body = Body(predicate.try_evaluate, predicate.tabulate, None, predicate.function.python is not None)
+    outcomes, _ = _outcomes(body, lists, occurs, labels, _twin_lists((keys, queries), twins))
     return np.array([held is True for held in outcomes.ravel().tolist()], np.bool_).reshape(occurs.shape) & occurs
 
 
@@ -171,8 +175,7 @@ def _compare(comparison: Comparison, keys: Sequence[Value], queries: Sequence[Va
 
 
 def _outcomes(
-    evaluate: Callable[[Sequence[Value]], Value | Undefined],
-    tabulate_all: Callable[[Sequence[Sequence[Value]]], Sequence[Value | Undefined]],
+    body: Body,
     lists: Sequence[Sequence[Value]],
     occurs: Bits,
     labels: Sequence[str],
@@ -188,11 +191,11 @@ def _outcomes(
     if math.prod(len(axis) for axis in axes) <= 4 * int(wanted.sum()):
         domains = [[values[i] for i in axis.tolist()] for values, axis in zip(lists, axes, strict=True)]
         block = np.empty([len(axis) for axis in axes], object)
-        block.reshape(-1)[:] = tabulate_all(domains)
+        block.reshape(-1)[:] = body.tabulate(domains)
         out[np.ix_(*axes)] = block if axes else block.item()
     else:
         for at in zip(*(column.tolist() for column in np.nonzero(wanted)), strict=True):
-            out[at] = evaluate([values[i] for values, i in zip(lists, at, strict=True)])
+            out[at] = body.evaluate([values[i] for values, i in zip(lists, at, strict=True)])
     flat, asked = out.reshape(-1), wanted.reshape(-1)
     for position in np.flatnonzero(asked).tolist():
         outcome = flat[position]
@@ -201,9 +204,27 @@ def _outcomes(
             values = [members[int(i)] for members, i in zip(lists, at, strict=True)]
             place = f"undefined where {_listed(labels, values)}" if values else "undefined"
             raise Refused(f"{place}: {outcome.reason}; {_ELSEWHERE}")
-    passed_on = _check_twins(evaluate, lists, wanted, out, labels, twins) if any(twins) else frozenset()
+    if body.callable_:
+        _check_steady(body, lists, wanted, out, labels)
+    passed_on = _check_twins(body.evaluate, lists, wanted, out, labels, twins) if any(twins) else frozenset()
     out[~wanted] = None
     return out, passed_on
+
+
+def _check_steady(
+    body: Body, lists: Sequence[Sequence[Value]], wanted: Bits, out: npt.NDArray[np.object_], labels: Sequence[str]
+) -> None:
+    """Ask a callable again, in the opposite order. Raises `Refused` where it gives something else."""
+    for at in reversed(np.argwhere(wanted).tolist()):
+        values = [members[i] for members, i in zip(lists, at, strict=True)]
+        first, again = out[tuple(at)], body.evaluate(values)
+        if type(first) is not type(again) or first != again:
+            now = f"nothing ({again.reason})" if isinstance(again, Undefined) else show(again)
+            where = f" where {_listed(labels, values)}" if values else ""
+            raise Refused(
+                f"it is no function of its arguments: asked twice{where}, it gave {show(first)} and then {now}; "
+                "remove the state or the randomness, or write the values as a table (a dict)"
+            )
 
 
 def _check_twins(

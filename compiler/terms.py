@@ -22,23 +22,30 @@ MAX_TRACED_SIZE = 200
 
 @dataclass(frozen=True)
 class Arg:
+    """The argument at a position."""
+
     index: int
     size = 1
 
 
 @dataclass(frozen=True)
 class Const:
+    """A value."""
+
     value: Value
     size = 1
 
 
 @dataclass(frozen=True)
 class Apply:
+    """An operation on terms."""
+
     op: str
     args: tuple[Term, ...]
 
     @property
     def size(self) -> int:
+        """How many symbols the term is written with."""
         return 1 + sum(arg.size for arg in self.args)
 
 
@@ -224,7 +231,7 @@ def trace(function: Callable[..., object], arity: int) -> Term | None:
     """
     try:
         result = function(*[_Symbolic(Arg(index)) for index in range(arity)])
-    except (Opaque, Exception):
+    except (Opaque, Exception, SystemExit):
         return None
     return result.term if type(result) is _Symbolic else None
 

@@ -16,6 +16,7 @@ from .core import Bits, Indices, Width
 from .ranges import PAIR_LIMIT, Cut, Indexes, Ranges, Words
 
 Counts = npt.NDArray[np.int32]
+_CHUNK = 1 << 20
 
 
 class Bounds(NamedTuple):
@@ -112,16 +113,43 @@ def _count_distinct(ranges: Ranges, selector: int, node: int, position: Counts |
     """Tighten by a node that is distinct: one position for each of its values."""
     some = ranges.selected_lengths(selector, (node,))
     fail = ranges.selected_lengths(selector, (node,), False)
-    values = _integers(ranges, node)[:, None]
-    for n in ranges.lengths:
-        in_range = (values >= 0) & (values < n)
-        for_hi, for_lo = in_range, in_range
-        if ranges.causal:
-            for_hi = in_range & (values <= position) if position is not None else in_range
-            for_lo = for_hi if position is not None else in_range & (values == 0)
-        hi[n] = np.minimum(hi[n], (ranges.at(some, n) & for_hi).sum(axis=0, dtype=np.int32))
-        every = ranges.at(some, n) & ~ranges.at(fail, n)
-        lo[n] = np.maximum(lo[n], (every & for_lo).sum(axis=0, dtype=np.int32))
+    values = _integers(ranges, node)
+    exists = ranges.pack((values >= 0) & (values < np.arange(ranges.max_len + 1)[:, None]))
+    before = None if position is None or not ranges.causal else values[:, None] <= position
+    for word in range(ranges.n_words):  # arrays of one word stay in the cache
+        lengths = [n for n in ranges.lengths if n // 64 == word]
+        for_hi = some[word] & exists[word][:, None]
+        if before is not None:
+            for_hi = np.where(before, for_hi, np.uint64(0))
+        for_lo = for_hi & ~fail[word]
+        if ranges.causal and position is None:
+            for_lo = np.where((values == 0)[:, None], for_lo, np.uint64(0))
+        bits = [n % 64 for n in lengths]
+        hi[lengths] = np.minimum(hi[lengths], _count(for_hi)[bits])
+        lo[lengths] = np.maximum(lo[lengths], _count(for_lo)[bits])
+
+
+def _count(words: Words) -> Counts:
+    """`[bit, q]`: how many values v have the bit in `words[v, q]`."""
+    n_values, n_queries = words.shape
+    if n_queries > 1 and (words == words[:, :1]).all():
+        return np.broadcast_to(_count(words[:, :1]), (64, n_queries))
+    out = np.zeros((64, n_queries), np.int32)
+    of_value, of_query = np.nonzero(words)
+    if 16 * len(of_value) <= words.size:  # few: bit by bit
+        listed = words[of_value, of_query]
+        for bit in range(64):
+            held = of_query[(listed >> np.uint64(bit) & np.uint64(1)).astype(np.bool_)]
+            out[bit] = np.bincount(held, minlength=n_queries)
+        return out
+    n_used = int(of_value[-1]) + 1
+    width = max(1, _CHUNK // (255 * 64))
+    for first in range(0, n_queries, width):
+        for start in range(0, n_used, 255):  # so many ones fit into a byte
+            block = np.ascontiguousarray(words[start : min(start + 255, n_used), first : first + width], "<u8")
+            bits = np.unpackbits(block.view(np.uint8), axis=1, bitorder="little")
+            out[:, first : first + width] += np.add.reduce(bits, axis=0, dtype=np.uint8).reshape(-1, 64).T
+    return out
 
 
 def _self_lengths(ranges: Ranges, selector: int) -> tuple[Words, Words]:

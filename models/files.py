@@ -62,15 +62,15 @@ def write(path: str | Path, parameters: Mapping[str, Tensor], metadata: Mapping[
 def write_atomically(path: str | Path, data: bytes) -> None:
     """Writes `data` to a temporary file beside `path`, then renames it. Links are followed.
 
-    Raises `InputError` if that is impossible, or if there is something at `path` that is no regular file.
+    Raises `InputError` naming `path` if that is impossible, or if there is something at `path` that is no regular file.
     """
-    target = Path(os.path.realpath(path))
-    if target.exists() and not target.is_file():
-        what = "a folder" if target.is_dir() else "no regular file (a device or pipe)"
-        raise InputError(f"cannot write {path}: it is {what}; choose the path of a file")
     temporary = ""
     try:
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
+        target = Path(os.path.realpath(path))
+        if target.exists() and not target.is_file():
+            what = "a folder" if target.is_dir() else "no regular file (a device or pipe)"
+            raise InputError(f"cannot write {path}: it is {what}; choose the path of a file")
+        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".certiformer-", suffix=".part")
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
@@ -80,9 +80,11 @@ def write_atomically(path: str | Path, data: bytes) -> None:
         os.chmod(temporary, 0o666 & ~umask)
         os.replace(temporary, target)
         temporary = ""
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise InputError(f"cannot write {target}: {reason}; choose a path in a writable folder") from error
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: a path with a zero byte
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"cannot write {path}: {reason}; choose a path in a writable folder") from error
     finally:
         if temporary:
             Path(temporary).unlink(missing_ok=True)

@@ -2,109 +2,266 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from fractions import Fraction
 
 from .automaton import read_domain
-from .format import Json, Value, dyadic, rational, value
+from .format import Json, Value, dyadic, rational, require, value, within
+from .model import Model, read_config
+from .theorem import Theorem, read_theorem
 
 SEMANTICS = (
-    "Semantics: real. The weights are the float32 numbers of the file, taken as exact reals; the model is evaluated "
-    "without rounding, on one unpadded sequence. What float32 arithmetic on a machine computes is not covered."
+    "real: the weights are the float32 numbers of the file, taken as exact reals; the model is evaluated without "
+    "rounding, on one unpadded sequence. What float32 arithmetic on a machine computes is not covered."
 )
 TRUSTED_BASE = (
-    "Trusted base: certiformer.proofs (this checker) and its specification; Python, numpy (IEEE 754 double precision, "
-    "round to nearest) and python-flint (arb's exponential); SHA-256 for the weights' identity. That a Python function "
-    "was tabulated faithfully into the program's finite tables is outside the theorem: the tables are the theorem."
+    "certiformer.proofs (the checker) and its specification; Python, numpy (IEEE 754 double precision, round to "
+    "nearest) and python-flint (arb's exponential); SHA-256 for the weights' identity. That a Python function was "
+    "tabulated faithfully into the program's finite tables is outside the theorem: the tables are the theorem."
 )
+MAX_COUNTING = 2**23
+MAX_DIGITS = 60
+SHOWN = 12
+
+
+def read_statement(theorem: Json) -> Theorem:
+    """The theorem by the checker's own readers: all that can be read without the model. Raises `Rejected`."""
+    with within("theorem", "theorem"):
+        require(isinstance(theorem, dict), "the theorem is not an object")
+        require("config" in theorem and "weights_sha256" in theorem, "the theorem names no model")
+        sha256 = theorem["weights_sha256"]
+        good = isinstance(sha256, str) and len(sha256) == 64 and set(sha256) <= set("0123456789abcdef")
+        require(good, "weights_sha256 is not the SHA-256 of anything")
+        return read_theorem(theorem, Model(read_config(theorem["config"]), {}, sha256))
 
 
 def describe(theorem: Mapping[str, Json]) -> str:
     """The theorem in words, with the domain's exact size, the semantics and the trusted base.
 
-    Takes the `theorem` object of a certificate, as `Valid.theorem` holds it.
+    Takes the `theorem` object of a certificate, as `Valid.theorem` holds it or `read_statement` accepts it.
     """
-    domain = read_domain(theorem["domain"])
-    size = domain.size()
-    several = "forall" != theorem["quantifier"]
-    kind = "sequences" if several else "every sequence"
-    kind += {"product": "", "distinct": " without repeated tokens"}.get(
-        theorem["domain"]["kind"], " that the automaton accepts"
-    )
-    opening = _opening(theorem)
-    tokens = ", ".join(_plain(item) for item in domain.vocab[:12]) + (", …" if len(domain.vocab) > 12 else "")
-    config, codec = theorem["config"], theorem["codec"]
-    layers = "; ".join(
-        f"layer {i}: {layer['n_heads']} heads of width {layer['d_head']}, {layer['d_mlp']} neurons"
-        for i, layer in enumerate(config["layers"])
-    )
-    lines = [
-        f"{opening} {kind} of length {domain.lo} to {domain.hi} over {len(domain.vocab)} tokens ({tokens}):",
-        f"  {_body(theorem['body'])}.",
-        f"Domain: {size} inputs.",
-        f"Model: weights SHA-256 {theorem['weights_sha256']}; d_model {config['d_model']}; {layers}; "
-        f"{'causal' if config['causal'] else 'bidirectional'} attention.",
-        f"Read-out: {codec['kind']}, {len(codec['outputs'])} outputs"
-        + (", with a BOS token in front whose position is dropped." if codec["bos"] else ", no BOS token."),
-        SEMANTICS,
-        TRUSTED_BASE,
-    ]
-    return "\n".join(lines)
+    return "\n".join([sentence(theorem), *(f"{name}: {text}" for name, text in particulars(theorem).items())])
 
 
-def _opening(theorem: Mapping[str, Json]) -> str:
-    share = _plain(rational(theorem["share"], "share")) if "share" in theorem else ""
-    return {
-        "forall": "For",
-        "none": "For none of the",
-        "exists": "For at least one of the",
-        "at_least": f"For a share of at least {share} of the",
-        "fewer_than": f"For a share of less than {share} of the",
+def sentence(theorem: Mapping[str, Json]) -> str:
+    """What is true of which inputs."""
+    pairs = of_pairs(theorem["body"])
+    which = _which(theorem["domain"])
+    one = f"pair x, y of equally long sequences {which}" if pairs else f"sequence {which}"
+    many = f"pairs x, y of equally long sequences {which}" if pairs else f"sequences {which}"
+    opening = {
+        "forall": f"For every {one}",
+        "none": f"For every {one}, this is false",
+        "exists": f"There is a {one} for which this holds",
+        "at_least": f"For at least {_share(theorem)} of the {many}",
+        "fewer_than": f"For less than {_share(theorem)} of the {many} this holds, and for the others it is false",
     }[theorem["quantifier"]]
+    return f"{opening}: {_body(theorem['body'], pairs)}."
 
 
-def _body(body: Json) -> str:
-    if body["kind"] == "computes":
-        program = body["program"]
-        return (
-            f"the model's decoded output equals the RASP program {_plain(program['name'])} "
-            f"({len(program['nodes'])} nodes, given in full in the certificate) at every position"
+def particulars(theorem: Mapping[str, Json]) -> dict[str, str]:
+    """What the sentence is about and rests on, by name."""
+    codec, domain = theorem["codec"], theorem["domain"]
+    inputs, pairs = sizes(theorem)
+    counted = "inputs of an automaton too large to count them" if inputs is None else f"{about(inputs)} inputs"
+    rows = {"Domain": counted}
+    if pairs is not None:
+        rows["Domain"] = f"{about(pairs)} pairs of inputs, from {counted}"
+    if domain["kind"] == "dfa":
+        rows["Automaton"] = (
+            f"{len(domain['delta'])} states, from state {domain['start']}, accepting in {listed(domain['accept'])}"
         )
-    if body["kind"] == "never_outputs":
-        return "the model never outputs " + ", ".join(_plain(value(x, "an output")) for x in body["outputs"])
-    if body["kind"] == "margin":
-        return f"the decoded logit exceeds every other logit by at least {_plain(dyadic(body['at_least'], 'at_least'))}"
-    if body["kind"] == "invariant":
-        return _invariant(body)
-    if body["kind"] == "attends":
+    bos = "a BOS token in front, whose position is dropped" if codec["bos"] else "no BOS token"
+    return {
+        **rows,
+        "Model": _config(theorem["config"]),
+        "Weights": f"SHA-256 {theorem['weights_sha256']}",
+        "Read-out": f"{_readout(codec)}; {bos}",
+        "Semantics": SEMANTICS,
+        "Trusted base": TRUSTED_BASE,
+    }
+
+
+def sizes(theorem: Mapping[str, Json]) -> tuple[int | None, int | None]:
+    """How many inputs the domain has (None: counting them would take long), and if it is about pairs, how many."""
+    domain = read_domain(theorem["domain"])
+    if domain.delta.size * domain.hi > MAX_COUNTING and theorem["domain"]["kind"] == "dfa":
+        return None, None
+    counts = domain.sizes().values()
+    return sum(counts), sum(n * n for n in counts) if of_pairs(theorem["body"]) else None
+
+
+def of_pairs(body: Json) -> bool:
+    """Whether a witness is a pair of inputs."""
+    if body["kind"] == "and":
+        return any(map(of_pairs, body["parts"]))
+    return bool(body["kind"] == "interchange" or body.get("ablation") == "resample")
+
+
+# --- numbers and values --------------------------------------------------------------------------------------
+
+
+def plain(item: Value) -> str:
+    """One value: strings in quotes, with escapes for what is not printable."""
+    return shorten(repr(item) if isinstance(item, str) else str(item))
+
+
+def shorten(text: str, most: int = 80) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def listed(data: Sequence[Json]) -> str:
+    """Values, separated by commas; long lists are cut, whole ranges shortened."""
+    integers = all(type(item) is int for item in data)
+    if integers and len(data) > 4 and list(data) == list(range(data[0], data[0] + len(data))):
+        return f"{data[0]}, {data[1]}, ..., {data[-1]}"
+    return first(plain(value(item, "a value")) for item in data)
+
+
+def first(items: Iterable[str]) -> str:
+    """The first of some texts, and how many there are."""
+    found = list(items)
+    return ", ".join(found[:SHOWN]) + (f", ... ({len(found)} in all)" if len(found) > SHOWN else "")
+
+
+def about(size: int) -> str:
+    """An integer exactly, and its size when it is long; beyond 60 digits its size alone."""
+    if abs(size) < 10**9:
+        return f"{size:,}"
+    if abs(size) >= 10**MAX_DIGITS:
+        return f"{'-' if size < 0 else ''}about 10^{int(math.log10(abs(size)))}"
+    digits = str(abs(size))
+    return f"{size} (about {'-' if size < 0 else ''}{digits[0]}.{digits[1:3]}e{len(digits) - 1})"
+
+
+def digits_of(size: int) -> str:
+    """All decimal digits of a natural number, also where Python's `str` refuses."""
+    if size < 10**4000:
+        return str(size)
+    high, low = divmod(size, 10**4000)
+    return f"{digits_of(high)}{low:04000d}"
+
+
+def decimal(number: Fraction) -> str:
+    """A decimal; where that is rounded, with the exact number behind it."""
+    if number.denominator == 1:
+        return about(number.numerator)
+    exactly = f"{number.numerator}/{number.denominator}"
+    power = number.denominator.bit_length() - 1
+    if power > 10 and number.denominator == 1 << power:
+        exactly = f"{number.numerator}/2^{power}"
+    try:
+        short = repr(float(number))
+    except OverflowError:
+        return shorten(exactly)
+    if Fraction(short) == number:
+        return short
+    return f"{short} (exactly {exactly})" if len(exactly) <= 80 else f"{short}, rounded"
+
+
+def _share(theorem: Mapping[str, Json]) -> str:
+    if "share" not in theorem:
+        return ""
+    share = rational(theorem["share"], "share")
+    percent = f"{float(share * 100):.12g}"
+    if Fraction(percent) == share * 100:
+        return f"{percent} %"
+    exactly = f"{share.numerator}/{share.denominator}"
+    exact = f"exactly {exactly}" if len(exactly) <= 80 else "rounded"
+    return f"{percent} % ({repr(float(share))}, {exact})"
+
+
+# --- parts of the theorem ------------------------------------------------------------------------------------
+
+
+def _which(domain: Json) -> str:
+    low, high = domain["lengths"]
+    lengths = f"{low} to {high} tokens" if low != high else f"{low} token{'s' if low > 1 else ''}"
+    condition = {
+        "product": "",
+        "distinct": " without repetition",
+        "dfa": f" that an automaton of {len(domain.get('delta', ()))} states accepts",
+    }[domain["kind"]]
+    return f"of {lengths} from {listed(domain['vocab'])}{condition}"
+
+
+def _config(config: Json) -> str:
+    """The model's shape."""
+    layers = config["layers"]
+    heads, neurons = sum(layer["n_heads"] for layer in layers), sum(layer["d_mlp"] for layer in layers)
+    return (
+        f"{len(layers)} layers, {heads} heads, {neurons:,} neurons, d_model {config['d_model']}, "
+        f"{'causal' if config['causal'] else 'bidirectional'} softmax attention, {config['activation']}"
+    )
+
+
+def _readout(codec: Json) -> str:
+    """The outputs in the order of the logits, or the points they stand for."""
+    if codec["kind"] == "categorical":
+        return f"categorical, the largest logit's of {listed(codec['outputs'])}"
+    pairs = zip(codec["outputs"], codec["points"], strict=True)
+    points = (f"{plain(value(output, 'an output'))} at {decimal(dyadic(point, 'a point'))}" for output, point in pairs)
+    return f"scalar, the nearest of {first(points)}"
+
+
+def _body(body: Json, pairs: bool) -> str:
+    """What is claimed of each input; `pairs`: of x and y."""
+    kind = body["kind"]
+    if kind == "and":
+        return "; and ".join(_body(part, pairs) for part in body["parts"])
+    on_x = "on x, " if pairs and not of_pairs(body) else ""
+    if kind == "computes":
+        return f"{on_x}the model's decoded output equals that of the RASP program {_program(body)} at every position"
+    if kind == "never_outputs":
+        return f"{on_x}the model never outputs {listed(body['outputs'])}"
+    if kind == "margin":
+        least = decimal(dyadic(body["at_least"], "at_least"))
+        return f"{on_x}the logit of the decoded output exceeds every other by at least {least}, at every position"
+    if kind == "invariant":
+        return on_x + _invariant(body)
+    if kind == "attends":
         return (
-            f"head {body['head']} of layer {body['layer']} attends uniformly to what selector {body['selector']} of "
-            "the RASP program in the certificate selects (or, if nothing, to BOS), up to "
-            f"{_plain(dyadic(body['tolerance'], 'tolerance'))}"
+            f"{on_x}head {body['head']} of layer {body['layer']} attends uniformly to what selector "
+            f"n{body['selector']} of the RASP program {_program(body)} selects (or, if nothing, to BOS), up to "
+            f"{decimal(dyadic(body['tolerance'], 'tolerance'))}"
         )
-    if body["kind"] == "faithful":
-        circuit = body["circuit"]
-        size = f"{len(circuit['nodes'])} nodes, {len(circuit['edges'])} edges, given in the certificate"
-        others = f"every other {circuit['granularity']} under {body['ablation']} ablation"
-        source = " (from any second sequence of the same length)" if body["ablation"] == "resample" else ""
-        return f"the circuit ({size}) alone decodes as the model does, {others}{source}"
-    if body["kind"] == "interchange":
-        return (
-            f"with {len(body['heads'])} heads and {len(body['neurons'])} ranges of neurons taken from a run on any "
-            "second sequence of the same length, the decoded output equals the RASP program "
-            f"{_plain(body['program']['name'])} with the values of node {body['node']} taken from that sequence"
-        )
-    return "; and ".join(_body(part) for part in body["parts"])
+    return _faithful(body, on_x) if kind == "faithful" else _interchange(body)
+
+
+def _program(body: Json) -> str:
+    return f"{plain(body['program']['name'])} ({len(body['program']['nodes'])} nodes)"
 
 
 def _invariant(body: Json) -> str:
-    names = [f"{_plain(value(a, 'a'))} -> {_plain(value(b, 'b'))}" for a, b in body["relabelling"]]
-    change = [f"tokens are relabelled ({', '.join(names)})"] if names else []
-    places = ", ".join(map(str, body["irrelevant_positions"]))
+    names = [f"{plain(value(a, 'a'))} -> {plain(value(b, 'b'))}" for a, b in body["relabelling"]]
+    change = [f"tokens are relabelled ({first(names)})"] if names else []
+    places = listed(body["irrelevant_positions"])
     change += [f"the tokens at positions {places} are replaced"] if places else []
     outputs = "relabelled likewise" if body["relabel_outputs"] else "the same"
     where = f" at the other positions than {places}" if places else ""
     return f"when {' and '.join(change)}, the decoded outputs{where} are {outputs}"
 
 
-def _plain(item: Value) -> str:
-    return repr(item) if isinstance(item, str) else str(item)
+def _faithful(body: Json, on_x: str) -> str:
+    circuit, ablation = body["circuit"], body["ablation"]
+    size = f"{len(circuit['nodes'])} nodes, {len(circuit['edges'])} edges"
+    source = {
+        "zero": "",
+        "mean": f" (over {len(body.get('reference', ()))} reference inputs)",
+        "resample": ", taken from y",
+        "any": ", that is whatever replaces it",
+    }[ablation]
+    here = "decodes on x as the model does" if ablation == "resample" else "decodes as the model does"
+    others = f"every other {circuit['granularity']} under {ablation} ablation{source}"
+    return f"{on_x}the circuit ({size}) alone {here}, {others}"
+
+
+def _interchange(body: Json) -> str:
+    heads = [f"head {head} of layer {layer}" for layer, head in body["heads"]]
+    neurons = [f"neurons {begin} to {end - 1} of layer {layer}" for layer, begin, end in body["neurons"]]
+    return (
+        f"with {first([*heads, *neurons]) or 'nothing'} taken from the run on y, the model's decoded output on x "
+        f"equals that of the RASP program {_program(body)} on x with the values of its node n{body['node']} taken "
+        "from y"
+    )

@@ -1,0 +1,34 @@
+"""What README shows runs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import certiformer
+from certiformer.cli.app import EPILOG
+from certiformer.cli.output import ExitCode
+from certiformer.proofs import Valid
+
+TEXT = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    blocks = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    assert len(blocks) == 3
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), names)
+    verdict, domain = names["verdict"], names["domain"]
+    assert isinstance(verdict, certiformer.Proved)
+    again = certiformer.check("sort.cert", "sort.safetensors", expect=verdict.claim, domain=domain)  # type: ignore[arg-type]
+    assert isinstance(again, Valid)
+
+
+def test_the_exit_codes() -> None:
+    listed = [int(code) for code in re.findall(r"^\| (\d+) \| ", TEXT, re.MULTILINE)]
+    assert listed == sorted(ExitCode)
+    assert all(re.search(rf"\b{int(code)} ", EPILOG) for code in ExitCode)
