@@ -99,6 +99,7 @@ def _rows(trained: Trained, target: Path) -> dict[str, object]:
         "model": _shape(trained.model.config),
         "trained": f"{card.steps} steps in {card.seconds:g} s on {card.hardware}, seed {card.recipe.seed}",
         "accuracy": card.accuracy,
+        "held out": f"{card.held_out.share:.6g} of words drawn as in training",
         "saved": target,
     }
 

@@ -34,8 +34,8 @@ PLAIN: dict[str, type | UnionType] = {
 class Card:
     """How a model was made. With its configuration, this is all that `train` needs to make it again.
 
-    `steps`: those done, fewer than the recipe's if it stopped early. `loss`: of the last step. `accuracy_seed`: with
-    which seed `measure` drew the words, where it did not take all.
+    `steps`: those done, fewer than the recipe's if it stopped early. `loss`: of the last step. `held_out`: see
+    `Training`. `accuracy`: what `measure` found, with the seed `accuracy_seed` where it did not take all words.
     """
 
     task: Task
@@ -46,6 +46,7 @@ class Card:
     torch: str
     numpy: str
     loss: float | None
+    held_out: Accuracy
     accuracy: Accuracy
     accuracy_seed: int
 
@@ -60,6 +61,7 @@ class Card:
             "torch": self.torch,
             "numpy": self.numpy,
             "loss": self.loss,
+            "held_out": self.held_out.to_json(),
             "accuracy": self.accuracy.to_json(),
             "accuracy_seed": self.accuracy_seed,
         }
@@ -77,8 +79,8 @@ class Card:
         for key, kinds in PLAIN.items():
             if isinstance(data[key], bool) or not isinstance(data[key], kinds):
                 raise InputError(f"{key} in a model card cannot be {data[key]!r}")
-        task, accuracy = task_from_json(data["task"]), Accuracy.from_json(data["accuracy"])
-        return Card(**{**data, "task": task, "recipe": recipe, "accuracy": accuracy})
+        measured = {key: Accuracy.from_json(data[key]) for key in ("held_out", "accuracy")}
+        return Card(**{**data, **measured, "task": task_from_json(data["task"]), "recipe": recipe})
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,7 @@ def card_of(task: Task, recipe: Recipe, made: Training, accuracy: Accuracy, accu
         torch=torch.__version__,
         numpy=np.__version__,
         loss=made.loss,
+        held_out=made.held_out,
         accuracy=accuracy,
         accuracy_seed=accuracy_seed,
     )

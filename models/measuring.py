@@ -22,7 +22,7 @@ BATCH = 4096
 @dataclass(frozen=True)
 class Accuracy:
     """`correct` of `total` words have all their labels right. `exact`: these are the words of the domain, each once;
-    otherwise independent uniform samples of it. In float32, as the model ran."""
+    otherwise independent samples, uniform where `measure` drew them. In float32, as the model ran."""
 
     correct: int
     total: int
