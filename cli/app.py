@@ -29,7 +29,9 @@ app = typer.Typer(
 )
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
-Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A model saved by `certiformer compile`.")]
+Model = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="A model saved by `certiformer compile` or `train`, or zoo:NAME.")
+]
 Certificate = Annotated[Path, typer.Argument(metavar="CERT", help="A certificate.")]
 Program = Annotated[str, typer.Argument(metavar="PROGRAM", help="A library program, or path.py:name for your own.")]
 
@@ -104,12 +106,14 @@ def run(
 def prove(
     model: Model,
     claim: Annotated[
-        str, typer.Option(help="computes, margin, never-outputs, invariant, attends, faithful or abstracts.")
+        str, typer.Option(help="computes, margin, never-outputs, invariant, attends, faithful, abstracts or accuracy.")
     ] = "computes",
     program: Annotated[
         str | None, typer.Option(help="For computes, abstracts: another program than the one that was compiled.")
     ] = None,
-    at_least: Annotated[str | None, typer.Option(help="For margin: the bound, for example 0.25.")] = None,
+    at_least: Annotated[
+        str | None, typer.Option(help="For margin: the bound; for accuracy (of a trained model): the share.")
+    ] = None,
     outputs: Annotated[str | None, typer.Option(help="For never-outputs: values, separated by commas.")] = None,
     relabel: Annotated[
         str | None, typer.Option(help="For invariant: a=b,c=d; replacing these tokens leaves the outputs as they are.")

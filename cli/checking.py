@@ -18,6 +18,7 @@ def check_certificate(certificate: Path, model: Path, expect: Path | None, as_js
 
     screen = Screen(as_json)
     content = _contents(certificate)
+    model = _model(model)
     _exists(model)
     wanted = _expected(expect) if expect else None
     started = time.perf_counter()
@@ -46,6 +47,16 @@ def check_certificate(certificate: Path, model: Path, expect: Path | None, as_js
                 f"holey: these steps are stated without proof: {', '.join(which)}",
             )
             return ExitCode.OPEN
+
+
+def _model(path: Path) -> Path:
+    """The file of a model; `zoo:NAME` is found without torch, which the zoo's own module imports."""
+    name = str(path)
+    if not name.startswith("zoo:"):
+        return path
+    name = name.removeprefix("zoo:")
+    folder = Path(__file__).resolve().parent.parent / "models" / "zoo"
+    return folder / f"{name if '/' in name else name + '/0'}.safetensors"
 
 
 def show_certificate(path: Path, as_json: bool) -> int:

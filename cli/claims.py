@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
 
 from . import inputs
 from .output import BadInput
 
 if TYPE_CHECKING:
     from ..compiler.compiled import Compiled
+    from ..models.cards import Trained
     from ..models.values import Value
     from ..verifier.claims import Claim
 
@@ -43,7 +45,7 @@ def option(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def claim_of(compiled: Compiled, wanted: Wanted) -> Claim:
+def claim_of(model: Compiled | Trained, wanted: Wanted) -> Claim:
     """The claim asked for, with exactly the options that belong to it. Raises `BadInput`."""
     if wanted.claim not in CLAIMS:
         raise BadInput(f"--claim must be one of {', '.join(CLAIMS)}, got {wanted.claim!r}")
@@ -51,7 +53,7 @@ def claim_of(compiled: Compiled, wanted: Wanted) -> Claim:
     foreign = [name for name in wanted.given() if name not in map(option, fields)]
     if foreign:
         raise BadInput(f"{', '.join(foreign)} does not go with --claim {wanted.claim}")
-    return build(compiled, wanted)
+    return build(model, wanted)
 
 
 def _need(wanted: Wanted, name: str, example: str) -> str:
@@ -82,6 +84,17 @@ def _never_outputs(compiled: Compiled, wanted: Wanted) -> Claim:
     if strange:
         raise BadInput(f"--outputs: the model has no output {strange[0]!r}; it has {', '.join(list(known)[:12])}")
     return NeverOutputs(compiled, [known[name] for name in names])
+
+
+def _accuracy(trained: Trained, wanted: Wanted) -> Claim:
+    from ..verifier.task_claims import Accuracy
+
+    text = _need(wanted, "at_least", "SHARE, such as 0.99")
+    try:
+        share = Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        raise BadInput(f"--at-least must be a share from 0 to 1, such as 0.99, got {text!r}") from None
+    return Accuracy(trained.model, trained.task, share)
 
 
 def _invariant(compiled: Compiled, wanted: Wanted) -> Claim:
@@ -150,7 +163,10 @@ def _known(text: str, known: dict[str, Value], name: str) -> Value:
     return known[text]
 
 
-CLAIMS: dict[str, tuple[Sequence[str], Callable[[Compiled, Wanted], Claim]]] = {
+ACCURACY = "accuracy"
+"""The one claim about trained models; the others are about compiled ones."""
+
+CLAIMS: dict[str, tuple[Sequence[str], Callable[[Any, Wanted], Claim]]] = {
     "computes": (("program",), _computes),
     "margin": (("at_least",), _margin),
     "never-outputs": (("outputs",), _never_outputs),
@@ -158,4 +174,5 @@ CLAIMS: dict[str, tuple[Sequence[str], Callable[[Compiled, Wanted], Claim]]] = {
     "attends": (("head", "selector", "tolerance"), _attends),
     "faithful": (("ablation",), _faithful),
     "abstracts": (("program",), _abstracts),
+    ACCURACY: (("at_least",), _accuracy),
 }

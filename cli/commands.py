@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 from ..proofs.words import digits_of
 from . import inputs
+from .claims import ACCURACY, claim_of
 from .claims import Wanted as Wanted
-from .claims import claim_of
 from .output import BadInput, ExitCode, Screen, facts, grouped, sequence_text
 
 if TYPE_CHECKING:
     from ..compiler.compiled import Compiled
     from ..models import Language
+    from ..models.cards import Trained
     from ..verifier.verdicts import Refuted
 
 
@@ -128,11 +129,12 @@ def prove_claim(
     if not seconds > 0:
         raise BadInput(f"--seconds must be above 0, got {seconds:g}")
     screen = Screen(as_json)
-    compiled = Compiled.load(path)
-    claim = claim_of(compiled, wanted)
-    domain = _domain(compiled, wanted)
+    file = inputs.model_file(path)
+    model = inputs.load_trained_model(path) if wanted.claim == ACCURACY else Compiled.load(file)
+    claim = claim_of(model, wanted)
+    domain = _domain(model, wanted) if isinstance(model, Compiled) else _task_domain(model, wanted)
     source = inputs.source_file(wanted.program) if wanted.program else None
-    target = _target(output, f"{path.stem}.cert", path, source) if output else None
+    target = _target(output, f"{file.stem}.cert", file, source) if output else None
     size = digits_of(domain.size())
     started = time.perf_counter()
     with screen.progress(f"proving {wanted.claim}") as tell:
@@ -175,6 +177,12 @@ def outcome_data(refuted: Refuted) -> dict[str, object] | None:
         "positions": list(outcome.positions),
         "note": outcome.note,
     }
+
+
+def _task_domain(trained: Trained, wanted: Wanted) -> Language:
+    if wanted.lengths or wanted.vocab:
+        raise BadInput(f"--claim {ACCURACY} is about all inputs of the task; it takes no --lengths and no --vocab")
+    return trained.task.domain
 
 
 def _domain(compiled: Compiled, wanted: Wanted) -> Language:

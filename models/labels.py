@@ -35,7 +35,7 @@ class LabelMachine:
         return np.asarray(self.labels[states])
 
     def to_json(self) -> dict[str, object]:
-        """Plain data for `json`: `proofs/SPECIFICATION.md`, section 5."""
+        """Plain data for `json`: `proofs/SPECIFICATION.md`, section 3."""
         return {"transitions": self.transitions.tolist(), "labels": self.labels.tolist()}
 
     def ending(self, token: int, label: int) -> Automaton:

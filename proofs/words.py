@@ -213,6 +213,9 @@ def _body(body: Json, pairs: bool) -> str:
     on_x = "on x, " if pairs and not of_pairs(body) else ""
     if kind == "computes":
         return f"{on_x}the model's decoded output equals that of the RASP program {_program(body)} at every position"
+    if kind == "labels":
+        states = len(body["machine"]["labels"])
+        return f"the model's decoded output is the label of {plain(body['name'])} (by a machine of {states} states)"
     if kind == "never_outputs":
         return f"{on_x}the model never outputs {listed(body['outputs'])}"
     if kind == "margin":

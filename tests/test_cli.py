@@ -188,6 +188,35 @@ class TestTheChain:
         assert "sort" in run("programs")[1]
 
 
+class TestTrainedModels:
+    def test_accuracy_of_a_zoo_model_is_proved_and_checked(self, run: Run, tmp_path: Path) -> None:
+        certificate = tmp_path / "max.cert"
+        command = ("prove", "zoo:max-of-4", "--claim", "accuracy", "--engine", "counting")
+        code, out, _ = run(*command, "--at-least", "0.9997", "-o", certificate)
+        assert code == 0 and "at least 0.9997 of the inputs" in out
+        assert run("check", certificate, "--model", "zoo:max-of-4/0")[0] == 0
+        assert run("check", certificate, "--model", "zoo:max-of-4/1")[0] == 1
+        assert "label of 'max-of-4'" in run("show", certificate)[1]
+        assert run(*command, "--at-least", "0.9999")[0] == 2
+
+    @pytest.mark.parametrize(
+        ("options", "said"),
+        [
+            ((), "needs --at-least"),
+            (("--at-least", "x"), "a share from 0 to 1"),
+            (("--at-least", "1.5"), "a number from 0 to 1"),
+            (("--at-least", "0.5", "--lengths", "1:2"), "takes no --lengths"),
+            (("--at-least", "0.5", "--outputs", "1"), "does not go with"),
+        ],
+    )
+    def test_bad_input(self, run: Run, options: tuple[str, ...], said: str) -> None:
+        code, _, err = run("prove", "zoo:max-of-4", "--claim", "accuracy", *options)
+        assert code == 3 and said in err
+
+    def test_a_model_that_is_not_there(self, run: Run) -> None:
+        assert run("prove", "zoo:max-of-3", "--claim", "accuracy", "--at-least", "0.5")[0] == 3
+
+
 class TestExitCodes:
     @pytest.mark.parametrize(
         ("options", "code"),

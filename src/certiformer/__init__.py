@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from .verifier.claims import Margin as Margin
     from .verifier.claims import NeverOutputs as NeverOutputs
     from .verifier.portfolio import prove as prove
+    from .verifier.task_claims import Accuracy as Accuracy
     from .verifier.verdicts import Certificate as Certificate
     from .verifier.verdicts import EmptyDomain as EmptyDomain
     from .verifier.verdicts import Proved as Proved
@@ -83,6 +84,7 @@ _NAMES: dict[str, str] = {
     "Invalid": "proofs",
     "Valid": "proofs",
     "Abstracts": "verifier.claims",
+    "Accuracy": "verifier.task_claims",
     "Attends": "verifier.claims",
     "Certificate": "verifier.verdicts",
     "Claim": "verifier.claims",
