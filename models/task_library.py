@@ -157,19 +157,21 @@ def _dyck_1(length: int) -> Parts:
         depth = np.cumsum(1 - 2 * ids, axis=1)
         return _flags((depth.min(axis=1) >= 0) & (depth[:, -1] == 0))
 
-    def counted(least: int) -> Language:
-        """As many ) as (, and never below depth `least`."""
+    def ending(last: int, least: int) -> Language:
+        """Words whose depth is `last` in the end, and never below `least`."""
 
         def step(depth: int, symbol: int) -> int:
             after = depth + 1 - 2 * symbol
             return after if least <= after <= length and depth >= least else least - 1
 
-        return Language(tokens, (length,), build(0, step, lambda depth: depth == 0, 2))
+        return Language(tokens, (length,), build(0, step, lambda depth: depth == last, 2))
 
+    # Balanced words are a third of a batch; most of the others fail in the ways that are hardest to see.
     domain = sequences(tokens, length)
     words = balanced(ROUND, length // 2, length)
-    nearly = counted(-2).difference(words)
-    return Parts(domain, (False, True), "mean", rule, (domain, words, counted(-length), nearly))
+    nearly = ending(0, -2).difference(words)
+    unclosed = ending(2, 0)
+    return Parts(domain, (False, True), "mean", rule, (domain, words, words, ending(0, -length), nearly, unclosed))
 
 
 def _dyck_2(length: int) -> Parts:
