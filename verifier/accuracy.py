@@ -24,10 +24,10 @@ from .label_bodies import LabelsBody
 from .theorems import domain_to_json
 from .verdicts import Certificate
 
-BINS = (64, 256, 1024)
+BINS = (32, 128, 512)
 NEGLIGIBLE = 1e-7
 """Labels of less than this share of the inputs are given up without a look."""
-FINE = 3e-5
+FINE = 1e-4
 """A group that loses less than this share of itself is not refined."""
 ENTRIES = 2_000_000
 MARGIN = 2**12
