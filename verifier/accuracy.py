@@ -25,8 +25,8 @@ from .theorems import domain_to_json
 from .verdicts import Certificate
 
 BINS = (32, 128, 512)
-NEGLIGIBLE = 1e-7
-"""Labels of less than this share of the inputs are given up without a look."""
+NEGLIGIBLE = 1e-5
+"""The labels with the fewest inputs are given up without a look, as long as all these are less than this share."""
 FINE = 1e-4
 """A group that loses less than this share of itself is not refined."""
 ENTRIES = 2_000_000
@@ -38,7 +38,8 @@ MARGIN = 2**12
 class Group:
     """The inputs of length n that end in token `query` and have this label: `size` of them, at most `failing` fail.
 
-    `counted`: rival -> the number of levels its sums were counted at; every other rival loses on all of the group.
+    `counted`: rival -> the number of levels its sums were counted at; every other rival loses on all of the group
+    (unless nothing is proved of it).
     """
 
     n: int
@@ -97,7 +98,7 @@ def _by_label(
     machine: LabelMachine, letters: Integers, n: int, total: int
 ) -> Iterator[tuple[int, Integers, Arrows, int]]:
     """For each label, with the most inputs first: queries that leave the same words before them, and these words."""
-    found: list[tuple[int, int, Integers, Arrows, int]] = []
+    found: list[tuple[int, int, list[tuple[Integers, Arrows, int]]]] = []
     for label in sorted(set(machine.labels[machine.labels >= 0].tolist())):
         classes: dict[bytes, list[int]] = {}
         for query in letters.tolist():
@@ -108,11 +109,14 @@ def _by_label(
             arrows = Arrows.of(machine.ending(members[0], label), letters)
             if size := arrows.size(n - 1):
                 alike.append((np.array(members, dtype=np.int64), arrows, size))
-        mass = sum(size * len(queries) for queries, _, size in alike)
-        if mass > NEGLIGIBLE * total:
-            found += [(mass, label, queries, arrows, size) for queries, arrows, size in alike]
-    for _, label, queries, arrows, size in sorted(found, key=lambda item: (-item[0], item[1], item[2][0])):
-        yield label, queries, arrows, size
+        found.append((sum(size * len(queries) for queries, _, size in alike), label, alike))
+    found.sort(key=lambda item: (item[0], item[1]))
+    given_up, first = 0, 0
+    while first < len(found) and given_up + found[first][0] < NEGLIGIBLE * total:
+        given_up, first = given_up + found[first][0], first + 1
+    for _, label, alike in reversed(found[first:]):
+        for queries, arrows, size in alike:
+            yield label, queries, arrows, size
 
 
 def _parts(queries: Integers, layer: FirstLayer, arrows: Arrows) -> list[Integers]:
@@ -130,6 +134,8 @@ def _groups(layer: FirstLayer, label: int, queries: Integers, arrows: Arrows, si
     for i, query in enumerate(queries.tolist()):
         failing, counted = 0, []
         for w in np.flatnonzero(least[i] < MARGIN).tolist():
+            if failing >= size:  # nothing is left to prove of this group
+                break
             bins, count = _count(arrows, terms[i, w], -int(own[i, w]), size)
             failing += count
             counted.append((w, bins))
