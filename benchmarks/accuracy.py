@@ -67,7 +67,7 @@ def measure(options: Options) -> Section:
         row = prove_accuracy(name)
         rows.append(
             (
-                *(name, f"{row['tokens']}^{row['length']}", row["share"], row["known"]),
+                *(name, f"{row['tokens']}^{row['length']}", f"{row['share']:.6f}", f"{row['known']:.6f}"),
                 *("all inputs" if row["exact"] else "sampled", row["verdict"], round(row["count_s"], 2)),
                 *(round(row["prove_s"], 2), row.get("checked"), round(row.get("check_s", 0.0), 2), row.get("bytes")),
                 PEER[row["length"]],
