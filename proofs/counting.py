@@ -61,6 +61,7 @@ def _scope(theorem: Theorem) -> Labels:
     layer = config.layers[0]
     require(layer.n_heads == 1 and layer.d_mlp == 0, "rule count is for one head and no neurons")
     require(config.readout == "last", "rule count is for the read-out 'last'")
+    require(theorem.codec.categorical, "rule count is for categorical codecs: it compares logits")
     require(not theorem.codec.bos, "rule count is for codecs without BOS")
     domain = theorem.domain
     free = not domain.distinct and bool(domain.accept.all()) and not domain.delta.any()

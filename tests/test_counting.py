@@ -30,6 +30,7 @@ from certiformer.verifier.enumeration import enumerate_inputs
 from certiformer.verifier.label_bodies import LabelsBody
 from certiformer.verifier.reading import Subject
 from certiformer.verifier.task_claims import Accuracy
+from certiformer.verifier.theorems import domain_to_json
 from certiformer.verifier.verdicts import Certificate, Proved, Unknown
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -209,7 +210,12 @@ def _levels(data: Any) -> None:
     next(group for group in data["proof"]["groups"] if group["counts"])["counts"][0][1] = 0
 
 
-FORGERIES = [_share, _rival, _twice, _no_group, _label, _transition, _forall, _lengths, _own_rival, _levels]
+def _scalar(data: Any) -> None:
+    """A scalar codec has one logit and no rivals to compare."""
+    data["theorem"]["codec"] |= {"kind": "scalar", "points": [0, 1, 2, 3, 4]}
+
+
+FORGERIES = [_scalar, _share, _rival, _twice, _no_group, _label, _transition, _forall, _lengths, _own_rival, _levels]
 
 
 @pytest.mark.parametrize("change", FORGERIES)
@@ -235,3 +241,22 @@ def test_what_counting_does_not_cover_is_said() -> None:
     assert isinstance(verdict, Unknown) and "one layer with one head and no neurons" in verdict.reason
     with pytest.raises(cf.InputError, match="no label machine"):
         Accuracy(zoo.load("induction-12").model, zoo.load("induction-12").task, 0.5)
+
+
+def test_one_logit_has_no_rivals_and_proves_nothing(tmp_path: Path) -> None:
+    """With a scalar codec no logit is compared with another: rule count must not apply."""
+    config = TransformerConfig(2, 1, 2, 1, (LayerConfig(1, 1, 0),), readout="last")
+    model = Transformer(config)
+    model.save(tmp_path / "m")
+    with torch.no_grad():
+        model.parameter("unembed.b_U").fill_(1.0)
+    model.save(tmp_path / "m")
+    codec = Codec((0, 1), False, "scalar", (0, 1), (0.0, 1.0), 1)
+    machine = LabelMachine(np.zeros((1, 2), dtype=np.int32), np.zeros(1, dtype=np.int64))
+    claim = Claim("forall", LabelsBody(Subject(model, codec), machine, "zero")).at_least(1)
+    domain = sequences(range(2), 1)
+    assert not isinstance(cf.prove(claim, domain), Proved)
+    groups = [{"n": 1, "label": 0, "query": q, "counts": []} for q in (0, 1)]
+    forged = Certificate.of({**claim.theorem(), "domain": domain_to_json(domain)}, {"rule": "count", "groups": groups})
+    found = cf.check(forged, tmp_path / "m")
+    assert isinstance(found, Invalid) and "categorical" in found.why

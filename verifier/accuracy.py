@@ -162,8 +162,8 @@ def prove_share(
     alphabets = {domain.alphabet(n) for n in lengths}
     if len(alphabets) != 1 or not domain.is_product():
         return None, "only domains that are products are covered"
-    if body.subject.codec.bos:
-        return None, "only codecs without BOS are covered"
+    if body.subject.codec.bos or body.subject.codec.kind != "categorical":
+        return None, "only categorical codecs without BOS are covered"
     position = {token: i for i, token in enumerate(body.subject.codec.vocab)}
     letters = np.array([position[token] for token in domain.vocab if token in next(iter(alphabets))], dtype=np.int64)
 
