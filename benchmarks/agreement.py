@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .isolation import Failure, each_apart
+from .isolation import Failure, Kept
 from .library import sizes
 from .options import Options
 from .report import Cell, Figure, Section, Table
@@ -111,9 +111,10 @@ def measure(options: Options) -> Section:
     names = options.programs or (tuple(LIBRARY)[::8] if options.quick else tuple(LIBRARY))
     limit, samples = (10**4, 10**3) if options.quick else (EXHAUSTIVE, SAMPLES)
     tasks = [(name, exhaustive, limit if exhaustive else samples) for name in names for exhaustive in (True, False)]
+    kept = Kept("agreement")
     rows: list[tuple[Cell, ...]] = []
     failed, exact, sampled, slow, differing = [], 0, 0, 0, 0
-    for task, row in zip(tasks, each_apart(compare, tasks, SECONDS, options.workers), strict=True):
+    for task, row in zip(tasks, kept.each_apart(compare, tasks, SECONDS, options.workers), strict=True):
         if isinstance(row, Failure):
             failed.append((task[0], "all inputs" if task[1] else "random", row.why))
             print(f"  {task[0]}: {row.why}", flush=True)
@@ -130,6 +131,7 @@ def measure(options: Options) -> Section:
         )
         if row["first"]:
             print(f"  {task[0]}: {row['first']}", flush=True)
+    kept.forget()
     columns = (
         *("program", "tokens", "length", "which inputs", "inputs", "differing"),
         *("through the interpreter", "differing", "model inputs/s", "first difference"),

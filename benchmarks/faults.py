@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .isolation import Failure, each_apart
+from .isolation import Failure, Kept
 from .options import Options
 from .rare_inputs import Words, rare_words
 from .report import Cell, Figure, Section, Table, count_text, seconds_text
@@ -213,10 +213,11 @@ def measure(options: Options) -> Section:
     common = [(*x, COMMON // len(SMALL) // divide, 7 + i) for i, x in enumerate(SMALL)]
     rare = [(*x, max(1, RARE // len(LARGE) // divide), 70 + i) for i, x in enumerate(LARGE)]
     found, tables, missed = {}, [], []
+    kept = Kept("faults")
     for key, run, tasks in (("common", common_faults, common), ("rare", rare_faults, rare)):
         rows: list[dict[str, Any]] = []
         table: list[tuple[Cell, ...]] = []
-        for task, result in zip(tasks, each_apart(run, tasks, LIMIT, options.workers), strict=True):
+        for task, result in zip(tasks, kept.each_apart(run, tasks, LIMIT, options.workers), strict=True):
             if isinstance(result, Failure):
                 missed.append((key, task[0], result.why))
                 print(f"  {key} {task[0]}: {result.why}", flush=True)
@@ -226,6 +227,7 @@ def measure(options: Options) -> Section:
             print(f"  {key} {table[-1]}", flush=True)
         found[key] = rows
         tables.append(Table(_TITLES[key], _COLUMNS, tuple(table)))
+    kept.forget()
     strange = [row for rows in found.values() for row in rows if row["composition"] == "Proved" or not row["replayed"]]
     listed = tuple((r["program"], r["fault"], r["share"], r["kind"], r["composition"], r["verdict"]) for r in strange)
     if listed:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import multiprocessing
+import os
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 PRELOAD = ["torch", "certiformer.compiler.compile", "certiformer.compiler.programs", "certiformer.verifier.portfolio"]
+
+HERE = Path(__file__).parent
+SOURCES = ("compiler", "models", "verifier", "proofs", "explanations", "benchmarks")
 
 
 @dataclass(frozen=True)
@@ -58,3 +65,55 @@ def each_apart(
     """`apart` for each task, in order, `workers` at a time."""
     with ThreadPoolExecutor(workers) as pool:
         yield from pool.map(lambda args: apart(function, args, seconds), tasks)
+
+
+class Kept:
+    """Finished tasks of a long benchmark, on disk: an interrupted run goes on where it was, on the same sources."""
+
+    def __init__(self, name: str) -> None:
+        self.path = HERE / "partial" / f"{name}-{_sources()}.jsonl"
+        self.found: dict[str, Any] = {}
+        if self.path.exists():
+            for line in self.path.read_text().splitlines():
+                task, result = json.loads(line)
+                self.found[json.dumps(task)] = result
+
+    def each_apart(
+        self, function: Callable[..., Any], tasks: Sequence[tuple[Any, ...]], seconds: float, workers: int = 1
+    ) -> Iterator[Any]:
+        """As the function; a task that an earlier run finished is not run again. Failures are not kept."""
+
+        def one(args: tuple[Any, ...]) -> Any:
+            key = json.dumps([function.__name__, *args])
+            if key not in self.found:
+                result = apart(function, args, seconds)
+                if isinstance(result, Failure):
+                    return result
+                self._keep(key, result)
+            return self.found[key]
+
+        with ThreadPoolExecutor(workers) as pool:
+            yield from pool.map(one, tasks)
+
+    def _keep(self, key: str, result: Any) -> None:
+        self.path.parent.mkdir(exist_ok=True)
+        line = f"[{key}, {json.dumps(result)}]\n".encode()
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            os.write(descriptor, line)
+        finally:
+            os.close(descriptor)
+        self.found[key] = json.loads(json.dumps(result))
+
+    def forget(self) -> None:
+        """The benchmark is complete."""
+        self.path.unlink(missing_ok=True)
+
+
+def _sources() -> str:
+    """A digest of the Python files that a result depends on."""
+    digest = hashlib.sha256()
+    for folder in SOURCES:
+        for path in sorted((HERE.parent / folder).rglob("*.py")):
+            digest.update(str(path.relative_to(HERE.parent)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:12]
