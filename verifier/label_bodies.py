@@ -18,12 +18,14 @@ from .witness import Arithmetic, Outcome, show_value
 class LabelsBody:
     """The one decoded output is the label of the input; an input without a label is never right.
 
-    `machine` reads token ids of the codec's vocabulary; its labels are indices into the codec's outputs.
+    `machine` reads token ids of the codec's vocabulary; its labels are indices into the codec's outputs. `states`: a
+    machine by whose states a proof may tell prefixes apart; no part of the claim.
     """
 
     subject: Subject
     machine: LabelMachine
     name: str
+    states: LabelMachine | None = None
     kind: str = "labels"
     arity: int = 1
 

@@ -1,0 +1,289 @@
+"""Bounds that are conditional on the state of a machine, for a transformer of any depth over all words of a graph.
+
+A word is a path of a `WordGraph`; the *class* of a position is the path's edge there: a token, and what a machine
+remembers of the tokens before it. `PathBounds` bounds linear functions of the residual stream at position i over all
+paths through a class a, going backward through the layers at i itself, and reading other positions (keys, values)
+through boxes that were found, in the same way, for each of their classes:
+
+- attention: with scores s_j known up to intervals from the classes of the query and of j, and values at least v_j,
+      mean = sum_j A_j v_j >= L   iff (by this bound)   min over paths of sum_j e_j (v_j - L) >= 0,
+  e_j being the end of the weight's interval that the sign asks for: a shortest-path problem. The best L is its root
+  (Dinkelbach). Several heads: (of one layer, and of the layers below at the same position): each has its own L_h, and what a path has
+  beyond them is added along the same path,
+      sum_h mean_h >= sum_h L_h + min over paths of sum_j sum_h e_j (v_j - L_h) / (the greatest normaliser of h);
+- ReLU: the usual lines, over the pre-activation's range given the class.
+
+So whatever the machine determines costs nothing, and a word's length enters polynomially. One state is enough for one
+layer; a finer machine, that is a better explanation of what a position knows, gives tighter bounds. Method: this
+project; with one state, one layer and one head it is the separable sign test (`first_layer`). All in float64; each
+step takes from the constant what its rounding may add (`BoundedModel.rounding` times magnitudes).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .balls import EXP_ERROR, Ball, Unsupported
+from .balls import _exp_point as exp_point
+from .bounded_model import Attention, BoundedModel, Neurons
+from .word_graph import WordGraph
+
+ROOT_STEPS = 12
+CLOSE = 2.0**-36
+LEAST = -690.0
+ENTRIES = 2**25
+"""Numbers in one tensor, at most."""
+
+
+class OutOfTime(Exception):
+    """The deadline passed."""
+
+
+@dataclass(frozen=True, eq=False)
+class Port:
+    """Queries, keys and values at one position: balls [head, class, d_head]."""
+
+    query: Ball
+    key: Ball
+    value: Ball
+
+
+@dataclass(frozen=True, eq=False)
+class Lines:
+    """For each class and neuron [class, neuron]: activation >= low pre, and <= slope pre + shift."""
+
+    low: Tensor
+    slope: Tensor
+    shift: Tensor
+
+
+class PathBounds:
+    """Of one model over one graph. `tick` is called now and then, and may raise `OutOfTime`."""
+
+    def __init__(self, model: BoundedModel, graph: WordGraph, tick: Callable[[], None] = lambda: None) -> None:
+        self.model, self.graph, self.n, self.tick = model, graph, graph.n, tick
+        self.tokens = [torch.from_numpy(edges.token) for edges in graph.edges]
+        self._ports: dict[int, list[Port]] = {}
+        self._lines: dict[tuple[int, int], Lines] = {}
+        self._weights: dict[tuple[int, int], tuple[list[Tensor], list[Tensor]]] = {}
+        last = len(model.blocks) - 1
+        for layer, block in enumerate(model.blocks):
+            whole = layer < last or model.config.readout == "mean"
+            if block.attention is not None:
+                self._ports[layer] = [self._port(layer, block.attention, i) for i in range(self.n)]
+            if block.neurons is not None:
+                for i in range(self.n) if whole else (self.n - 1,):
+                    self._lines[layer, i] = self._relax(layer, block.neurons, i)
+
+    def margins(self, label: int, rivals: list[int]) -> tuple[Tensor, list[Tensor]]:
+        """Lower bounds of logit_label - logit_rival, times n if the read-out is the mean: const [rival] + the sum over
+        positions of a table [rival, class]."""
+        directions = (self.model.unembed[:, label, None] - self.model.unembed[:, rivals]).T
+        const = self.model.unembed_bias[label] - self.model.unembed_bias[rivals]
+        size = self.model.unembed_bias[label].abs() + self.model.unembed_bias[rivals].abs()
+        mean = self.model.config.readout == "mean"
+        last = len(self.model.blocks) - 1
+        const = const * (self.n if mean else 1) - 4 * self.n * self.model.rounding * size
+        tables = []
+        for i in range(self.n):
+            shape = (len(self.tokens[i]), len(rivals))
+            if mean or i == self.n - 1:
+                c = directions.expand(shape[0], *directions.shape)
+                tables.append(self.lower(last, i, c, torch.zeros(shape, dtype=torch.float64)).T)
+            else:
+                tables.append(torch.zeros(shape, dtype=torch.float64).T)
+        return const, tables
+
+    def lower(self, layer: int, i: int, c: Tensor, const: Tensor, middle: bool = False) -> Tensor:
+        """[class, k]: lower bounds of c [class, k, d_model] . x + const, x the stream at i after a layer (`middle`:
+        after its attention), over all paths through each class of i."""
+        self.tick()
+        if c.shape[0] * c.shape[1] * max(map(len, self.tokens)) > ENTRIES and c.shape[1] > 1:
+            half = c.shape[1] // 2
+            parts = ((c[:, :half], const[:, :half]), (c[:, half:], const[:, half:]))
+            return torch.cat([self.lower(layer, i, *part, middle) for part in parts], 1)
+        beyond: list[Tensor] = []
+        for number in range(layer, -1, -1):
+            block = self.model.blocks[number]
+            if block.neurons is not None and not (middle and number == layer):
+                const = self._less(c, const, block.after, 16.0)
+                c, const = self._through_neurons(block.neurons, self._lines[number, i], c, const)
+            if block.attention is not None:
+                const = self._less(c, const, block.middle, 256.0)
+                levels, more = self._means(number, i, block.attention, c)
+                const = const + c @ block.attention.b_o + levels
+                beyond = [a + b for a, b in zip(beyond, more, strict=True)] if beyond else more
+        if beyond:
+            const = const + shortest(self.graph, i, beyond, None)[0].clamp(min=0.0) * (1 - 2.0**-40)
+        const = self._less(c, const, self.model.blocks[0].before, 16.0)
+        return const + torch.einsum("akd,ad->ak", c, self.model.embedded[i, self.tokens[i]])
+
+    def _less(self, c: Tensor, const: Tensor, size: Tensor, factor: float) -> Tensor:
+        """The constant, less what rounding may add to a step whose terms have the magnitudes `size` [d_model]."""
+        return const - factor * self.model.rounding * (c.abs() @ size + const.abs())
+
+    @staticmethod
+    def _through_neurons(neurons: Neurons, lines: Lines, c: Tensor, const: Tensor) -> tuple[Tensor, Tensor]:
+        out = c @ neurons.w_out.T  # [class, k, neuron]
+        up, down = out.clamp(min=0.0), out.clamp(max=0.0)
+        pre = up * lines.low[:, None] + down * lines.slope[:, None]
+        const = const + c @ neurons.b_out + (down * lines.shift[:, None]).sum(-1) + pre @ neurons.b_in
+        return c + pre @ neurons.w_in.T, const
+
+    # Ranges, for each class
+
+    def _range(self, layer: int, i: int, rows: Tensor, bias: Tensor, size: Tensor, middle: bool) -> Ball:
+        """[class, row]: rows [row, d_model] . x + bias, within the magnitude `size` [row]."""
+        classes = len(self.tokens[i])
+        c = torch.cat([rows, -rows]).expand(classes, -1, -1)
+        found = self.lower(layer, i, c, torch.cat([bias, -bias]).expand(classes, -1), middle)
+        low = found[:, : len(rows)].clamp(min=-size, max=size)
+        high = (-found[:, len(rows) :]).clamp(min=-size, max=size)
+        mid = (low + high) / 2
+        return Ball(mid, torch.maximum(high - mid, mid - low) * (1 + 2.0**-50) + 2.0**-1000)
+
+    def _relax(self, layer: int, neurons: Neurons, i: int) -> Lines:
+        ball = self._range(layer, i, neurons.w_in.T, neurons.b_in, neurons.size, True)
+        low, high = ball.low(), ball.high()
+        on, off = low >= 0, high <= 0
+        slope = torch.where(on, 1.0, torch.where(off, 0.0, high / (high - low).clamp(min=2.0**-900)))
+        shift = torch.maximum(-slope * low, high - slope * high) * (1 + 2.0**-48)
+        return Lines(
+            torch.where(on, 1.0, torch.where(off, 0.0, (high > -low).double())),
+            slope,
+            torch.where(on | off, 0.0, shift),
+        )
+
+    def _port(self, layer: int, attention: Attention, i: int) -> Port:
+        weights = (attention.w_q, attention.w_k, attention.w_v)
+        biases = (attention.b_q, attention.b_k, attention.b_v)
+        heads, d_model, d_head = attention.w_q.shape
+        rows = torch.cat([w.transpose(1, 2).reshape(heads * d_head, d_model) for w in weights])
+        bias, size = torch.cat([b.flatten() for b in biases]), torch.cat([s.flatten() for s in attention.sizes])
+        if layer:
+            ball = self._range(layer - 1, i, rows, bias, size, False)
+        else:
+            mid = self.model.embedded[i, self.tokens[i]] @ rows.T + bias
+            ball = Ball(mid, (4 * self.model.rounding * size).expand_as(mid))
+        parts = ball.map(lambda t: t.view(len(self.tokens[i]), 3, heads, d_head).permute(1, 2, 0, 3))
+        return Port(*(parts.map(lambda t, x=x: t[x]) for x in range(3)))  # type: ignore[misc]
+
+    # Attention
+
+    def _bounds_of_weights(self, layer: int, i: int, attention: Attention) -> tuple[list[Tensor], list[Tensor]]:
+        """For each key position up to i, [head, class of i, class of j]: bounds of the softmax's weights, not divided
+        by their sum. Softmax does not change when q . k' is taken off all scores of a query; k' is the keys' mean."""
+        if (layer, i) in self._weights:
+            return self._weights[layer, i]
+        query, keys = self._ports[layer][i].query, [port.key for port in self._ports[layer][: i + 1]]
+        mid, rad = torch.cat([k.mid for k in keys], 1), torch.cat([k.rad for k in keys], 1)
+        scores = torch.einsum("hae,hbe->hab", query.mid, mid)
+        centre = torch.einsum("hab,hbe->hae", (scores * attention.scale.mid).softmax(-1), mid)
+        away = (mid[:, None] - centre[:, :, None]).abs()
+        spread = torch.einsum("hae,hbe->hab", query.mid.abs() + query.rad, rad)
+        spread = spread + torch.einsum("hae,habe->hab", query.rad, away)
+        sizes = (attention.sizes[0] * attention.sizes[1]).sum(-1)[:, None, None]
+        spread = spread * (1 + 2.0**-40) + 32 * self.model.rounding * sizes
+        top = scores.amax(-1, keepdim=True)
+        middle, scale = (scores - top) * attention.scale.mid, attention.scale.mid.abs()
+        spread = (spread * scale + middle.abs() * 2.0**-44) * (1 + 2.0**-40)
+        if not bool(torch.isfinite(spread).all()):
+            raise Unsupported("float64 bounds overflow in the scores: the weights are too large")
+        low, high = middle - spread, middle + spread
+        ceiling = high.amax(-1, keepdim=True).clamp(min=0.0)  # the greatest is at most e^0
+        low, high = low - ceiling - ceiling * 2.0**-50, high - ceiling + ceiling * 2.0**-50
+        most = exp_point(high.clamp(min=LEAST, max=1.0)) * (1 + 4 * EXP_ERROR)
+        least = exp_point(low.clamp(min=LEAST, max=1.0)) * (1 - 4 * EXP_ERROR)
+        least = torch.where(low < LEAST, 0.0, least)
+        lengths = [k.mid.shape[1] for k in keys]
+        found = (list(least.split(lengths, -1)), list(most.split(lengths, -1)))
+        if (layer < len(self.model.blocks) - 1 or self.model.config.readout == "mean") and sum(lengths) < 2**12:
+            self._weights[layer, i] = found
+        return found
+
+    def _means(self, layer: int, i: int, attention: Attention, c: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """What the heads add to c . x at i: at least levels [class, k] + the sum over j <= i of tables
+        [class, k, class of j] along any path, a sum that is never negative."""
+        least, most = self._bounds_of_weights(layer, i, attention)
+        total = torch.zeros(c.shape[:2], dtype=torch.float64)
+        beyond: list[Tensor] = []
+        for head in range(len(attention.b_q)):
+            w = c @ attention.w_o[head].T  # [class, k, d_head]
+            values = []
+            for port in self._ports[layer][: i + 1]:
+                value = port.value
+                values.append(w @ value.mid[head].T - (w.abs() @ value.rad[head].T) * (1 + 2.0**-40))
+            problem = _Mean(self.graph, i, values, [x[head] for x in least], [x[head] for x in most])
+            level = problem.root()
+            total += level
+            parts = problem.beyond(level)
+            beyond = [a + b for a, b in zip(beyond, parts, strict=True)] if beyond else parts
+        return total, beyond
+
+
+class _Mean:
+    """The least softmax mean at a query position i over paths: `values` [class, k, class of j], weights between `least`
+    and `most` [class, class of j], for each position j up to i."""
+
+    def __init__(self, graph: WordGraph, i: int, values: list[Tensor], least: list[Tensor], most: list[Tensor]) -> None:
+        self.graph, self.i, self.values = graph, i, values
+        self.least, self.most = [x[:, None] for x in least], [x[:, None] for x in most]
+
+    def terms(self, level: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """e (v - level) and e, for each position [class, k, class of j]."""
+        gains, weights = [], []
+        for value, least, most in zip(self.values, self.least, self.most, strict=True):
+            away = value - level[..., None]
+            weight = torch.where(away >= 0, least, most)
+            gains.append(weight * away)
+            weights.append(weight)
+        return gains, weights
+
+    def root(self) -> Tensor:
+        """A level [class, k] that no path's mean is below."""
+        floor = torch.stack([v.amin(-1) for v in self.values]).amin(0)
+        ceiling = torch.stack([v.amax(-1) for v in self.values]).amax(0)
+        near, _ = shortest(self.graph, self.i, [most.expand(-1, 1, -1) for most in self.least], None)
+        level = (floor + ceiling) / 2
+        above = torch.zeros_like(level, dtype=torch.bool)
+        for step in range(ROOT_STEPS):
+            gain, weight = shortest(self.graph, self.i, *self.terms(level))
+            ratio = gain / weight
+            done = (above & (ratio >= -CLOSE * (ceiling - floor))) | (ceiling <= floor)
+            if step and bool(done.all()):
+                break
+            level, above = torch.where(done, level, level + ratio), torch.ones_like(above)
+        lost = torch.where(gain < 0, gain / near.clamp(min=2.0**-900), 0.0)
+        return torch.maximum(floor, level + lost * (1 + 2.0**-40))
+
+    def beyond(self, level: Tensor) -> list[Tensor]:
+        """What each class of j adds to the mean beyond the level, at least [class, k, class of j]."""
+        greatest, _ = shortest(self.graph, self.i, [-most for most in self.most], None)
+        gains, _ = self.terms(level)
+        return [gain / (-greatest[..., None]) for gain in gains]
+
+
+def shortest(graph: WordGraph, i: int, costs: list[Tensor], carried: list[Tensor] | None) -> tuple[Tensor, Tensor]:
+    """[class of i, k]: the least sum of costs [class of i, k, class of j] over j <= i, on paths through each class of
+    i; and the sum of `carried` along the path that attains it."""
+    shape = (*costs[0].shape[:2], len(graph.nodes[0]))
+    best = torch.zeros(shape, dtype=torch.float64)
+    sums = torch.zeros(shape, dtype=torch.float64)
+    for j in range(i):
+        step = torch.nn.functional.pad(best[..., graph.sources[j]] + costs[j], (0, 1), value=torch.inf)
+        step = step[..., graph.entering[j]]
+        if carried is None:
+            best = step.amin(-1)
+            continue
+        best, at = step.min(-1)
+        edges = graph.entering[j].expand(*at.shape, -1).gather(-1, at[..., None])[..., 0]
+        sums = (sums[..., graph.sources[j]] + carried[j]).gather(-1, edges)
+    rows = torch.arange(shape[0])
+    end = best[rows, :, graph.sources[i]] + costs[i][rows, :, rows]
+    if carried is None:
+        return end, end
+    return end, sums[rows, :, graph.sources[i]] + carried[i][rows, :, rows]

@@ -1,0 +1,289 @@
+"""Engine `paths`: how many inputs a model of any depth labels rightly, by bounds conditional on a machine's states.
+
+The inputs of one length with one label are the paths of a `WordGraph`. `PathBounds` gives for each rival w tables with
+
+    logit_label - logit_w >= const + sum_i table_i(class of i)    along every path,
+
+so the paths on which w may win are counted (or there are none: a shortest-path problem). A group of paths of which too
+few are proved is split by the states, or the tokens, at one position, where the bounds of the parts differ most, and
+each part is bounded anew: the search is anytime, greatest unproved mass first. The certificate holds the tree of splits.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..models.labels import LabelMachine
+from ..models.languages import Language
+from .balls import Unsupported, check_arithmetic
+from .bounded_model import BoundedModel
+from .claims import Claim
+from .label_bodies import LabelsBody
+from .path_bounds import OutOfTime, PathBounds
+from .theorems import domain_to_json
+from .verdicts import Certificate
+from .word_graph import Integers, WordGraph, word_graph
+
+BINS = (64, 1024)
+FINE = 1e-6
+"""A group that loses less than this share of all inputs is not looked at again."""
+BITS = 40
+SAFE = 1e-9
+"""The margin, relative to the size of the sums, that a least bound must have to be trusted to the checker's rounding."""
+MAX_CLASSES = 4096
+
+
+@dataclass
+class Node:
+    """A group of words in the tree. `kind`: open, leaf (with the rivals counted), or a split with parts."""
+
+    graph: WordGraph
+    kind: str = "open"
+    position: int = 0
+    parts: list[list[int]] = field(default_factory=list)
+    children: list[Node] = field(default_factory=list)
+    counts: list[tuple[int, int]] = field(default_factory=list)
+    proved: int = 0
+
+    def to_json(self) -> Iterator[object]:
+        """Preorder."""
+        if self.kind == "leaf":
+            yield ["leaf", [list(pair) for pair in self.counts]]
+        elif self.kind == "open":
+            yield ["open"]
+        else:
+            yield [self.kind, self.position, self.parts]
+            for child in self.children:
+                yield from child.to_json()
+
+
+@dataclass(frozen=True)
+class Tree:
+    """The words of length n with a label."""
+
+    n: int
+    label: int
+    root: Node
+
+
+@dataclass(frozen=True)
+class Mass:
+    """Inputs by what is known of them: proved right, of `total`; the rest is undecided."""
+
+    proved: int
+    total: int
+    groups: int
+
+
+class Search:
+    """The groups of one model's inputs, refined until enough is proved or time is up."""
+
+    def __init__(
+        self,
+        models: dict[int, BoundedModel],
+        labels: LabelMachine,
+        states: Integers,
+        letters: Integers,
+        deadline: float,
+        progress: Callable[[Mass], None],
+    ) -> None:
+        self.models, self.outputs = models, next(iter(models.values())).config.d_vocab_out
+        self.deadline, self.progress = deadline, progress
+        self.total = sum(len(letters) ** n for n in models)
+        self.proved = self.groups = 0
+        self.trees: list[Tree] = []
+        self._order = itertools.count()
+        self._queue: list[tuple[int, int, Tree, Node, bool]] = []
+        for n in models:
+            for label in sorted(set(labels.labels[labels.labels >= 0].tolist())):
+                graph = word_graph(labels, label, states, letters, n)
+                if graph.size:
+                    tree = Tree(n, label, Node(graph))
+                    self.trees.append(tree)
+                    self._push(tree, tree.root, False)
+
+    def _push(self, tree: Tree, node: Node, seen: bool) -> None:
+        heapq.heappush(self._queue, (node.proved - node.graph.size, next(self._order), tree, node, seen))
+
+    def run(self, enough: int) -> None:
+        """Until `enough` inputs are proved, no group is worth splitting, or time is up."""
+        while self._queue and self.proved < enough:
+            unproved, _, tree, node, seen = heapq.heappop(self._queue)
+            if seen and -unproved < FINE * self.total and self.total - self.proved > 64 * -unproved:
+                continue
+            try:
+                self._split(tree, node) if seen else self._look(tree, node)
+            except OutOfTime:
+                return
+            self.progress(Mass(self.proved, self.total, self.groups))
+
+    def _tick(self) -> None:
+        if time.monotonic() > self.deadline:
+            raise OutOfTime
+
+    def _look(self, tree: Tree, node: Node) -> None:
+        """Bounds a group; then it waits, with what of it is not proved."""
+        if max(map(len, node.graph.edges)) > MAX_CLASSES:
+            raise Unsupported(f"a position has more than {MAX_CLASSES} classes (states times tokens)")
+        self.groups += 1
+        found = self._bounds(tree, node.graph)
+        failing = 0
+        for rival, const, tables in found:
+            count, levels = _failing(node.graph, const, tables, node.graph.size)
+            failing += count
+            if levels:
+                node.counts.append((rival, levels))
+            if failing >= node.graph.size:
+                break
+        node.kind, node.proved = "leaf", node.graph.size - min(node.graph.size, failing)
+        self.proved += node.proved
+        if not node.proved:
+            node.kind = "open"
+        if node.proved < node.graph.size and node.graph.size > 1:
+            self._push(tree, node, True)
+
+    def _bounds(self, tree: Tree, graph: WordGraph) -> list[tuple[int, float, list[Tensor]]]:
+        """Each rival with its constant and its table [class] for each position."""
+        rivals = [w for w in range(self.outputs) if w != tree.label]
+        const, tables = PathBounds(self.models[tree.n], graph, self._tick).margins(tree.label, rivals)
+        return [(w, float(const[k]), [table[k] for table in tables]) for k, w in enumerate(rivals)]
+
+    def _split(self, tree: Tree, node: Node) -> None:
+        """The parts of a group take its place, if they prove more."""
+        found = self._bounds(tree, node.graph)
+        worst = min(found, key=lambda item: item[1] + float(node.graph.least(item[2])))
+        choice = _best_split(node.graph, worst[1], worst[2])
+        if choice is None:
+            return
+        kind, position, parts = choice
+        pick = node.graph.by_state if kind == "states" else node.graph.by_token
+        children = [Node(pick(position, np.array(part, dtype=np.int64))) for part in parts]
+        before = self.proved
+        self.proved -= node.proved
+        for child in children:
+            try:
+                self._look(tree, child)
+            except OutOfTime:
+                self.proved = before
+                raise
+        node.kind, node.position, node.parts, node.children, node.counts = kind, position, parts, children, []
+
+
+def _failing(graph: WordGraph, const: float, tables: list[Tensor], size: int) -> tuple[int, int]:
+    """At most how many paths have const + sum of tables <= 0, and the levels they were told apart at (0: none)."""
+    least = const + float(graph.least(tables))
+    scale = abs(const) + sum(float(table.abs().max()) for table in tables)
+    if least > SAFE * scale:
+        return 0, 0
+    unit = 2.0 ** (BITS - np.ceil(np.log2(max(scale, 2.0**-900))))
+    whole = [np.floor(table.numpy() * unit).astype(np.int64) for table in tables]
+    bound, found = -int(np.floor(const * unit)), 2 * size
+    for bins in BINS:
+        before, found = found, graph.count_not_above(whole, bound, bins)
+        if found > 0.9 * before or found < 1e-4 * size:
+            break
+    return found, bins
+
+
+def _best_split(graph: WordGraph, const: float, tables: list[Tensor]) -> tuple[str, int, list[list[int]]] | None:
+    """The time and its states, or the position and its tokens, in two parts whose bounds differ most."""
+    ahead = [torch.zeros(len(graph.nodes[0]), dtype=torch.float64)]
+    for j, table in enumerate(tables):
+        step = torch.nn.functional.pad(ahead[-1][graph.sources[j]] + table, (0, 1), value=torch.inf)
+        ahead.append(step[graph.entering[j]].amin(-1))
+    behind = torch.zeros(len(graph.nodes[-1]), dtype=torch.float64)
+    best: tuple[float, tuple[str, int, list[list[int]]]] | None = None
+    for j in range(graph.n, -1, -1):
+        if 0 < j:
+            bound = (ahead[j] + behind + const).tolist()
+            best = _better(best, "states", j, graph.nodes[j][:, 1].tolist(), bound)
+        if j:
+            edges = graph.edges[j - 1]
+            through = tables[j - 1] + behind[torch.from_numpy(edges.target)]
+            bound = (ahead[j - 1][graph.sources[j - 1]] + through + const).tolist()
+            best = _better(best, "tokens", j - 1, edges.token.tolist(), bound)
+            behind = torch.full((len(graph.nodes[j - 1]),), torch.inf, dtype=torch.float64)
+            behind = behind.scatter_reduce(0, graph.sources[j - 1], through, "amin")
+    return None if best is None else best[1]
+
+
+def _better(
+    best: tuple[float, tuple[str, int, list[list[int]]]] | None,
+    kind: str,
+    at: int,
+    names: list[int],
+    bounds: list[float],
+) -> tuple[float, tuple[str, int, list[list[int]]]] | None:
+    """The better of a split so far and the one between the names with the greatest gap in their least bounds."""
+    least: dict[int, float] = {}
+    for name, bound in zip(names, bounds, strict=True):
+        least[name] = min(bound, least.get(name, bound))
+    if len(least) < 2:
+        return best
+    order = sorted(least, key=lambda name: (least[name], name))
+    spread = np.array([least[name] for name in order])
+    middle = len(order) / 2
+    gaps = np.diff(spread) * np.array([1 - abs(k - middle) / (len(order) + 1) for k in range(1, len(order))])
+    cut = int(gaps.argmax()) + 1
+    score = float(spread.mean() - spread[0]) + float(gaps.max()) * 0.1
+    if best is not None and best[0] >= score:
+        return best
+    return score, (kind, at, [sorted(order[:cut]), sorted(order[cut:])])
+
+
+def prove_by_paths(
+    claim: Claim, domain: Language, deadline: float, progress: Callable[[str], None]
+) -> tuple[Certificate | None, str]:
+    """A certificate for a claim about labels (all inputs, or a share of them); or why there is none."""
+    body = claim.body
+    assert isinstance(body, LabelsBody)
+    lengths = [n for n in domain.lengths if domain.size(n)]
+    alphabets = {domain.alphabet(n) for n in lengths}
+    if len(alphabets) != 1 or not domain.is_product():
+        return None, "only domains that are products are covered"
+    if body.subject.codec.bos or body.subject.codec.kind != "categorical":
+        return None, "only categorical codecs without BOS are covered"
+    place = {token: i for i, token in enumerate(body.subject.codec.vocab)}
+    letters = np.array(sorted(place[token] for token in next(iter(alphabets))), dtype=np.int64)
+    states = (body.states or one_state(len(place))).transitions.astype(np.int64)
+    check_arithmetic()
+
+    def say(mass: Mass) -> None:
+        share = mass.proved / mass.total
+        progress(f"paths: {share:.4%} proved right, {1 - share:.4%} undecided, {mass.groups} groups")
+
+    total = sum(len(letters) ** n for n in lengths)
+    enough = total if claim.quantifier == "forall" else -(-claim.share.numerator * total // claim.share.denominator)
+    try:
+        with torch.no_grad():
+            models = {n: BoundedModel(body.subject.model, n) for n in lengths}
+            search = Search(models, body.machine, states, letters, deadline, say)
+            search.run(enough)
+    except Unsupported as error:
+        return None, str(error)
+    if search.proved < enough:
+        return None, f"{search.proved / total:.6f} of the inputs are proved right, in {search.groups} groups"
+    return Certificate.of({**claim.theorem(), "domain": domain_to_json(domain)}, proof_of(search, states)), ""
+
+
+def one_state(tokens: int) -> LabelMachine:
+    """The machine that tells nothing apart."""
+    return LabelMachine(np.zeros((1, tokens), dtype=np.int32), np.zeros(1, dtype=np.int64))
+
+
+def proof_of(search: Search, states: Integers) -> dict[str, object]:
+    """Rule `paths`: the machine of states, and the tree of each length and label of which something is proved."""
+    trees = [
+        {"n": tree.n, "label": tree.label, "tree": list(tree.root.to_json())}
+        for tree in sorted(search.trees, key=lambda tree: (tree.n, tree.label))
+        if tree.root.kind != "open"
+    ]
+    return {"rule": "paths", "states": states.tolist(), "trees": trees}

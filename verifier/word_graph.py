@@ -1,0 +1,185 @@
+"""The words of one length with one label as the paths of a layered graph, whose nodes are states of two machines.
+
+A node at time j is a pair: what the label machine must remember of a prefix of j tokens, and the state of another
+machine, the *states*, by which a proof tells prefixes apart. An edge at position j (a *class* of that position) is a
+node and a token. Only edges on paths from the start to an accepting node are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import flint
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ..models.automata import Automaton
+from ..models.labels import LabelMachine
+
+Integers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Edges:
+    """The classes of one position: from a node (by its place at time j), a token id, to a node at time j + 1."""
+
+    source: Integers
+    token: Integers
+    target: Integers
+
+    def __len__(self) -> int:
+        return len(self.token)
+
+
+@dataclass(frozen=True, eq=False)
+class WordGraph:
+    """`nodes[j]`: the nodes at time j, each a row (label block, state); `edges[j]`: the classes of position j."""
+
+    nodes: tuple[Integers, ...]
+    edges: tuple[Edges, ...]
+
+    @property
+    def n(self) -> int:
+        return len(self.edges)
+
+    @cached_property
+    def size(self) -> int:
+        """The number of words, exactly."""
+        counts = [1] * len(self.nodes[0])
+        for j, edges in enumerate(self.edges):
+            following = [0] * len(self.nodes[j + 1])
+            for source, target in zip(edges.source.tolist(), edges.target.tolist(), strict=True):
+                following[target] += counts[source]
+            counts = following
+        return sum(counts)
+
+    def keep(self, chosen: Sequence[npt.NDArray[np.bool_]]) -> WordGraph:
+        """The graph of the paths over chosen edges only (one mask a position)."""
+        forward = [np.ones(len(self.nodes[0]), dtype=bool)]
+        for j, edges in enumerate(self.edges):
+            reached = np.zeros(len(self.nodes[j + 1]), dtype=bool)
+            reached[edges.target[chosen[j] & forward[j][edges.source]]] = True
+            forward.append(reached)
+        needed, kept = forward[-1], []
+        alive = [needed]
+        for j in range(self.n - 1, -1, -1):
+            edges = self.edges[j]
+            use = chosen[j] & forward[j][edges.source] & needed[edges.target]
+            kept.append(use)
+            needed = np.zeros(len(self.nodes[j]), dtype=bool)
+            needed[edges.source[use]] = True
+            alive.append(needed)
+        kept, alive = kept[::-1], alive[::-1]
+        place = [np.cumsum(mask) - 1 for mask in alive]
+        edges_kept = tuple(
+            Edges(place[j][e.source[use]], e.token[use], place[j + 1][e.target[use]])
+            for j, (e, use) in enumerate(zip(self.edges, kept, strict=True))
+        )
+        return WordGraph(tuple(rows[mask] for rows, mask in zip(self.nodes, alive, strict=True)), edges_kept)
+
+    def by_token(self, position: int, tokens: Integers) -> WordGraph:
+        """The words whose token at a position is one of these."""
+        chosen = [np.ones(len(edges), dtype=bool) for edges in self.edges]
+        chosen[position] = np.isin(self.edges[position].token, tokens)
+        return self.keep(chosen)
+
+    def by_state(self, time: int, states: Integers) -> WordGraph:
+        """The words with one of these states after `time` tokens (0 to n)."""
+        inside = np.isin(self.nodes[time][:, 1], states)
+        chosen = [np.ones(len(edges), dtype=bool) for edges in self.edges]
+        if time:
+            chosen[time - 1] = inside[self.edges[time - 1].target]
+        elif not inside.all():
+            chosen[0][:] = False
+        return self.keep(chosen)
+
+    @cached_property
+    def entering(self) -> tuple[Tensor, ...]:
+        """For each position, the edges into each node at the next time, int64 [node, at most]; filled up with the
+        number of edges, a place where callers put infinity."""
+        found = []
+        for j, edges in enumerate(self.edges):
+            into: list[list[int]] = [[] for _ in self.nodes[j + 1]]
+            for place, target in enumerate(edges.target.tolist()):
+                into[target].append(place)
+            width = max(map(len, into), default=1)
+            rows = [row + [len(edges)] * (width - len(row)) for row in into]
+            found.append(torch.tensor(rows, dtype=torch.int64).view(len(rows), width))
+        return tuple(found)
+
+    @cached_property
+    def sources(self) -> tuple[Tensor, ...]:
+        return tuple(torch.from_numpy(edges.source) for edges in self.edges)
+
+    def least(self, tables: Sequence[Tensor]) -> Tensor:
+        """[...]: the least sum over paths of one table [..., class] for each position; rounded to nearest."""
+        best = torch.zeros(*tables[0].shape[:-1], len(self.nodes[0]), dtype=torch.float64)
+        for j, table in enumerate(tables):
+            step = best[..., self.sources[j]] + table
+            best = torch.nn.functional.pad(step, (0, 1), value=torch.inf)[..., self.entering[j]].amin(-1)
+        return best.amin(-1)
+
+    def count_not_above(self, tables: Sequence[Integers], bound: int, bins: int) -> int:
+        """At least the number of paths whose sum of integers, one table [class] a position, is at most `bound`.
+
+        As `counting.Arrows.count_not_above`: sums are told apart at `bins` levels or fewer.
+        """
+        lows = [int(table.min()) for table in tables]
+        room = bound - sum(lows)
+        if room < 0:
+            return 0
+        drop = (room // max(1, bins)).bit_length()
+        levels = (room >> drop) + 1
+        state = [flint.fmpz_poly([1])] * len(self.nodes[0])
+        for j, (table, low) in enumerate(zip(tables, lows, strict=True)):
+            following = [flint.fmpz_poly()] * len(self.nodes[j + 1])
+            steps, edges = (table - low) >> drop, self.edges[j]
+            pairs = edges.source * len(following) + edges.target
+            for pair in np.unique(pairs).tolist():
+                source, target = divmod(pair, len(following))
+                here = steps[pairs == pair]
+                here = here[here < levels]
+                if len(here) and state[source]:
+                    histogram = flint.fmpz_poly(np.bincount(here).tolist())
+                    following[target] = following[target] + state[source].mul_low(histogram, levels)
+            state = following
+        return sum(int(sum(poly.coeffs(), flint.fmpz(0))) for poly in state)
+
+
+def word_graph(labels: LabelMachine, label: int, states: Integers, letters: Integers, n: int) -> WordGraph:
+    """All words of length n over `letters` (token ids) with this label; `states`: transitions [state, token id]."""
+    automaton = Automaton(labels.transitions[:, :], labels.labels == label)
+    blocks = _residuals(automaton, letters)
+    step = np.zeros((int(blocks.max()) + 1, automaton.n_symbols), dtype=np.int64)
+    accepting = np.zeros(len(step), dtype=bool)
+    for state, block in enumerate(blocks.tolist()):
+        step[block] = blocks[automaton.transitions[state]]
+        accepting[block] = automaton.accepting[state]
+    nodes = [np.array([[blocks[0], 0]], dtype=np.int64)]
+    edges = []
+    for _ in range(n):
+        here = nodes[-1]
+        following = np.stack([step[here[:, :1], letters], states[here[:, 1:], letters]], -1)  # [node, letter, 2]
+        unique, inverse = np.unique(following.reshape(-1, 2), axis=0, return_inverse=True)
+        source, token = np.repeat(np.arange(len(here)), len(letters)), np.tile(letters, len(here))
+        edges.append(Edges(source, token, inverse.reshape(-1).astype(np.int64)))
+        nodes.append(unique)
+    chosen = [np.ones(len(e), dtype=bool) for e in edges]
+    chosen[-1] = accepting[nodes[-1][edges[-1].target, 0]]
+    return WordGraph(tuple(nodes), tuple(edges)).keep(chosen)
+
+
+def _residuals(automaton: Automaton, letters: Integers) -> Integers:
+    """[state]: equal numbers for states that accept the same words over the letters (Moore)."""
+    block: Integers = automaton.accepting.astype(np.int64)
+    while True:
+        rows = np.column_stack([block, block[automaton.transitions[:, letters]]])
+        _, finer = np.unique(rows, axis=0, return_inverse=True)
+        finer = finer.reshape(-1).astype(np.int64)
+        if finer.max() == block.max():
+            return finer
+        block = finer
