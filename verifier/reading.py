@@ -168,6 +168,24 @@ def margin_bounds(logits: Ball) -> tuple[Tensor, Tensor]:
     return least, most
 
 
+def lead_bounds(low: Tensor, high: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """Bounds, [batch, pos], of the one wanted logit less the largest other, from bounds of the logits.
+
+    Minus infinity where no logit is wanted; infinite where there is no other.
+    """
+    infinite = torch.tensor(torch.inf, dtype=torch.float64)
+
+    def largest(x: Tensor, where: Tensor) -> Tensor:
+        return torch.where(where, x, -infinite).amax(-1)
+
+    none, lone = ~wanted.any(-1), wanted.all(-1)
+    bounds = []
+    for own, rival, sign in ((low, high, -1), (high, low, 1)):
+        apart = torch.nextafter(largest(own, wanted) - largest(rival, ~wanted), sign * infinite)
+        bounds.append(torch.where(none, -infinite, torch.where(lone, infinite, apart)))
+    return bounds[0], bounds[1]
+
+
 def judge(true: Tensor, false: Tensor) -> Tensor:
     """int8 [batch] from conditions [batch, pos]: TRUE if true everywhere, FALSE if false somewhere, else UNDECIDED."""
     return torch.where(false.any(-1), FALSE, torch.where(true.all(-1), TRUE, UNDECIDED)).to(torch.int8)
