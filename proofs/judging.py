@@ -17,6 +17,7 @@ from .core import Bits, Ints, Program, trace
 from .format import require
 from .network import Edits, Network, Port, Site
 from .precise import Precise
+from .prefixes import logits_by_prefix
 from .reading import Decided, beyond, lead, margin, possible, same
 from .theorem import Theorem
 
@@ -72,7 +73,10 @@ class Chunk:
         for words, sites in zip(self.words, self.judge.sites, strict=False):
             distinct, place = (words, slice(None)) if len(self.words) == 1 else _distinct(words)
             kept: dict[Site, Ball] = dict.fromkeys(sites, point(0.0))
-            logits = self.network.logits(self.tokens(distinct), Edits(), kept)
+            if self.network.config.causal and not sites:
+                logits = logits_by_prefix(self.network, self.tokens(distinct))
+            else:
+                logits = self.network.logits(self.tokens(distinct), Edits(), kept)
             found.append((logits[place], {site: ball[place] for site, ball in kept.items()}))
         return found
 

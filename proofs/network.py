@@ -169,6 +169,7 @@ class Network:
         return written
 
     def _scale(self, number: int) -> Ball:
+        """What a layer's products of queries and keys are multiplied by."""
         if self.config.scale is not None:
             return point(self.config.scale)
         near = 1.0 / math.sqrt(self.config.layers[number].d_head)  # two roundings of relative error 2^-53

@@ -30,16 +30,18 @@ DEGREE = 7
 
 @dataclass(frozen=True)
 class Smooth:
-    """`near`: within |x| 2^-44 + 2^-59 of f(x); the valley lies in [left, right]; f is nowhere below `least`."""
+    """`near`: a number, and how far at most, up to 2^-59, f(x) is from it; the valley lies in [left, right]; f is
+    nowhere below `least`."""
 
-    near: Callable[[Floats], Floats]
+    near: Callable[[Floats], tuple[Floats, Floats]]
     left: float
     right: float
     least: float
 
     def bounds(self, x: Floats) -> tuple[Floats, Floats]:
         """f(x) from below and above."""
-        value, slack = self.near(x), np.abs(x) * 2.0**-44 * (1 + 2.0**-50) + 2.0**-58
+        value, error = self.near(x)
+        slack = error * (1 + 2.0**-50) + 2.0**-58
         return np.nextafter(value - slack, -np.inf), np.nextafter(value + slack, np.inf)
 
 
@@ -68,13 +70,13 @@ def _expansions() -> Floats:
     return np.array(rows).T.copy()
 
 
-def _gelu(x: Floats) -> Floats:
+def _gelu(x: Floats) -> tuple[Floats, Floats]:
     """x Phi(x) = max(x, 0) - t Phi(-t) for t = |x|.
 
     In a cell |h| <= 1/64: the series' tail is at most 0.44 sqrt(7!) / 8! 2^-48 < 2^-57 (Cramer: |He_n| phi < 0.44
     sqrt(n!)); Horner's scheme, on coefficients whose terms sum to at most 0.51, loses below 12 * 2^-53; h is off by at
-    most 2^-59. Together Phi is off by less than 2^-49, and t Phi by t 2^-49 and a rounding. From t = 9 on, t Phi(-t) <
-    phi(9) < 2^-59 is left out.
+    most 2^-59. Together Phi is off by less than 2^-49, and the result by t 2^-49 and two roundings. From t = 9 on,
+    t Phi(-t) < phi(9) < 2^-59 is left out.
     """
     t = np.abs(x)
     inside = t < LIMIT
@@ -84,25 +86,27 @@ def _gelu(x: Floats) -> Floats:
     series = table[DEGREE][cell]
     for row in table[DEGREE - 1 :: -1]:
         series = series * h + row[cell]
-    return np.maximum(x, 0.0) - np.where(inside, t * series, 0.0)
+    return np.maximum(x, 0.0) - np.where(inside, t * series, 0.0), np.where(inside, t * 2.0**-48, 0.0)
 
 
 def _logistic_times(x: Floats, z: Floats) -> Floats:
-    """x s(z), for z of x's sign: with e = e^-|z| in (0, 1], x / (1 + e) or x e / (1 + e); off by |x| 2^-45.
+    """x s(z), for z of x's sign: with e = e^-|z| in (0, 1], x / (1 + e) or x e / (1 + e); off by 2^-45 of itself.
 
-    (e is off by 2^-46 e, or taken as e^-700 where it is less than that. Where z itself is off by |z| 2^-49, as in
-    gelu_new, e moves by less than 0.37 * 2^-49, because |z| e^-|z| < 0.37.)
+    (e is off by 2^-46 e, or taken as e^-700 where it is less than that, which is covered by |x| 2^-900.)
     """
     e = exp_near(-np.minimum(np.abs(z), EXP_RANGE))
     return x * np.where(x < 0, e, 1.0) / (1.0 + e)
 
 
-def _silu(x: Floats) -> Floats:
-    return _logistic_times(x, x)
+def _silu(x: Floats) -> tuple[Floats, Floats]:
+    value = _logistic_times(x, x)
+    return value, np.abs(value) * 2.0**-45 + np.abs(x) * 2.0**-900
 
 
-def _gelu_new(x: Floats) -> Floats:
-    return _logistic_times(x, 1.5957691216057308 * (x + 0.044715 * x * x * x))
+def _gelu_new(x: Floats) -> tuple[Floats, Floats]:
+    """z is off by |z| 2^-49, and e^-|z| by less than 0.37 * 2^-49, because |z| e^-|z| < 0.37."""
+    value = _logistic_times(x, 1.5957691216057308 * (x + 0.044715 * x * x * x))
+    return value, np.abs(value) * 2.0**-45 + np.abs(x) * 2.0**-49
 
 
 SMOOTH = {

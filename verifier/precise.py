@@ -205,7 +205,7 @@ def _gelu_new(x: Any) -> Any:
 
 
 def _silu(x: Any) -> Any:
-    return x * (1 + (x / 2).tanh()) / 2
+    return x / (1 + (-x).exp())
 
 
 def _normalise(op: ops.Normalise, run: _Run) -> list[Matrix]:
