@@ -111,7 +111,7 @@ def _gelu_new(x: Floats) -> tuple[Floats, Floats]:
 
 SMOOTH = {
     "gelu": Smooth(_gelu, -0.7517915247, -0.7517915246, -0.169971207480),
-    "gelu_new": Smooth(_gelu_new, -0.7524614220, -0.7524614219, -0.170040750571),
+    "gelu_new": Smooth(_gelu_new, -0.7524614221, -0.7524614220, -0.170040750572),
     "silu": Smooth(_silu, -1.2784645428, -1.2784645427, -0.278464542762),
 }
 

@@ -219,7 +219,7 @@ def _normalised(x: Matrix, weight: Matrix, bias: Matrix, eps: Any) -> Matrix:
     for i in range(x.nrows()):
         mean = sum((x[i, j] for j in range(width)), flint.arb(0)) / width
         centred = [x[i, j] - mean for j in range(width)]
-        deviation = (sum((c**2 for c in centred), flint.arb(0)) / width + eps).sqrt()
+        deviation = (sum((c * c for c in centred), flint.arb(0)) / width + eps).sqrt()
         rows.append([c / deviation * weight[0, j] + bias[0, j] for j, c in enumerate(centred)])
     return flint.arb_mat(rows)
 
