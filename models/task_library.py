@@ -162,6 +162,7 @@ def _induction(length: int, vocab: int) -> Parts:
 
     def machine() -> LabelMachine:
         """For each token what followed it last (-1: nothing yet), and the last token (-1: none yet)."""
+
         def after(state: tuple[tuple[int, ...], int], symbol: int) -> tuple[tuple[int, ...], int]:
             followers, last = state
             if last >= 0:

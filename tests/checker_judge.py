@@ -187,7 +187,9 @@ class Judge:
         changed = [self.vocab[0] if i in skipped else names.get(t, t) for i, t in enumerate(word)]
         first, second = self.decode(self.run(word)), self.decode(self.run(changed))
         moved = [names.get(y, y) if body["relabel_outputs"] else y for y in first]
-        return all(a == b for i, (a, b) in enumerate(zip(moved, second, strict=True)) if not (everywhere and i in skipped))
+        return all(
+            a == b for i, (a, b) in enumerate(zip(moved, second, strict=True)) if not (everywhere and i in skipped)
+        )
 
     def attends(self, body: Json, witness: Any) -> bool:
         word = witness[0]

@@ -117,7 +117,9 @@ PLANTS = [
 ]
 
 
-@pytest.mark.parametrize(("module", "old", "new", "why"), PLANTS, ids=[f"{m.split('.')[0]}: {w}" for m, _, _, w in PLANTS])
+@pytest.mark.parametrize(
+    ("module", "old", "new", "why"), PLANTS, ids=[f"{m.split('.')[0]}: {w}" for m, _, _, w in PLANTS]
+)
 def test_a_changed_line_breaks_a_condition(module: str, old: str, new: str, why: str) -> None:
     changed = ModuleType(f"certiformer.{module}")
     changed.__package__ = changed.__name__.rpartition(".")[0]

@@ -75,7 +75,9 @@ def least_margin(
     Raises `InputError` for domains above 2^20 inputs, and if time runs out.
     """
     if task.domain.size() > MAX_INPUTS:
-        raise InputError(f"{task.name} has {task.domain.size()} inputs; the least margin is looked for among 2^20 at most")
+        raise InputError(
+            f"{task.name} has {task.domain.size()} inputs; the least margin is looked for among 2^20 at most"
+        )
     claim = TaskMargin(model, task, 1, codec=codec)
     body = claim.body
     assert isinstance(body, LabelMarginBody)
