@@ -118,7 +118,7 @@ def prove(
     at_least: Annotated[
         str | None,
         typer.Option(
-            help="For margin: the bound; for accuracy: the share; for task-margin: the bound (default: the run's least)."
+            help="For margin and task-margin: the bound (task-margin: default the least found); for accuracy: the share."
         ),
     ] = None,
     outputs: Annotated[str | None, typer.Option(help="For never-outputs: values, separated by commas.")] = None,

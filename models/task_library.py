@@ -96,7 +96,8 @@ def _most_frequent(length: int, vocab: int) -> Parts:
         def label(counts: tuple[tuple[int, int], ...]) -> int:
             return max(counts, key=lambda item: item[1])[0] if counts else NO_LABEL
 
-        return build_machine((), step, label, vocab)
+        nothing: tuple[tuple[int, int], ...] = ()
+        return build_machine(nothing, step, label, vocab)
 
     domain = sequences(range(vocab), length)
     return Parts(domain, domain.vocab, "last", rule, build_machine=machine)

@@ -1,7 +1,7 @@
 """LayerNorm, GELU and SiLU of balls (section 3 of the specification).
 
-Every activation here but ReLU falls up to one place, its *valley*, and rises from there on, so that on an interval it is
-greatest at an end, and least at an end or in the valley:
+Every activation here but ReLU falls up to one place, its *valley*, and rises from there on, so that on an interval it
+is greatest at an end, and least at an end or in the valley:
 - silu' has the sign of 1 + x + e^x, which increases;
 - gelu' = Phi(x) + x phi(x) has for x = -t < 0 the sign of Phi(-t) / phi(t) - t, and Mills' ratio decreases in t;
 - gelu_new = x s(z), s the logistic function, has for x = -t < 0 a derivative of the sign of

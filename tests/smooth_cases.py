@@ -134,7 +134,10 @@ def norm_contains(rules: dict[str, Enclose]) -> None:
         for row in range(3):
             for _ in range(8):
                 signs = rng.choice([-1.0, 0.0, 1.0, 0.5], size=d, p=[0.4, 0.1, 0.4, 0.1])
-                x = [flint.arb(m) + flint.arb(r) * flint.arb(float(s)) for m, r, s in zip(mid[row], rad[row], signs)]
+                x = [
+                    flint.arb(m) + flint.arb(r) * flint.arb(float(s))
+                    for m, r, s in zip(mid[row], rad[row], signs, strict=True)
+                ]
                 mean = sum(x, flint.arb(0)) / d
                 centred = [t - mean for t in x]
                 root = (sum((c * c for c in centred), flint.arb(0)) / d + flint.arb(eps)).sqrt()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import replace
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
@@ -27,7 +26,6 @@ from certiformer.models.codec import Codec
 from certiformer.models.config import LayerConfig, TransformerConfig
 from certiformer.models.edits import edit
 from certiformer.models.errors import InputError
-from certiformer.models.labels import LabelMachine, build_machine
 from certiformer.models.languages import exactly_one, sequences
 from certiformer.models.transformer import Transformer
 from certiformer.proofs import Invalid, Valid
@@ -41,6 +39,7 @@ from certiformer.verifier.verdicts import Certificate, Proved, Refuted
 
 from .checker_judge import Judge, is_true
 from .checker_models import CASES, sealed
+from .checker_shapes import SHAPES, labelled, reshaped
 from .mutations import mutate
 
 REFERENCE = torch.tensor([[0, 1, 1], [1, 0, 0]])
@@ -74,24 +73,6 @@ def model(name: str) -> Compiled:
     return compile(programs.sort(), vocab=range(2), max_len=3)
 
 
-def reshaped(made: Compiled, **settings: Any) -> Compiled:
-    """A model of another configuration, with the weights of this one and noise."""
-    config = replace(made.model.config, **settings)
-    other = Transformer(config)
-    known, generator = dict(made.model.named_parameters()), torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for name, parameter in other.named_parameters():
-            parameter.copy_(known.get(name, parameter) + 0.1 * torch.randn(parameter.shape, generator=generator))
-    return Compiled(**{**{field: getattr(made, field) for field in made.__dataclass_fields__}, "model": other})
-
-
-SHAPES: dict[str, dict[str, Any]] = {
-    "read out at the last position": {"readout": "last"},
-    "causal, last, LayerNorm": {"readout": "last", "causal": True, "layer_norm": 1e-2},
-    "mean, gelu": {"readout": "mean", "activation": "gelu"},
-    "causal, mean, LayerNorm, silu": {"readout": "mean", "causal": True, "layer_norm": 0.5, "activation": "silu"},
-    "LayerNorm, gelu_new": {"layer_norm": 1e-5, "activation": "gelu_new"},
-}
 MODELS = ("sort", "scalar", "without BOS", "causal", "noisy", *SHAPES)
 KINDS: dict[str, Callable[[Compiled], Claim]] = {
     "computes": Computes,
@@ -116,25 +97,6 @@ KINDS: dict[str, Callable[[Compiled], Claim]] = {
     "margin": lambda c: Margin(c, 0.125) if c.codec.kind == "categorical" else NeverOutputs(c, [c.codec.outputs[0]]),
     "several": lambda c: Computes(c) & Faithful(c, less(c), "resample") & Invariant(c, irrelevant_positions=[2]),
 }
-
-
-def labelled(compiled: Compiled, body: Callable[[Subject, LabelMachine], Any]) -> Claim:
-    """About the labels that the model's run gives most words, by a machine that remembers words; not one is wrong.
-
-    For models that do not have these bodies: another claim.
-    """
-    config, codec = compiled.model.config, compiled.codec
-    if config.readout == "each" or codec.kind == "scalar":
-        return NeverOutputs(compiled, [codec.outputs[0]])
-
-    def label(word: tuple[int, ...]) -> int:
-        if not 0 < len(word) < 4:
-            return -1
-        chosen = int(Subject(compiled.model, codec).logits(torch.tensor([word])).argmax())
-        return chosen if word != (0, 1) else (chosen + 1) % len(codec.outputs)
-
-    machine = build_machine((), lambda word, token: (*word, token)[:4], label, len(codec.vocab))
-    return Claim("forall", body(Subject(compiled.model, codec), machine))
 
 
 def first_head(compiled: Compiled) -> tuple[int, int]:

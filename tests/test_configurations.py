@@ -1,7 +1,7 @@
 """Every way to enclose a model's logits contains the exact ones, for models of every configuration; tolerance zero.
 
-Engine: `enclose`, `logits_of_words` (what words share computed once), `precise`. Checker: `Network`, `logits_by_prefix`,
-`Precise`. The reference is the definition, in 192-bit ball arithmetic.
+Engine: `enclose`, `logits_of_words` (what words share computed once), `precise`. Checker: `Network`,
+`logits_by_prefix`, `Precise`. The reference is the definition, in 192-bit ball arithmetic.
 """
 
 from __future__ import annotations
@@ -158,23 +158,23 @@ PLANTS = [
     ("verifier.sharing", '[rows.at["token"]]', '[0 * rows.at["token"]]', "all stand at the first position"),
     ("verifier.sharing", 'elif isinstance(operation, ops.Mix):', 'elif False:', "values elsewhere are left out"),
     ("verifier.balls", 'return x.map(lambda t: t[:, -1])', 'return x.map(lambda t: t[:, 0])', "the first is the last"),
-    ("verifier.balls", "torch.tensor(float(x.mid.shape[1]))", "torch.tensor(float(x.mid.shape[1] + 1))", "a mean of more"),
-    ("verifier.balls", "activation(op.function,", 'activation("relu",', "every activation is ReLU"),
+    ("verifier.balls", "torch.tensor(float(x.mid.shape[1]))", "torch.tensor(float(x.mid.shape[1] + 1))", "more"),
+    ("verifier.balls", "activation(op.function,", 'activation("relu",', "always ReLU"),
     ("verifier.balls", "run.weight(op.bias), op.eps)", "run.weight(op.bias), 1e-8)", "another epsilon"),
     ("proofs.network", "x = x[:, -1:]", "x = x[:, :1]", "the first is the last"),
     ("proofs.network", 'if self.config.readout == "mean":', "if False:", "no mean"),
-    ("proofs.network", "return divided(point(np.ones((1, n))) @ x, n)", "return divided(point(np.ones((1, n))) @ x, n + 1)", "a mean of more"),
+    ("proofs.network", "np.ones((1, n))) @ x, n)", "np.ones((1, n))) @ x, n + 1)", "a mean of more"),
     ("proofs.network", 'x = self.normed(x, "ln_final")', "pass", "the last norm is left out"),
-    ("proofs.network", 'f"blocks.{number}.ln2")', 'f"blocks.{number}.ln2") if False else stream.total', "no norm before neurons"),
+    ("proofs.network", 'f"blocks.{number}.ln2")', 'f"blocks.{number}.ln2") if 0 else stream.total', "no norm before MLPs"),
     ("proofs.network", "queries = slice(n - 1, n)", "queries = slice(0, 1)", "the first position is read"),
-    ("proofs.network", "activation(self.config.activation,", 'activation("relu",', "every activation is ReLU"),
-    ("proofs.network", 'self.normed(stream.total, f"blocks.{number}.ln1") if', "stream.total if", "no norm before heads"),
-    ("proofs.prefixes", "[row, tokens[:, place]]", "[0 * row, tokens[:, place]]", "a prefix is its last token"),
+    ("proofs.network", "activation(self.config.activation,", 'activation("relu",', "always ReLU"),
+    ("proofs.network", 'self.normed(stream.total, f"blocks.{number}.ln1") if', "stream.total if", "no norm"),
+    ("proofs.prefixes", "[row, tokens[:, place]]", "[0 * row, tokens[:, place]]", "a prefix is a token"),
     ("proofs.prefixes", "slice(place, place + 1)", "slice(0, 1)", "all stand at the first position"),
     ("proofs.prefixes", "keys[parents]", "keys[0 * parents]", "keys of another prefix"),
     ("proofs.prefixes", "values[parents]", "values[0 * parents]", "values of another prefix"),
     ("proofs.prefixes", "network.normed(stream, \"ln_final\")", "stream", "the last norm is left out"),
-    ("proofs.prefixes", "self.past[number, head] = k, v", "self.past.setdefault((number, head), (k, v))", "only the first is seen"),
+    ("proofs.prefixes", "self.past[number, head] = k, v", "self.past.setdefault((number, head), (k, v))", "no past"),
     ("proofs.prefixes", "x = averaged(x)", "x = x[:, -1:]", "the last in place of the mean"),
 ]  # fmt: skip
 

@@ -64,7 +64,7 @@ def test_words_without_a_label_get_none() -> None:
 
 
 def test_tasks_with_a_label_at_each_position_have_none() -> None:
-    """What is to be predicted at a position of `sort` and `addition` depends on later tokens: no machine reads ahead."""
+    """What `sort` and `addition` predict at a position depends on later tokens, and no machine reads ahead."""
     for name in TASKS:
         task = get_task(name) if name != "induction" else get_task(name, vocab=3)
         assert (task.build_machine is None) == (task.readout == "each")

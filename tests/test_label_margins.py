@@ -1,4 +1,4 @@
-"""Margins of labels: proved exactly where true, at every input of models that are small; forged certificates refused."""
+"""Margins of labels: proved exactly where true, on all inputs of small models; forged certificates are refused."""
 
 from __future__ import annotations
 

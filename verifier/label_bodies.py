@@ -80,8 +80,8 @@ class LabelMarginBody:
         """Float64 bounds [batch, 1] of the label's logit less the largest other; no label: minus infinity."""
         wanted = wanted_outputs(self.subject, self.machine, ids)
         if semantics != "float32":
-            logits = self.subject.enclosed(ids)
-            return lead_bounds(logits.low(), logits.high(), wanted)
+            ball = self.subject.enclosed(ids)
+            return lead_bounds(ball.low(), ball.high(), wanted)
         logits = self.subject.logits(ids).to(torch.float64)
         return lead_bounds(logits, logits, wanted)
 

@@ -44,8 +44,8 @@ def prove(
     found, it is checked even if the time is up.
     `semantics`: what the verdict is about. `real`: the exact weights over the reals; inputs on which only the float32
     run fails are noted. `float32`: the model as it runs here, which can be refuted but not proved.
-    `Proved` means that the independent checker accepts the certificate. Raises `InputError` when the domain has tokens or lengths that the claim
-    has no meaning for, or the weights are not finite float32 numbers.
+    `Proved` means that the independent checker accepts the certificate. Raises `InputError` when the domain has tokens
+    or lengths that the claim has no meaning for, or the weights are not finite float32 numbers.
     """
     if not isinstance(claim, Claim):
         raise InputError(f"prove takes a claim, such as Computes(compiled), got {claim!r}")
