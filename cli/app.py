@@ -118,7 +118,7 @@ def prove(
     at_least: Annotated[
         str | None,
         typer.Option(
-            help="For margin and task-margin: the bound (task-margin: default the least found); for accuracy: the share."
+            help="For margin and task-margin: the bound (task-margin: or one is found); for accuracy: the share."
         ),
     ] = None,
     outputs: Annotated[str | None, typer.Option(help="For never-outputs: values, separated by commas.")] = None,

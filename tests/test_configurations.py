@@ -165,7 +165,7 @@ PLANTS = [
     ("proofs.network", 'if self.config.readout == "mean":', "if False:", "no mean"),
     ("proofs.network", "np.ones((1, n))) @ x, n)", "np.ones((1, n))) @ x, n + 1)", "a mean of more"),
     ("proofs.network", 'x = self.normed(x, "ln_final")', "pass", "the last norm is left out"),
-    ("proofs.network", 'f"blocks.{number}.ln2")', 'f"blocks.{number}.ln2") if 0 else stream.total', "no norm before MLPs"),
+    ("proofs.network", 'f"blocks.{number}.ln2")', 'f"blocks.{number}.ln2") if 0 else stream.total', "no norm"),
     ("proofs.network", "queries = slice(n - 1, n)", "queries = slice(0, 1)", "the first position is read"),
     ("proofs.network", "activation(self.config.activation,", 'activation("relu",', "always ReLU"),
     ("proofs.network", 'self.normed(stream.total, f"blocks.{number}.ln1") if', "stream.total if", "no norm"),

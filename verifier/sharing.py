@@ -79,7 +79,9 @@ class _Rows:
     def seen(self, ball: Ball, level: Level, by: Level) -> Ball:
         """[row of `by`, 1, ..] -> [row, pos, ..]: what stands at every position of the row's word."""
         index = self.of[level][self.word[by]]
-        return ball.map(lambda t: t[index, 0])
+        if ball.mid.dim() == 3:
+            return ball.map(lambda t: t[index, 0])
+        return ball.map(lambda t: _by_head(t, index))
 
 
 def logits_of_words(model: Transformer, tokens: Tensor) -> Ball:
@@ -152,6 +154,15 @@ def _computed(
     level = "last" if "last" in levels else finest if "prefix" in levels else "token"
     values = {site: rows.moved(found[site][1], found[site][0], level) for site in reads(op)}
     return level, RULES[type(op)](op, run(values, level))
+
+
+def _by_head(x: Tensor, index: Tensor) -> Tensor:
+    """x[index, 0] of x [row, 1, head, width], laid out in memory with the heads before the positions, as products of
+    matrices want it."""
+    heads, width = x.shape[2:]
+    places = index.unsqueeze(1) * heads + torch.arange(heads)[:, None]
+    found = x.reshape(-1, width).index_select(0, places.flatten())
+    return found.view(*places.shape, width).transpose(1, 2)
 
 
 def _masked(scores: Ball, hidden: Tensor) -> Ball:
