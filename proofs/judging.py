@@ -47,6 +47,8 @@ class Judge:
         """How many witnesses of n tokens to judge at once."""
         n += int(self.theorem.codec.bos)
         kept = sum(self.network.width(site, n) for sites in self.sites for site in sites)
+        if self.network.config.causal:  # keys and values of all layers are remembered
+            kept += sum(layer.n_heads * layer.d_head for layer in self.network.config.layers)
         sums = any(isinstance(part, Faithful) for part in self.theorem.parts)
         return self.network.batch(n, sums, kept)
 
