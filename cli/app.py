@@ -106,13 +106,20 @@ def run(
 def prove(
     model: Model,
     claim: Annotated[
-        str, typer.Option(help="computes, margin, never-outputs, invariant, attends, faithful, abstracts or accuracy.")
+        str,
+        typer.Option(
+            help="computes, margin, never-outputs, invariant, attends, faithful, abstracts; "
+            "of a trained model: accuracy, labels, task-margin."
+        ),
     ] = "computes",
     program: Annotated[
         str | None, typer.Option(help="For computes, abstracts: another program than the one that was compiled.")
     ] = None,
     at_least: Annotated[
-        str | None, typer.Option(help="For margin: the bound; for accuracy (of a trained model): the share.")
+        str | None,
+        typer.Option(
+            help="For margin and task-margin: the bound (task-margin: or one is found); for accuracy: the share."
+        ),
     ] = None,
     outputs: Annotated[str | None, typer.Option(help="For never-outputs: values, separated by commas.")] = None,
     relabel: Annotated[

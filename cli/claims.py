@@ -97,6 +97,24 @@ def _accuracy(trained: Trained, wanted: Wanted) -> Claim:
     return Accuracy(trained.model, trained.task, share)
 
 
+def _labels(trained: Trained, wanted: Wanted) -> Claim:
+    from ..verifier.task_claims import Labels
+
+    return Labels(trained.model, trained.task)
+
+
+def _task_margin(trained: Trained, wanted: Wanted) -> Claim:
+    """Without --at-least: for the least margin that the float32 run has on any input, less a little."""
+    from ..verifier.task_claims import TaskMargin, least_margin
+
+    if wanted.at_least is not None:
+        return TaskMargin(trained.model, trained.task, inputs.parse_bound(wanted.at_least, "--at-least"))
+    least = least_margin(trained.model, trained.task)
+    if least <= 0:
+        raise BadInput(f"the model is wrong on some input (margin {least:.6g}); --claim labels or accuracy says more")
+    return TaskMargin(trained.model, trained.task, least)
+
+
 def _invariant(compiled: Compiled, wanted: Wanted) -> Claim:
     from ..verifier.claims import Invariant
 
@@ -163,8 +181,8 @@ def _known(text: str, known: dict[str, Value], name: str) -> Value:
     return known[text]
 
 
-ACCURACY = "accuracy"
-"""The one claim about trained models; the others are about compiled ones."""
+OF_TASKS = ("accuracy", "labels", "task-margin")
+"""The claims about trained models; the others are about compiled ones."""
 
 CLAIMS: dict[str, tuple[Sequence[str], Callable[[Any, Wanted], Claim]]] = {
     "computes": (("program",), _computes),
@@ -174,5 +192,7 @@ CLAIMS: dict[str, tuple[Sequence[str], Callable[[Any, Wanted], Claim]]] = {
     "attends": (("head", "selector", "tolerance"), _attends),
     "faithful": (("ablation",), _faithful),
     "abstracts": (("program",), _abstracts),
-    ACCURACY: (("at_least",), _accuracy),
+    "accuracy": (("at_least",), _accuracy),
+    "labels": ((), _labels),
+    "task-margin": (("at_least",), _task_margin),
 }

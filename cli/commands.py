@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..proofs.words import digits_of
 from . import inputs
-from .claims import ACCURACY, claim_of
+from .claims import OF_TASKS, claim_of
 from .claims import Wanted as Wanted
 from .output import BadInput, ExitCode, Screen, facts, grouped, sequence_text
 
@@ -130,7 +130,7 @@ def prove_claim(
         raise BadInput(f"--seconds must be above 0, got {seconds:g}")
     screen = Screen(as_json)
     file = inputs.model_file(path)
-    model = inputs.load_trained_model(path) if wanted.claim == ACCURACY else Compiled.load(file)
+    model = inputs.load_trained_model(path) if wanted.claim in OF_TASKS else Compiled.load(file)
     claim = claim_of(model, wanted)
     domain = _domain(model, wanted) if isinstance(model, Compiled) else _task_domain(model, wanted)
     source = inputs.source_file(wanted.program) if wanted.program else None
@@ -181,7 +181,7 @@ def outcome_data(refuted: Refuted) -> dict[str, object] | None:
 
 def _task_domain(trained: Trained, wanted: Wanted) -> Language:
     if wanted.lengths or wanted.vocab:
-        raise BadInput(f"--claim {ACCURACY} is about all inputs of the task; it takes no --lengths and no --vocab")
+        raise BadInput(f"--claim {wanted.claim} is about all inputs of the task; it takes no --lengths and no --vocab")
     return trained.task.domain
 
 

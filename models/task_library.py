@@ -13,7 +13,7 @@ import numpy.typing as npt
 from .automata import build
 from .config import Readout
 from .errors import InputError
-from .labels import LabelMachine
+from .labels import NO_LABEL, LabelMachine, build_machine
 from .languages import balanced, sequences
 from .tasks import Task
 from .token_language import Ids, Language
@@ -84,8 +84,23 @@ def _most_frequent(length: int, vocab: int) -> Parts:
         counts = (ids[:, :, None] == ids[:, None, :]).sum(axis=2)
         return _at(ids, counts.argmax(axis=1))
 
+    def machine() -> LabelMachine:
+        """The counts so far, in the order of first occurrences."""
+
+        def step(counts: tuple[tuple[int, int], ...], symbol: int) -> tuple[tuple[int, int], ...]:
+            found = dict(counts)
+            if sum(found.values()) < length:
+                found[symbol] = found.get(symbol, 0) + 1
+            return tuple(found.items())
+
+        def label(counts: tuple[tuple[int, int], ...]) -> int:
+            return max(counts, key=lambda item: item[1])[0] if counts else NO_LABEL
+
+        nothing: tuple[tuple[int, int], ...] = ()
+        return build_machine(nothing, step, label, vocab)
+
     domain = sequences(range(vocab), length)
-    return Parts(domain, domain.vocab, "last", rule)
+    return Parts(domain, domain.vocab, "last", rule, build_machine=machine)
 
 
 def _modular_addition(modulus: int) -> Parts:
@@ -98,7 +113,25 @@ def _modular_addition(modulus: int) -> Parts:
 
     automaton = build(0, step, lambda state: state == accepted, len(tokens))
     domain = Language(tokens, (3,), automaton)
-    return Parts(domain, tuple(range(modulus)), "last", lambda ids: (ids[:, 0] + ids[:, 1]) % modulus)
+
+    def machine() -> LabelMachine:
+        """What was read: nothing; a; the sum of a and b; the sum, and then =."""
+
+        def after(state: tuple[int, int], symbol: int) -> tuple[int, int]:
+            place, total = state
+            if place >= accepted or (symbol == modulus) != (place == 2):
+                return dead, 0
+            return place + 1, (total + symbol % modulus) % modulus
+
+        def label(state: tuple[int, int]) -> int:
+            return state[1] if state[0] == accepted else NO_LABEL
+
+        return build_machine((0, 0), after, label, len(tokens))
+
+    def rule(ids: Ids) -> Ids:
+        return (ids[:, 0] + ids[:, 1]) % modulus
+
+    return Parts(domain, tuple(range(modulus)), "last", rule, build_machine=machine)
 
 
 def _addition(digits: int) -> Parts:
@@ -128,9 +161,24 @@ def _induction(length: int, vocab: int) -> Parts:
         last = length - 2 - earlier[:, ::-1].argmax(axis=1)
         return np.where(earlier.any(axis=1), _at(ids, last + 1), ids[:, 0])
 
+    def machine() -> LabelMachine:
+        """For each token what followed it last (-1: nothing yet), and the last token (-1: none yet)."""
+
+        def after(state: tuple[tuple[int, ...], int], symbol: int) -> tuple[tuple[int, ...], int]:
+            followers, last = state
+            if last >= 0:
+                followers = (*followers[:last], symbol, *followers[last + 1 :])
+            return followers, symbol
+
+        def label(state: tuple[tuple[int, ...], int]) -> int:
+            followers, last = state
+            return followers[last] if last >= 0 else NO_LABEL
+
+        return build_machine(((-1,) * vocab, -1), after, label, vocab)
+
     tokens = tuple(range(vocab))
     domain = Language(tokens, (length,), build((0, False), step, lambda state: state[1], vocab))
-    return Parts(domain, tokens, "last", rule)
+    return Parts(domain, tokens, "last", rule, build_machine=machine)
 
 
 def _quotes(length: int, letters: int) -> Parts:
@@ -143,7 +191,19 @@ def _quotes(length: int, letters: int) -> Parts:
         return dead if symbol == state else state
 
     domain = Language(tokens, (length,), build(outside, step, lambda state: state < outside, len(tokens)))
-    return Parts(domain, ('"', "'"), "last", lambda ids: _at(ids, (ids < 2).argmax(axis=1)))
+
+    def machine() -> LabelMachine:
+        """The first quote, if there was one."""
+
+        def after(opened: int, symbol: int) -> int:
+            return symbol if opened == NO_LABEL and symbol < outside else opened
+
+        return build_machine(NO_LABEL, after, lambda opened: opened, len(tokens))
+
+    def rule(ids: Ids) -> Ids:
+        return _at(ids, (ids < 2).argmax(axis=1))
+
+    return Parts(domain, ('"', "'"), "last", rule, build_machine=machine)
 
 
 # Brackets. Token ids: ( 0, ) 1, [ 2, ] 3, as in the canonical order of the tokens.
@@ -166,12 +226,22 @@ def _dyck_1(length: int) -> Parts:
 
         return Language(tokens, (length,), build(0, step, lambda depth: depth == last, 2))
 
+    def machine() -> LabelMachine:
+        """The depth; -1 where the word can no longer be balanced."""
+
+        def after(depth: int, symbol: int) -> int:
+            deeper = depth + 1 - 2 * symbol
+            return deeper if depth >= 0 and 0 <= deeper <= length // 2 else -1
+
+        return build_machine(0, after, lambda depth: int(depth == 0), len(tokens))
+
     # Balanced words are a third of a batch; most of the others fail in the ways that are hardest to see.
     domain = sequences(tokens, length)
     words = balanced(ROUND, length // 2, length)
     nearly = ending(0, -2).difference(words)
     unclosed = ending(2, 0)
-    return Parts(domain, (False, True), "mean", rule, (domain, words, words, ending(0, -length), nearly, unclosed))
+    training = (domain, words, words, ending(0, -length), nearly, unclosed)
+    return Parts(domain, (False, True), "mean", rule, training, machine)
 
 
 def _dyck_2(length: int) -> Parts:
@@ -184,7 +254,25 @@ def _dyck_2(length: int) -> Parts:
         _, depth, nested = _stacks(ids)
         return _flags(nested & (depth == 0))
 
-    return Parts(domain, (False, True), "mean", rule, (domain, words, misfit))
+    def machine() -> LabelMachine:
+        return _open_brackets(length // 2, lambda stack: int(not stack), 0)
+
+    return Parts(domain, (False, True), "mean", rule, (domain, words, misfit), machine)
+
+
+def _open_brackets(depth: int, label: Callable[[tuple[int, ...]], int], wrong: int) -> LabelMachine:
+    """The machine whose state is the kinds of the open brackets, at most `depth`; `wrong`: the label of what does not
+    nest so."""
+    dead = (-1,)
+
+    def after(stack: tuple[int, ...], symbol: int) -> tuple[int, ...]:
+        kind, closes = divmod(symbol, 2)
+        if stack == dead or (closes and stack[-1:] != (kind,)) or (not closes and len(stack) == depth):
+            return dead
+        return stack[:-1] if closes else (*stack, kind)
+
+    empty: tuple[int, ...] = ()
+    return build_machine(empty, after, lambda stack: wrong if stack == dead else label(stack), 4)
 
 
 def _one_wrong_bracket(vocab: tuple[Value, ...], length: int) -> Language:
@@ -221,7 +309,11 @@ def _bracket_type(length: int, depth: int) -> Parts:
     tokens = ("(", ")", "[", "]")
     empty: tuple[int, ...] = ()
     automaton = build(empty, step, lambda stack: stack not in (empty, dead), len(tokens))
-    return Parts(Language(tokens, (length,), automaton), (")", "]"), "last", rule)
+
+    def machine() -> LabelMachine:
+        return _open_brackets(depth, lambda stack: stack[-1] if stack else NO_LABEL, NO_LABEL)
+
+    return Parts(Language(tokens, (length,), automaton), (")", "]"), "last", rule, build_machine=machine)
 
 
 def _stacks(ids: Ids) -> tuple[Stacks, Stacks, npt.NDArray[np.bool_]]:

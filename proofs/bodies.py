@@ -125,7 +125,17 @@ class Labels:
     arity: int = 1
 
 
-Part: TypeAlias = Computes | NeverOutputs | Margin | Invariant | Attends | Faithful | Interchange | Labels
+@dataclass(frozen=True)
+class LabelMargin:
+    """The logit of the input's label, which it has, exceeds every other by at least `at_least` > 0."""
+
+    delta: Ints
+    labels: Ints
+    at_least: Fraction
+    arity: int = 1
+
+
+Part: TypeAlias = Computes | NeverOutputs | Margin | Invariant | Attends | Faithful | Interchange | Labels | LabelMargin
 
 
 @dataclass
@@ -237,8 +247,19 @@ def _interchange(reader: BodyReader, item: dict[str, Json]) -> Interchange:
 
 
 def _labels(reader: BodyReader, item: dict[str, Json]) -> Labels:
+    return Labels(*_machine(reader, item))
+
+
+def _label_margin(reader: BodyReader, item: dict[str, Json]) -> LabelMargin:
+    at_least = dyadic(item["at_least"], "at_least")
+    require(at_least > 0, "a margin of labels must be above 0")
+    return LabelMargin(*_machine(reader, item), at_least)
+
+
+def _machine(reader: BodyReader, item: dict[str, Json]) -> tuple[Ints, Ints]:
+    """Transitions and labels of the machine; see `Labels`."""
     text(item["name"], "a task's name")
-    require(reader.config.readout == "last", "labels are for models with one read-out, at the last position")
+    require(reader.config.readout != "each", "labels are for models with one read-out")
     machine = record(item["machine"], "a label machine", ("transitions", "labels"))
     rows = listing(machine["transitions"], "transitions", MAX_MACHINE, 1)
     width = len(reader.codec.vocab)
@@ -247,7 +268,7 @@ def _labels(reader: BodyReader, item: dict[str, Json]) -> Labels:
     require(delta.shape == (len(rows), width), "a label machine has one transition for each state and token")
     labels = integers(machine["labels"], "labels", -1, len(reader.codec.outputs) - 1, len(rows))
     require(len(labels) == len(rows), "a label machine has one label for each state")
-    return Labels(delta, np.array(labels, dtype=np.int64))
+    return delta, np.array(labels, dtype=np.int64)
 
 
 READERS: dict[str, tuple[tuple[str, ...], Callable[[BodyReader, dict[str, Json]], Part]]] = {
@@ -259,4 +280,5 @@ READERS: dict[str, tuple[tuple[str, ...], Callable[[BodyReader, dict[str, Json]]
     "faithful": (("circuit", "ablation"), _faithful),
     "interchange": (("program", "node", "heads", "neurons"), _interchange),
     "labels": (("name", "machine"), _labels),
+    "label_margin": (("name", "machine", "at_least"), _label_margin),
 }

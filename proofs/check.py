@@ -95,6 +95,8 @@ def _check(data: Mapping[str, Json], model: Model) -> Outcome:
     rule = proof.get("rule") if isinstance(proof, dict) else None
     with within("proof", str(rule)[:40]):
         _check_fit(theorem, rule)
+        if rule not in ("enumerate", "witness", "hole"):
+            theorem.model.config.require_piecewise_linear()
     if rule == "composition":
         check_composition(theorem, proof)
     elif rule == "no_flow":

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 
 from .balls import Ball, Floats, divided, point, total
-from .bodies import Attends, Computes, Faithful, Interchange, Invariant, Labels, Margin, NeverOutputs, Part
+from .bodies import Attends, Computes, Faithful, Interchange, Invariant, LabelMargin, Labels, Margin, NeverOutputs, Part
 from .circuit import outside
 from .core import Bits, Ints, Program, trace
 from .format import require
 from .network import Edits, Network, Port, Site
 from .precise import Precise
-from .reading import Decided, beyond, margin, possible, same
+from .prefixes import logits_by_prefix
+from .reading import Decided, beyond, lead, margin, possible, same
 from .theorem import Theorem
 
 
@@ -46,6 +47,8 @@ class Judge:
         """How many witnesses of n tokens to judge at once."""
         n += int(self.theorem.codec.bos)
         kept = sum(self.network.width(site, n) for sites in self.sites for site in sites)
+        if self.network.config.causal:  # keys and values of all layers are remembered
+            kept += sum(layer.n_heads * layer.d_head for layer in self.network.config.layers)
         sums = any(isinstance(part, Faithful) for part in self.theorem.parts)
         return self.network.batch(n, sums, kept)
 
@@ -72,7 +75,10 @@ class Chunk:
         for words, sites in zip(self.words, self.judge.sites, strict=False):
             distinct, place = (words, slice(None)) if len(self.words) == 1 else _distinct(words)
             kept: dict[Site, Ball] = dict.fromkeys(sites, point(0.0))
-            logits = self.network.logits(self.tokens(distinct), Edits(), kept)
+            if self.network.config.causal and not sites:
+                logits = logits_by_prefix(self.network, self.tokens(distinct))
+            else:
+                logits = self.network.logits(self.tokens(distinct), Edits(), kept)
             found.append((logits[place], {site: ball[place] for site, ball in kept.items()}))
         return found
 
@@ -84,9 +90,12 @@ class Chunk:
 
     def read(self, logits: Ball) -> Ball:
         """Without the position of BOS; of a model with one read-out, that alone."""
-        if self.theorem.model.config.readout == "last":
-            return logits[:, -1:]
-        return logits[:, 1:] if self.theorem.codec.bos else logits
+        return logits[:, 1:] if self.everywhere and self.theorem.codec.bos else logits
+
+    @property
+    def everywhere(self) -> bool:
+        """Whether the model is read out at each position."""
+        return self.theorem.model.config.readout == "each"
 
     @cached_property
     def reading(self) -> Bits:
@@ -110,10 +119,14 @@ class Chunk:
         return found
 
     def outputs(self, program: Program, values: Ints) -> Bits:
-        """[batch, pos, output]: the codec's output that equals the program's value; none if it has none."""
+        """[batch, pos, output]: the codec's output that equals the program's value; none if it has none.
+
+        With one read-out: of the last value.
+        """
         outputs = {item: index for index, item in enumerate(self.theorem.codec.outputs)}
         names = program.nodes[program.output].values
         index = np.array([outputs.get(y, -1) for y in names], dtype=np.int64)[values]
+        index = index if self.everywhere else index[:, -1:]
         return np.asarray(np.arange(len(outputs)) == index[..., None])
 
 
@@ -147,7 +160,7 @@ Found = tuple[Decided, Bits | None]
 
 
 def _computes(chunk: Chunk, part: Computes, number: int) -> Found:
-    """The decoded output is the program's, at every position."""
+    """The decoded output is the program's, at every position (with one read-out: its last value)."""
     found = trace(part.program, chunk.ids(part.program, 0), part.program.output)
     wanted = chunk.outputs(part.program, found.values[part.program.output])
     return same(chunk.reading, wanted), found.undefined
@@ -180,7 +193,7 @@ def _invariant(chunk: Chunk, part: Invariant, number: int) -> Found:
     move = np.arange(count + 1) == np.where(part.moved < 0, count, part.moved)[:, None]
     before = (chunk.reading[..., None] & move).any(axis=-2)
     holds, fails = same(before, np.concatenate([after, np.zeros((*after.shape[:2], 1), dtype=np.bool_)], axis=-1))
-    compared = ~np.isin(np.arange(n), part.irrelevant)
+    compared = ~np.isin(np.arange(n), part.irrelevant) if chunk.everywhere else np.ones(1, dtype=np.bool_)
     return (holds | ~compared, fails & compared), None
 
 
@@ -275,12 +288,21 @@ def _interchange(chunk: Chunk, part: Interchange, number: int) -> Found:
 
 def _labels(chunk: Chunk, part: Labels, number: int) -> Found:
     """The one decoded output is the label; without a label it is not."""
+    return same(chunk.reading, _label(chunk, part)[:, None]), None
+
+
+def _label_margin(chunk: Chunk, part: LabelMargin, number: int) -> Found:
+    """The label's logit exceeds every other by so much; without a label it does not."""
+    return lead(chunk.read(chunk.runs[0][0]), _label(chunk, part)[:, None], part.at_least), None
+
+
+def _label(chunk: Chunk, part: Labels | LabelMargin) -> Bits:
+    """[batch, output]: which output is the label, if any, that the machine gives the input."""
     bos = int(chunk.theorem.codec.bos)
     state = np.zeros(len(chunk.words[0]), dtype=np.int64)
     for column in chunk.tokens(chunk.words[0])[:, bos:].T:
         state = part.delta[state, column]
-    wanted = np.arange(len(chunk.theorem.codec.outputs)) == part.labels[state][:, None]
-    return same(chunk.reading, wanted[:, None]), None
+    return np.asarray(np.arange(len(chunk.theorem.codec.outputs)) == part.labels[state][:, None])
 
 
 def _taken(part: Part, theorem: Theorem) -> list[Site]:
@@ -317,4 +339,5 @@ RULES: dict[type[Part], Callable[[Chunk, Any, int], Found]] = {
     Faithful: _faithful,
     Interchange: _interchange,
     Labels: _labels,
+    LabelMargin: _label_margin,
 }

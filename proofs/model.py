@@ -31,7 +31,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Config:
-    """The shape of a model; `scale` is None for "1/sqrt(d_head)"."""
+    """The shape of a model; `scale` is None for "1/sqrt(d_head)"; `layer_norm` is epsilon, None without LayerNorm."""
 
     d_model: int
     n_ctx: int
@@ -42,7 +42,7 @@ class Config:
     causal: bool
     positional: bool
     scale: float | None
-    layer_norm: bool
+    layer_norm: float | None
     readout: str
     data: dict[str, Json]
 
@@ -52,8 +52,10 @@ class Config:
         shapes: dict[str, tuple[int, ...]] = {"embed.W_E": (self.d_vocab, d)}
         if self.positional:
             shapes["pos_embed.W_pos"] = (self.n_ctx, d)
+        norms = []
         for number, layer in enumerate(self.layers):
             name, h, e, m = f"blocks.{number}.", layer.n_heads, layer.d_head, layer.d_mlp
+            norms += [f"{name}ln1"] * (h > 0) + [f"{name}ln2"] * (m > 0)
             if h:
                 for letter in "QKV":
                     shapes[f"{name}attn.W_{letter}"], shapes[f"{name}attn.b_{letter}"] = (h, d, e), (h, e)
@@ -62,19 +64,20 @@ class Config:
                 shapes[f"{name}mlp.W_in"], shapes[f"{name}mlp.b_in"] = (d, m), (m,)
                 shapes[f"{name}mlp.W_out"], shapes[f"{name}mlp.b_out"] = (m, d), (d,)
         shapes["unembed.W_U"], shapes["unembed.b_U"] = (d, self.d_vocab_out), (self.d_vocab_out,)
+        if self.layer_norm is not None:
+            for norm in [*norms, "ln_final"]:
+                shapes[f"{norm}.w"] = shapes[f"{norm}.b"] = (d,)
         return shapes
 
     def require_plain(self) -> None:
-        """Section 3's semantics: ReLU, no LayerNorm, a read-out at each position."""
-        require(self.activation == "relu", f"unsupported: activation {self.activation!r}")
-        require(not self.layer_norm, "unsupported: LayerNorm")
+        """What rules `composition` and `no_flow` are about: also a read-out at each position."""
+        self.require_piecewise_linear()
         require(self.readout == "each", f"unsupported: readout {self.readout!r}")
 
-    def require_supported(self) -> None:
-        """What some rule covers: as `require_plain`, or with one read-out at the last position."""
+    def require_piecewise_linear(self) -> None:
+        """What all rules but `enumerate` and `witness` are about: ReLU, no LayerNorm."""
         require(self.activation == "relu", f"unsupported: activation {self.activation!r}")
-        require(not self.layer_norm, "unsupported: LayerNorm")
-        require(self.readout in ("each", "last"), f"unsupported: readout {self.readout!r}")
+        require(self.layer_norm is None, "unsupported: LayerNorm")
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,8 @@ def read_config(data: Json) -> Config:
         exact = type(scale) is float or (type(scale) is int and abs(scale) <= 2**53)
         require(exact and abs(scale) < 2.0**100, f"attention_scale is {show(scale)}")
     norm = item["layer_norm"]
-    require(norm is None or (type(norm) in (int, float) and 0 < norm < 2.0**100), f"layer_norm is {show(norm)}")
+    positive = (type(norm) is float and 0 < norm < 2.0**100) or (type(norm) is int and 0 < norm <= 2**53)
+    require(norm is None or positive, f"layer_norm is {show(norm)}")
     return Config(
         **sizes,
         layers=tuple(layers),
@@ -115,7 +119,7 @@ def read_config(data: Json) -> Config:
         causal=boolean(item["causal"], "config causal"),
         positional=item["positional"] == "learned",
         scale=None if isinstance(scale, str) else float(scale),
-        layer_norm=norm is not None,
+        layer_norm=None if norm is None else float(norm),
         readout=item["readout"],
         data=item,
     )
@@ -145,7 +149,6 @@ def parse_model(content: bytes) -> Model:
     stored = metadata.get("certiformer")
     require(isinstance(stored, str), "the model's metadata has no configuration under 'certiformer'")
     config = read_config(parse_json(stored.encode("utf-8", "surrogatepass")))
-    config.require_supported()
     shapes = config.shapes()
     missing, surplus = sorted(set(shapes) - set(header)), sorted(set(header) - set(shapes))
     require(not missing and not surplus, f"parameters missing: {show(missing)}, surplus: {show(surplus)}")

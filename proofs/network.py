@@ -9,15 +9,16 @@ from typing import TypeAlias
 
 import numpy as np
 
-from .balls import Ball, point, softmax, times
+from .balls import Ball, divided, point, softmax, times
 from .core import Bits, Ints
 from .model import Model
+from .smooth import activation, layer_norm
 
 MAX_ACTIVATIONS = 2**22
 Site: TypeAlias = tuple[str, str]
 """Of a node: ("written", any node) what it adds to the residual stream [batch, pos, d_model];
 ("pattern", head) [batch, query, key]; ("mixed", head) its pattern times its values [batch, pos, d_head];
-("active", MLP) its neurons after the ReLU [batch, pos, d_mlp]."""
+("active", MLP) its neurons after the activation [batch, pos, d_mlp]."""
 Port: TypeAlias = tuple[str, str]
 """A reader: a node (or `logits`) and, of a head, q, k or v."""
 
@@ -83,17 +84,26 @@ class Network:
         return {"pattern": n, "mixed": layer.d_head, "active": layer.d_mlp}[kind]
 
     def logits(self, tokens: Ints, edits: Edits | None = None, kept: dict[Site, Ball] | None = None) -> Ball:
-        """[batch, pos, d_vocab_out] on token ids [batch, pos]. The sites that are keys of `kept` are filled in."""
+        """[batch, pos, d_vocab_out] on token ids [batch, pos]; one position, if the model has one read-out.
+
+        The sites that are keys of `kept` are filled in.
+        """
         n = tokens.shape[1]
         edits = edits or Edits()
-        embedded = point(self.weights["embed.W_E"][tokens])
-        if self.config.positional:
-            embedded = embedded + point(self.weights["pos_embed.W_pos"][None, :n])
+        lone = self.config.readout == "last" and not (kept or edits.read or edits.mixed or edits.active)
+        embedded = self.embedded(tokens, slice(0, n))
         _keep(kept, ("written", "input"), embedded)
         stream = _Stream(embedded, [("input", embedded)] if edits.read else None)
         visible = np.tril(np.ones((n, n), dtype=np.bool_)) if self.config.causal else np.ones((n, n), dtype=np.bool_)
         for number, layer in enumerate(self.config.layers):
-            written = [self._head(number, head, stream, visible, edits, kept) for head in range(layer.n_heads)]
+            only_last = lone and number == len(self.config.layers) - 1
+            queries = slice(n - 1, n) if only_last else slice(0, n)  # nothing reads the other positions any more
+            read = self.normed(stream.total, f"blocks.{number}.ln1") if layer.n_heads else stream.total
+            written = [
+                self._head(number, head, stream, read, queries, visible[queries], edits, kept)
+                for head in range(layer.n_heads)
+            ]
+            stream.total = stream.total[:, queries]
             for head, value in enumerate(written):
                 stream.write(f"a{number}.h{head}", value)
             if layer.n_heads:
@@ -101,27 +111,56 @@ class Network:
             if layer.d_mlp:
                 stream.write(f"m{number}", self._mlp(number, stream, edits, kept))
         x = stream.seen(edits.read.get(("logits", ""), {}))
-        return x @ point(self.weights["unembed.W_U"]) + point(self.weights["unembed.b_U"])
+        return self.read_out(x)
+
+    def embedded(self, tokens: Ints, positions: slice) -> Ball:
+        """What `input` writes, for tokens [.., pos] that stand at these positions."""
+        x = point(self.weights["embed.W_E"][tokens])
+        return x + point(self.weights["pos_embed.W_pos"][positions]) if self.config.positional else x
+
+    def normed(self, x: Ball, name: str) -> Ball:
+        """Through the LayerNorm of that name, if the model has any."""
+        if self.config.layer_norm is None:
+            return x
+        return layer_norm(x, self.weights[name + ".w"], self.weights[name + ".b"], self.config.layer_norm)
+
+    def read_out(self, x: Ball) -> Ball:
+        """Logits [batch, pos or 1, d_vocab_out] of the residual stream [batch, pos, d_model]."""
+        x = self.normed(x, "ln_final")
+        if self.config.readout == "last":
+            x = x[:, -1:]
+        if self.config.readout == "mean":
+            x = averaged(x)
+        return self.affine(x, "unembed.W_U", "unembed.b_U")
+
+    def affine(self, x: Ball, weight: str, bias: str, head: int | None = None) -> Ball:
+        """x weight + bias, or of one head."""
+        w, b = self.weights[weight], self.weights[bias]
+        return x @ point(w if head is None else w[head]) + point(b if head is None else b[head])
 
     def _head(
         self,
         number: int,
         head: int,
         stream: _Stream,
+        plain: Ball,
+        queries: slice,
         visible: Bits,
         edits: Edits,
         kept: dict[Site, Ball] | None,
     ) -> Ball:
+        """What a head writes at the positions `queries`; `plain`: what it reads where nothing is replaced."""
         name, node = f"blocks.{number}.attn.", f"a{number}.h{head}"
 
-        def port(letter: str) -> Ball:
-            x = stream.seen(edits.read.get((node, letter.lower()), {}))
-            return x @ point(self.weights[f"{name}W_{letter}"][head]) + point(self.weights[f"{name}b_{letter}"][head])
+        def port(letter: str, positions: slice = slice(None)) -> Ball:
+            replaced = edits.read.get((node, letter.lower()))
+            x = self.normed(stream.seen(replaced), f"blocks.{number}.ln1") if replaced else plain
+            return self.affine(x[:, positions], f"{name}W_{letter}", f"{name}b_{letter}", head)
 
         if node in edits.mixed:
             mixed = edits.mixed[node]
         else:
-            pattern = softmax(times(port("Q") @ port("K").swapped(), self._scale(number)), visible)
+            pattern = softmax(times(port("Q", queries) @ port("K").swapped(), self._scale(number)), visible)
             _keep(kept, ("pattern", node), pattern)
             mixed = pattern @ port("V")
         _keep(kept, ("mixed", node), mixed)
@@ -130,6 +169,7 @@ class Network:
         return written
 
     def _scale(self, number: int) -> Ball:
+        """What a layer's products of queries and keys are multiplied by."""
         if self.config.scale is not None:
             return point(self.config.scale)
         near = 1.0 / math.sqrt(self.config.layers[number].d_head)  # two roundings of relative error 2^-53
@@ -137,15 +177,21 @@ class Network:
 
     def _mlp(self, number: int, stream: _Stream, edits: Edits, kept: dict[Site, Ball] | None) -> Ball:
         name, node = f"blocks.{number}.mlp.", f"m{number}"
-        x = stream.seen(edits.read.get((node, ""), {}))
-        post = (x @ point(self.weights[name + "W_in"]) + point(self.weights[name + "b_in"])).relu()
+        x = self.normed(stream.seen(edits.read.get((node, ""), {})), f"blocks.{number}.ln2")
+        post = activation(self.config.activation, self.affine(x, name + "W_in", name + "b_in"))
         if node in edits.active:
             which, given = edits.active[node]
             post = Ball(np.where(which, given.mid, post.mid), np.where(which, given.rad, post.rad))
         _keep(kept, ("active", node), post)
-        written = post @ point(self.weights[name + "W_out"]) + point(self.weights[name + "b_out"])
+        written = self.affine(post, name + "W_out", name + "b_out")
         _keep(kept, ("written", node), written)
         return written
+
+
+def averaged(x: Ball) -> Ball:
+    """The mean over the second axis, which stays with size 1."""
+    n = x.mid.shape[1]
+    return divided(point(np.ones((1, n))) @ x, n)
 
 
 def _keep(kept: dict[Site, Ball] | None, site: Site, value: Ball) -> None:

@@ -5,6 +5,7 @@ Logits that are exactly equal, or differ by e^-256, are decided here. Section 5 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any, TypeAlias
 
@@ -34,7 +35,7 @@ class Precise:
             for bits in PRECISIONS:
                 flint.ctx.prec = bits
                 logits = self._logits(tokens.tolist())
-                first = int(codec.bos) if self.model.config.readout == "each" else logits.nrows() - 1
+                first = int(codec.bos) if self.model.config.readout == "each" else 0
                 rows = [[logits[i, o] for o in range(logits.ncols())] for i in range(first, logits.nrows())]
                 decode = _categorical if codec.categorical else _scalar
                 found = np.array([decode(codec, row) for row in rows], dtype=np.bool_)
@@ -62,15 +63,37 @@ class Precise:
             x = x + flint.arb_mat(self.model.weights["pos_embed.W_pos"].astype(np.float64)[:n].tolist())
         for number, layer in enumerate(config.layers):
             if layer.n_heads:
-                written = [self._head(x, number, head) for head in range(layer.n_heads)]
+                read = self._normed(x, f"blocks.{number}.ln1")
+                written = [self._head(read, number, head) for head in range(layer.n_heads)]
                 x = x + flint.arb_mat([[1]] * n) * self._weight(f"blocks.{number}.attn.b_O")
                 for value in written:
                     x = x + value
             if layer.d_mlp:
                 name = f"blocks.{number}.mlp."
-                pre = self._affine(x, self._weight(name + "W_in"), self._weight(name + "b_in"))
-                x = x + self._affine(_relu(pre), self._weight(name + "W_out"), self._weight(name + "b_out"))
+                read = self._normed(x, f"blocks.{number}.ln2")
+                pre = self._affine(read, self._weight(name + "W_in"), self._weight(name + "b_in"))
+                post = _active(pre, config.activation)
+                x = x + self._affine(post, self._weight(name + "W_out"), self._weight(name + "b_out"))
+        x = self._normed(x, "ln_final")
+        if config.readout == "last":
+            x = flint.arb_mat([[x[n - 1, j] for j in range(x.ncols())]])
+        if config.readout == "mean":
+            x = flint.arb_mat([[sum((x[i, j] for i in range(n)), flint.arb(0)) / n for j in range(x.ncols())]])
         return self._affine(x, self._weight("unembed.W_U"), self._weight("unembed.b_U"))
+
+    def _normed(self, x: Matrix, name: str) -> Matrix:
+        """Every row less its mean, divided by the root of the mean of its squares plus epsilon; scaled and shifted."""
+        eps, d = self.model.config.layer_norm, x.ncols()
+        if eps is None:
+            return x
+        weight, bias = self._weight(name + ".w"), self._weight(name + ".b")
+        rows = []
+        for i in range(x.nrows()):
+            mean = sum((x[i, j] for j in range(d)), flint.arb(0)) / d
+            row = [x[i, j] - mean for j in range(d)]
+            root = (sum((c * c for c in row), flint.arb(0)) / d + flint.arb(eps)).sqrt()
+            rows.append([row[j] / root * weight[0, j] + bias[0, j] for j in range(d)])
+        return flint.arb_mat(rows)
 
     def _head(self, x: Matrix, number: int, head: int) -> Matrix:
         name = f"blocks.{number}.attn."
@@ -92,9 +115,23 @@ class Precise:
         return flint.arb_mat(pattern) * v * self._weight(name + "W_O", head)
 
 
-def _relu(x: Matrix) -> Matrix:
-    zero = flint.arb(0)
-    return flint.arb_mat([[x[i, j].max(zero) for j in range(x.ncols())] for i in range(x.nrows())])
+def _active(x: Matrix, name: str) -> Matrix:
+    """The activation of every entry."""
+    return flint.arb_mat([[ACTIVATIONS[name](x[i, j]) for j in range(x.ncols())] for i in range(x.nrows())])
+
+
+def _gelu_new(x: Any) -> Any:
+    """x s(2 sqrt(2/pi) (x + 0.044715 x^3)), s the logistic function."""
+    inner = x + x * x * x * flint.arb(8943) / 200000
+    return x / (1 + (-(8 / flint.arb.pi()).sqrt() * inner).exp())
+
+
+ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
+    "relu": lambda x: x.max(flint.arb(0)),
+    "gelu": lambda x: x * (-x / flint.arb(2).sqrt()).erfc() / 2,
+    "gelu_new": _gelu_new,
+    "silu": lambda x: x / (1 + (-x).exp()),
+}
 
 
 def _categorical(codec: Codec, row: list[Any]) -> list[bool]:

@@ -79,6 +79,21 @@ def margin(logits: Ball, at_least: Fraction) -> Decided:
     return np.asarray(holds), np.asarray(fails)
 
 
+def lead(logits: Ball, wanted: Bits, at_least: Fraction) -> Decided:
+    """The one wanted logit minus every other is at least this (> 0). It fails where one difference provably is less,
+    and where none is wanted."""
+    low, high = logits.low(), logits.high()
+    low, high = np.where(np.isnan(low), -np.inf, low), np.where(np.isnan(high), np.inf, high)
+    own_low = np.where(wanted, low, -np.inf).max(axis=-1)
+    own_high = np.where(wanted, high, -np.inf).max(axis=-1)
+    rival_low = np.where(wanted, -np.inf, low).max(axis=-1)
+    rival_high = np.where(wanted, -np.inf, high).max(axis=-1)
+    exists = wanted.any(axis=-1)
+    holds = exists & ((_less(own_low - rival_high) > beyond(at_least, 1)) | wanted.all(axis=-1))
+    fails = ~exists | (_more(own_high - rival_low) < beyond(at_least, -1))
+    return np.asarray(holds), np.asarray(fails)
+
+
 def _less(difference: Floats) -> Floats:
     """At most the true difference of two float64 numbers."""
     return np.asarray(difference - np.abs(difference) * 2.0**-50)

@@ -8,7 +8,7 @@ from fractions import Fraction
 import numpy as np
 
 from .automaton import Bits, Domain, read_domain
-from .bodies import Attends, BodyReader, Computes, Interchange, Labels, Margin, Part
+from .bodies import Attends, BodyReader, Computes, Interchange, LabelMargin, Margin, Part
 from .codec import Codec, read_codec
 from .core import Program
 from .format import Json, rational, record, require, show, within
@@ -61,7 +61,6 @@ def read_theorem(data: Json, model: Model) -> Theorem:
         config = read_config(item["config"])
         require(same_config(config, model.config), "the model has another configuration than the theorem")
         require(item["weights_sha256"] == model.sha256, "the model has other weights than the theorem (weights_sha256)")
-        config.require_supported()
         domain, codec = read_domain(item["domain"]), read_codec(item["codec"])
         parts = tuple(BodyReader(config, codec).parts(item["body"]))
         programs = {id(part.program): part.program for part in parts if isinstance(part, Computes)}
@@ -82,14 +81,12 @@ def _check_fit(theorem: Theorem) -> None:
         require(config.d_vocab_out == len(codec.outputs), "the model's logits do not match the codec's outputs")
     else:
         require(config.d_vocab_out == 1, "a scalar codec needs a model with one logit")
-        require(not any(isinstance(part, Margin) for part in theorem.parts), "a margin needs a categorical codec")
+        margins = any(isinstance(part, (Margin, LabelMargin)) for part in theorem.parts)
+        require(not margins, "a margin needs a categorical codec")
     known = set(codec.vocab)
     unknown = [token for token in domain.vocab if token not in known]
     require(not unknown, f"tokens {show(unknown)} of the domain are not in the codec's vocab")
     require(len(domain.alphabets()) > 0, "the domain is empty")
-    if config.readout != "each":
-        labels = all(isinstance(part, Labels) for part in theorem.parts)
-        require(labels, "unsupported: a body other than labels about a model with one read-out")
     for part in theorem.parts:
         if isinstance(part, (Computes, Attends, Interchange)):
             require(part.program.max_len >= domain.hi, "the domain has longer inputs than the program")

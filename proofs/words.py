@@ -193,6 +193,10 @@ def _config(config: Json) -> str:
     return (
         f"{len(layers)} layers, {heads} heads, {neurons:,} neurons, d_model {config['d_model']}, "
         f"{'causal' if config['causal'] else 'bidirectional'} softmax attention, {config['activation']}"
+        + ("" if config["layer_norm"] is None else f", LayerNorm (epsilon {config['layer_norm']!r})")
+        + {"each": "", "last": ", read out at the last position", "mean": ", read out from the mean of all positions"}[
+            config["readout"]
+        ]
     )
 
 
@@ -216,6 +220,10 @@ def _body(body: Json, pairs: bool) -> str:
     if kind == "labels":
         states = len(body["machine"]["labels"])
         return f"the model's decoded output is the label of {plain(body['name'])} (by a machine of {states} states)"
+    if kind == "label_margin":
+        states, least = len(body["machine"]["labels"]), decimal(dyadic(body["at_least"], "at_least"))
+        label = f"the label of {plain(body['name'])} (by a machine of {states} states)"
+        return f"the logit of {label} exceeds every other by at least {least}"
     if kind == "never_outputs":
         return f"{on_x}the model never outputs {listed(body['outputs'])}"
     if kind == "margin":

@@ -6,7 +6,8 @@ Uses nothing of the checker. Where float64 is too near a boundary to be trusted,
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -17,6 +18,14 @@ from .checker_models import Undefined, dyadic, interpret, read_value, words
 Json = Any
 Array = np.ndarray[Any, Any]
 NEAR = 1e-9
+
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "relu": lambda x: np.maximum(x, 0),
+    "gelu": lambda x: x * np.vectorize(lambda t: math.erfc(-t / math.sqrt(2)) / 2)(x),
+    "gelu_new": lambda x: x / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+    "silu": lambda x: x / 2 * (1 + np.tanh(x / 2)),
+}
 
 
 class TooNear(Exception):
@@ -49,12 +58,21 @@ class Run:
                 self.biases = self.biases + self.w[name + "attn.b_O"]
             if layer["d_mlp"]:
                 node = f"m{number}"
-                pre = self.read(node) @ self.w[name + "mlp.W_in"] + self.w[name + "mlp.b_in"]
-                self.active[node] = np.maximum(pre, 0)
+                pre = self.norm(self.read(node), name + "ln2") @ self.w[name + "mlp.W_in"] + self.w[name + "mlp.b_in"]
+                self.active[node] = ACTIVATIONS[config["activation"]](pre)
                 for j, column in (active or {}).get(node, {}).items():
                     self.active[node][:, j] = column
                 self.written[node] = self.active[node] @ self.w[name + "mlp.W_out"] + self.w[name + "mlp.b_out"]
-        self.logits = self.read("logits") @ self.w["unembed.W_U"] + self.w["unembed.b_U"]
+        x = self.norm(self.read("logits"), "ln_final")
+        x = {"each": x, "last": x[-1:], "mean": x.mean(axis=0, keepdims=True)}[config["readout"]]
+        self.logits = x @ self.w["unembed.W_U"] + self.w["unembed.b_U"]
+
+    def norm(self, x: Array, name: str) -> Array:
+        eps = self.config["layer_norm"]
+        if eps is None:
+            return x
+        scaled = (x - x.mean(axis=-1, keepdims=True)) / np.sqrt(x.var(axis=-1, keepdims=True) + eps)
+        return np.asarray(scaled * self.w[name + ".w"] + self.w[name + ".b"])
 
     def read(self, reader: str) -> Array:
         other = self.edges.get(reader, {})
@@ -64,7 +82,9 @@ class Run:
     def head(self, number: int, h: int, layer: Json, mixed: Json) -> Array:
         name, node = f"blocks.{number}.attn.", f"a{number}.h{h}"
         q, k, v = (
-            self.read(f"{node}<{c.lower()}>") @ self.w[f"{name}W_{c}"][h] + self.w[f"{name}b_{c}"][h] for c in "QKV"
+            self.norm(self.read(f"{node}<{c.lower()}>"), f"blocks.{number}.ln1") @ self.w[f"{name}W_{c}"][h]
+            + self.w[f"{name}b_{c}"][h]
+            for c in "QKV"
         )
         scale = self.config["attention_scale"]
         score = (layer["d_head"] ** -0.5 if isinstance(scale, str) else scale) * q @ k.T
@@ -94,13 +114,20 @@ class Judge:
         return self.plain[key]
 
     def decode(self, run: Run) -> list[Any]:
-        logits = run.logits[int(self.codec["bos"]) :]
+        logits = self.read_out(run)
         if self.codec["kind"] == "scalar":
             logits = -np.abs(logits[:, :1] - np.array([float(dyadic(p)) for p in self.codec["points"]]))
         ordered = np.sort(logits, axis=-1)
         if ordered.shape[1] > 1 and (ordered[:, -1] - ordered[:, -2]).min() < NEAR:
             raise TooNear
         return [self.outputs[o] for o in logits.argmax(axis=-1)]
+
+    def read_out(self, run: Run) -> Array:
+        return run.logits[int(self.codec["bos"] and self.config["readout"] == "each") :]
+
+    def last(self, values: list[Any]) -> list[Any]:
+        """The values at the positions that are read out."""
+        return values if self.config["readout"] == "each" else values[-1:]
 
     def body(self, body: Json, witness: tuple[list[Any], ...]) -> bool:
         if body["kind"] == "and":
@@ -122,13 +149,31 @@ class Judge:
     def computes(self, body: Json, witness: Any) -> bool:
         program = body["program"]
         wanted = interpret(needed(program, program["output"]), witness[0])[program["output"]]
-        return self.decode(self.run(witness[0])) == wanted
+        return self.decode(self.run(witness[0])) == self.last(wanted)
+
+    def labels(self, body: Json, witness: Any) -> bool:
+        label = self.label(body, witness[0])
+        return label >= 0 and self.decode(self.run(witness[0])) == [self.outputs[label]]
+
+    def label_margin(self, body: Json, witness: Any) -> bool:
+        label, logits = self.label(body, witness[0]), self.read_out(self.run(witness[0]))[0]
+        gap = min((logits[label] - x for i, x in enumerate(logits) if i != label), default=np.inf)
+        wanted = float(dyadic(body["at_least"]))
+        if label >= 0 and abs(gap - wanted) < NEAR:
+            raise TooNear
+        return bool(label >= 0 and gap >= wanted)
+
+    def label(self, body: Json, word: list[Any]) -> int:
+        state = 0
+        for token in word:
+            state = body["machine"]["transitions"][state][self.vocab.index(token)]
+        return int(body["machine"]["labels"][state])
 
     def never_outputs(self, body: Json, witness: Any) -> bool:
         return not set(self.decode(self.run(witness[0]))) & {read_value(v) for v in body["outputs"]}
 
     def margin(self, body: Json, witness: Any) -> bool:
-        logits = np.sort(self.run(witness[0]).logits[int(self.codec["bos"]) :], axis=-1)
+        logits = np.sort(self.read_out(self.run(witness[0])), axis=-1)
         gap = float((logits[:, -1] - logits[:, -2]).min()) if logits.shape[1] > 1 else np.inf
         wanted = float(dyadic(body["at_least"]))
         if wanted > 0 and abs(gap - wanted) < NEAR:
@@ -137,12 +182,14 @@ class Judge:
 
     def invariant(self, body: Json, witness: Any) -> bool:
         names = {read_value(a): read_value(b) for a, b in body["relabelling"]}
-        skipped = body["irrelevant_positions"]
-        word = witness[0]
+        skipped, word = body["irrelevant_positions"], witness[0]
+        everywhere = self.config["readout"] == "each"
         changed = [self.vocab[0] if i in skipped else names.get(t, t) for i, t in enumerate(word)]
         first, second = self.decode(self.run(word)), self.decode(self.run(changed))
         moved = [names.get(y, y) if body["relabel_outputs"] else y for y in first]
-        return all(a == b for i, (a, b) in enumerate(zip(moved, second, strict=True)) if i not in skipped)
+        return all(
+            a == b for i, (a, b) in enumerate(zip(moved, second, strict=True)) if not (everywhere and i in skipped)
+        )
 
     def attends(self, body: Json, witness: Any) -> bool:
         word = witness[0]
@@ -192,7 +239,7 @@ class Judge:
                 active.setdefault(f"m{layer}", {})[j] = other.active[f"m{layer}"][:, j]
         given = interpret(needed(program, body["node"]), source)[body["node"]]
         run = Run(self.config, self.weights, self.ids(base), None, mixed, active)
-        return self.decode(run) == interchanged(program, base, body["node"], given)
+        return self.decode(run) == self.last(interchanged(program, base, body["node"], given))
 
     def counts(self) -> tuple[int, int, int]:
         """Witnesses on which the body is true, and false; and all."""

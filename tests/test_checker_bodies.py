@@ -32,12 +32,14 @@ from certiformer.proofs import Invalid, Valid
 from certiformer.proofs.check import INTERNAL
 from certiformer.proofs.reading import beyond
 from certiformer.verifier.claims import Abstracts, Attends, Claim, Computes, Faithful, Invariant, Margin, NeverOutputs
+from certiformer.verifier.label_bodies import LabelMarginBody, LabelsBody
 from certiformer.verifier.portfolio import prove, theorem
 from certiformer.verifier.reading import Subject
 from certiformer.verifier.verdicts import Certificate, Proved, Refuted
 
 from .checker_judge import Judge, is_true
 from .checker_models import CASES, sealed
+from .checker_shapes import SHAPES, labelled, reshaped
 from .mutations import mutate
 
 REFERENCE = torch.tensor([[0, 1, 1], [1, 0, 0]])
@@ -60,6 +62,8 @@ def model(name: str) -> Compiled:
             for parameter in rough.parameters():
                 parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
         return Compiled(**{**{field: getattr(made, field) for field in made.__dataclass_fields__}, "model": rough})
+    if name in SHAPES:
+        return reshaped(model("sort"), **SHAPES[name])
     if name == "scalar":
         return compile(programs.hist(), vocab=range(2), max_len=3)
     if name == "without BOS":
@@ -69,7 +73,7 @@ def model(name: str) -> Compiled:
     return compile(programs.sort(), vocab=range(2), max_len=3)
 
 
-MODELS = ("sort", "scalar", "without BOS", "causal", "noisy")
+MODELS = ("sort", "scalar", "without BOS", "causal", "noisy", *SHAPES)
 KINDS: dict[str, Callable[[Compiled], Claim]] = {
     "computes": Computes,
     "never": lambda c: NeverOutputs(c, [c.codec.outputs[-1]]),
@@ -88,6 +92,9 @@ KINDS: dict[str, Callable[[Compiled], Claim]] = {
     "resample, an edge less": lambda c: Faithful(c, less(c), "resample"),
     "resample by nodes": lambda c: Faithful(c, by_nodes(c), "resample"),
     "abstracts": Abstracts,
+    "labels": lambda c: labelled(c, lambda s, m: LabelsBody(s, m, "most")),
+    "margin of labels": lambda c: labelled(c, lambda s, m: LabelMarginBody(s, m, "most", Fraction(1, 8))),
+    "margin": lambda c: Margin(c, 0.125) if c.codec.kind == "categorical" else NeverOutputs(c, [c.codec.outputs[0]]),
     "several": lambda c: Computes(c) & Faithful(c, less(c), "resample") & Invariant(c, irrelevant_positions=[2]),
 }
 

@@ -213,6 +213,18 @@ class TestTrainedModels:
         code, _, err = run("prove", "zoo:max-of-4", "--claim", "accuracy", *options)
         assert code == 3 and said in err
 
+    def test_labels_and_margins_of_a_zoo_model_are_proved_by_enumeration(self, run: Run, tmp_path: Path) -> None:
+        certificate, name = tmp_path / "sum.cert", "zoo:modular-addition-113"
+        code, out, _ = run("prove", name, "--claim", "task-margin", "-o", certificate)
+        assert code == 0 and "label of modular-addition-113 exceeds every other by at least 3.4" in out
+        assert run("check", certificate, "--model", name)[0] == 0
+        assert "exceeds every other by at least 3.4" in run("show", certificate)[1]
+        assert run("prove", name, "--claim", "labels")[0] == 0
+        assert run("prove", name, "--claim", "task-margin", "--at-least", "1000")[0] == 1
+        assert run("prove", name, "--claim", "task-margin", "--at-least", "0")[0] == 3
+        assert run("prove", name, "--claim", "labels", "--at-least", "0.5")[0] == 3
+        assert run("prove", "zoo:max-of-10", "--claim", "task-margin")[0] == 3
+
     def test_a_model_that_is_not_there(self, run: Run) -> None:
         assert run("prove", "zoo:max-of-3", "--claim", "accuracy", "--at-least", "0.5")[0] == 3
 

@@ -18,6 +18,8 @@ from certiformer.models.config import LayerConfig, TransformerConfig
 from certiformer.models.edits import change_weight
 from certiformer.models.languages import distinct, exactly_one, sequences
 from certiformer.models.transformer import Transformer
+from certiformer.verifier import precise
+from certiformer.verifier.balls import Unsupported
 from certiformer.verifier.claims import Claim, Computes, Invariant, Margin, NeverOutputs
 from certiformer.verifier.enumeration import enumerate_inputs, every_input, size_of
 from certiformer.verifier.portfolio import prove
@@ -150,15 +152,33 @@ def test_an_interrupt_is_an_outcome(sort: Compiled) -> None:
             raise AssertionError(other)
 
 
-def test_models_without_rigorous_rules_are_refuted_in_float32_only_and_never_proved() -> None:
-    subject = untrained(0, layer_norm=1e-5, activation="gelu")
-    domain = sequences(range(3), range(1, 3))
-    outputs = {claim: prove(NeverOutputs(subject, [claim]), domain) for claim in "abc"}
+def test_models_without_rigorous_bounds_are_refuted_in_float32_only_and_never_proved(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def none(*_: object) -> None:
+        raise Unsupported("float64 bounds overflow")
+
+    monkeypatch.setattr(Subject, "enclosed", none)
+    monkeypatch.setattr(precise, "reading", none)
+    subject = untrained(0)
+    outputs = {claim: prove(NeverOutputs(subject, [claim]), sequences(range(3), range(1, 3))) for claim in "abc"}
     for verdict in outputs.values():
         assert isinstance(verdict, (Refuted, Unknown))
         if isinstance(verdict, Refuted):
             assert verdict.setting.semantics == "float32" and "float32" in str(verdict)
     assert any(isinstance(verdict, Refuted) for verdict in outputs.values())
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu", "gelu_new", "silu"])
+@pytest.mark.parametrize("layer_norm", [None, 1e-5])
+def test_every_configuration_is_decided_over_the_reals(activation: str, layer_norm: float | None) -> None:
+    for readout in ("each", "last", "mean"):
+        subject = untrained(1, layer_norm=layer_norm, activation=activation, readout=readout)
+        domain = sequences(range(3), range(1, 4))
+        verdicts = [prove(NeverOutputs(subject, [output]), domain) for output in "abc"]
+        assert all(isinstance(verdict, (Proved, Refuted)) for verdict in verdicts)
+        assert all(verdict.setting.semantics == "real" and not verdict.setting.notes for verdict in verdicts)
+        assert any(isinstance(verdict, Refuted) for verdict in verdicts)
 
 
 # --- exact ties and differences below float64

@@ -12,7 +12,7 @@ and underflows gradually (`check_arithmetic` tests both). With u = 2^-53:
 - a radius is computed by a chain of at most eight roundings of non-negative terms, so that multiplying it by 1 + 32 u
   and adding 2^-1000 (`_up`) makes it an upper bound; radii of dot products use gamma as well.
 
-Weights are exact float32 numbers. LayerNorm and activations other than ReLU raise `Unsupported`.
+Weights are exact float32 numbers. LayerNorm and smooth activations: `activations`.
 """
 
 from __future__ import annotations
@@ -362,13 +362,15 @@ def _results(op: ops.Results, run: _Run) -> Ball:
 
 
 def _activation(op: ops.Activation, run: _Run) -> Ball:
-    if op.function != "relu":
-        raise Unsupported(f"no rigorous rule for the activation {op.function!r} (only 'relu')")
-    return relu(run.values[op.input])
+    from .activations import activation
+
+    return activation(op.function, run.values[op.input])
 
 
 def _normalise(op: ops.Normalise, run: _Run) -> Ball:
-    raise Unsupported(f"no rigorous rule for LayerNorm (at {op.output})")
+    from .activations import normalise
+
+    return normalise(run.values[op.input], run.weight(op.weight), run.weight(op.bias), op.eps)
 
 
 def _pool(op: ops.Pool, run: _Run) -> Ball:

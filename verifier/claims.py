@@ -190,13 +190,19 @@ def Margin(of: Any, at_least: float | Fraction, *, codec: Codec | None = None) -
     subject = subject_of(of, codec)
     if subject.codec.kind != "categorical":
         raise InputError("a margin compares logits, but this codec is scalar (one logit, nearest point); use Computes")
+    return Claim("forall", MarginBody(subject, float64_number(at_least, "a margin")))
+
+
+def float64_number(number: float | Fraction, what: str) -> Fraction:
+    """The number exactly. Raises `InputError` unless float64 holds it."""
     try:
-        exact = Fraction(at_least)
+        exact = Fraction(number)
+        held = Fraction(float(exact)) == exact
     except (TypeError, ValueError, OverflowError):
-        raise InputError(f"a margin must be a finite number, got {at_least!r}") from None
-    if Fraction(float(exact)) != exact:
-        raise InputError(f"a margin must be a number that float64 holds exactly, got {at_least}; try {float(exact)!r}")
-    return Claim("forall", MarginBody(subject, exact))
+        raise InputError(f"{what} must be a finite number, got {number!r}") from None
+    if not held:
+        raise InputError(f"{what} must be a number that float64 holds exactly, got {number}; try {float(exact)!r}")
+    return exact
 
 
 def NeverOutputs(of: Any, outputs: Sequence[Value], *, codec: Codec | None = None) -> Claim:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from fractions import Fraction
 
 import torch
 from torch import Tensor
@@ -10,8 +11,15 @@ from torch import Tensor
 from ..models.labels import LabelMachine
 from ..models.values import Value
 from .bodies import STATUS, Ids, _texts
-from .reading import Subject, distance, judge
+from .reading import Subject, distance, judge, lead_bounds
+from .theorems import number_to_json
 from .witness import Arithmetic, Outcome, show_value
+
+
+def wanted_outputs(subject: Subject, machine: LabelMachine, ids: Tensor) -> Tensor:
+    """bool [batch, 1, output]: which output is the label; none for an input without a label."""
+    labels = torch.from_numpy(machine.run(ids.numpy()))
+    return (torch.arange(len(subject.codec.outputs)) == labels[:, None]).unsqueeze(1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,9 +38,7 @@ class LabelsBody:
     arity: int = 1
 
     def _wanted(self, ids: Tensor) -> Tensor:
-        """bool [batch, 1, output]."""
-        labels = torch.from_numpy(self.machine.run(ids.numpy()))
-        return (torch.arange(len(self.subject.codec.outputs)) == labels[:, None]).unsqueeze(1)
+        return wanted_outputs(self.subject, self.machine, ids)
 
     def judge(self, ids: Ids, semantics: Arithmetic) -> Tensor:
         wanted = self._wanted(ids[0])
@@ -59,3 +65,49 @@ class LabelsBody:
 
     def to_json(self) -> dict[str, object]:
         return {"kind": "labels", "name": self.name, "machine": self.machine.to_json()}
+
+
+@dataclass(frozen=True, eq=False)
+class LabelMarginBody:
+    """The logit of the input's label exceeds every other by at least `at_least` (categorical; a float64 above 0)."""
+
+    subject: Subject
+    machine: LabelMachine
+    name: str
+    at_least: Fraction
+    kind: str = "label_margin"
+    arity: int = 1
+
+    def bounds(self, ids: Tensor, semantics: Arithmetic) -> tuple[Tensor, Tensor]:
+        """Float64 bounds [batch, 1] of the label's logit less the largest other; no label: minus infinity."""
+        wanted = wanted_outputs(self.subject, self.machine, ids)
+        if semantics != "float32":
+            ball = self.subject.enclosed(ids)
+            return lead_bounds(ball.low(), ball.high(), wanted)
+        logits = self.subject.logits(ids).to(torch.float64)
+        return lead_bounds(logits, logits, wanted)
+
+    def judge(self, ids: Ids, semantics: Arithmetic) -> Tensor:
+        low, high = self.bounds(ids[0], semantics)
+        return judge(low >= float(self.at_least), high < float(self.at_least))
+
+    def score(self, ids: Ids) -> Tensor:
+        return self.bounds(ids[0], "float32")[0].amin(-1) - float(self.at_least)
+
+    def outcome(self, ids: Ids) -> Outcome:
+        found = float(self.bounds(ids[0], "float32")[0][0, 0])
+        status = STATUS[int(self.judge(ids, "float32")[0])]
+        return Outcome(status, note=f"margin of the label {found:.9g}, at least {float(self.at_least):g} claimed")
+
+    def readable(self) -> tuple[tuple[Value, ...], int]:
+        return self.subject.codec.vocab, self.subject.longest
+
+    def with_subject(self, subject: Subject) -> LabelMarginBody:
+        return replace(self, subject=subject)
+
+    def describe(self) -> str:
+        return f"the logit of the label of {self.name} exceeds every other by at least {float(self.at_least):g}"
+
+    def to_json(self) -> dict[str, object]:
+        least = number_to_json(self.at_least)
+        return {"kind": self.kind, "name": self.name, "machine": self.machine.to_json(), "at_least": least}

@@ -157,6 +157,8 @@ class InterchangeBody:
             table[base].numpy(), (self.program.output,), {self.node: given.values[self.node]}
         )
         values = torch.from_numpy(np.array(trace.values[self.program.output], dtype=np.int64))
+        if self.subject.model.config.readout != "each":
+            values = values[:, -1:]
         names = self.program.value_node(self.program.output).values
         index = Vocabulary(names, self.subject.codec.outputs).table[values]
         wanted = torch.arange(len(self.subject.codec.outputs)) == index.unsqueeze(-1)

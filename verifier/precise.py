@@ -67,7 +67,8 @@ def _row(model: RunsProgram, codec: Codec, tokens: list[int], weights: dict[str,
     for bits in PRECISIONS:
         with precision(bits):
             logits = _logits(model, tokens, weights)
-            rows = range(int(codec.bos), logits.nrows())
+            first = int(codec.bos) if model.config.readout == "each" else 0
+            rows = range(first, logits.nrows())
             table = [[logits[i, o] for o in range(logits.ncols())] for i in rows]
             decode = _categorical if codec.kind == "categorical" else _scalar
             result = torch.tensor([decode(codec, row) for row in table])
@@ -185,12 +186,58 @@ def _join(op: ops.Join, run: _Run) -> list[Matrix]:
 
 
 def _activation(op: ops.Activation, run: _Run) -> list[Matrix]:
-    if op.function != "relu":
-        raise Unsupported(f"no high-precision rule for the activation {op.function!r}")
     (x,) = run.values[op.input]
-    zero = flint.arb(0)
-    return [flint.arb_mat([[x[i, j].max(zero) for j in range(x.ncols())] for i in range(x.nrows())])]
+    function = ACTIVATIONS[op.function]
+    return [flint.arb_mat([[function(x[i, j]) for j in range(x.ncols())] for i in range(x.nrows())])]
 
+
+def _relu(x: Any) -> Any:
+    return x.max(flint.arb(0))
+
+
+def _gelu(x: Any) -> Any:
+    return x * (1 + (x / flint.arb(2).sqrt()).erf()) / 2
+
+
+def _gelu_new(x: Any) -> Any:
+    cube = flint.arb(flint.fmpq(44715, 10**6)) * x * x * x
+    return x * (1 + ((x + cube) * (2 / flint.arb.pi()).sqrt()).tanh()) / 2
+
+
+def _silu(x: Any) -> Any:
+    return x / (1 + (-x).exp())
+
+
+def _normalise(op: ops.Normalise, run: _Run) -> list[Matrix]:
+    (weight,), (bias,) = run.weight(op.weight), run.weight(op.bias)
+    return [_normalised(x, weight, bias, flint.arb(op.eps)) for x in run.values[op.input]]
+
+
+def _normalised(x: Matrix, weight: Matrix, bias: Matrix, eps: Any) -> Matrix:
+    width = x.ncols()
+    rows = []
+    for i in range(x.nrows()):
+        mean = sum((x[i, j] for j in range(width)), flint.arb(0)) / width
+        centred = [x[i, j] - mean for j in range(width)]
+        deviation = (sum((c * c for c in centred), flint.arb(0)) / width + eps).sqrt()
+        rows.append([c / deviation * weight[0, j] + bias[0, j] for j, c in enumerate(centred)])
+    return flint.arb_mat(rows)
+
+
+def _pool(op: ops.Pool, run: _Run) -> list[Matrix]:
+    (x,) = run.values[op.input]
+    count = x.nrows()
+    if op.how == "last":
+        return [flint.arb_mat([[x[count - 1, j] for j in range(x.ncols())]])]
+    return [flint.arb_mat([[1] * count]) * x * (1 / flint.arb(count))]
+
+
+ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
+    "relu": _relu,
+    "gelu": _gelu,
+    "gelu_new": _gelu_new,
+    "silu": _silu,
+}
 
 RULES: dict[type[ops.Operation], Callable[[Any, _Run], list[Matrix]]] = {
     ops.Embed: _embed,
@@ -203,4 +250,6 @@ RULES: dict[type[ops.Operation], Callable[[Any, _Run], list[Matrix]]] = {
     ops.Mix: _mix,
     ops.Join: _join,
     ops.Activation: _activation,
+    ops.Normalise: _normalise,
+    ops.Pool: _pool,
 }

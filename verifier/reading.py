@@ -22,6 +22,7 @@ from ..models.codec import Codec
 from ..models.errors import InputError
 from ..models.program import LOGITS
 from .balls import Ball, enclose
+from .sharing import logits_of_words, shareable
 from .witness import Arithmetic
 
 TRUE, FALSE, UNDECIDED, UNDEFINED = 1, -1, 0, 2
@@ -63,6 +64,9 @@ class Subject:
         n, config = length + self.codec.bos, self.model.config
         widths = [n * layer.n_heads + layer.n_heads * layer.d_head + layer.d_mlp for layer in config.layers]
         widest = max([config.d_model, config.d_vocab_out, *widths])
+        if rigorous and shareable(self.model):  # about two rows a word, each with the keys it sees
+            seen = max((n * layer.n_heads * layer.d_head for layer in config.layers), default=0)
+            return int(max(1, min(16384, 2_000_000 // (2 * (widest + seen)))))
         return int(max(1, min(65536, (1_000_000 if rigorous else 4_000_000) // (n * widest))))
 
     def logits(self, ids: Tensor) -> Tensor:
@@ -72,7 +76,10 @@ class Subject:
 
     def enclosed(self, ids: Tensor) -> Ball:
         """Balls around the real logits. Raises `balls.Unsupported`."""
-        return enclose(self.model, self.codec.with_bos(ids))[LOGITS].map(self._positions)
+        tokens = self.codec.with_bos(ids)
+        if shareable(self.model):
+            return logits_of_words(self.model, tokens).map(self._positions)
+        return enclose(self.model, tokens)[LOGITS].map(self._positions)
 
     def _positions(self, logits: Tensor) -> Tensor:
         if logits.dim() == 2:
@@ -166,6 +173,24 @@ def margin_bounds(logits: Ball) -> tuple[Tensor, Tensor]:
     rest = torch.where(torch.arange(low.shape[-1]) == two.indices[..., :1], two.values[..., 1:], two.values[..., :1])
     most = torch.nextafter(high - rest, infinite).amax(-1)
     return least, most
+
+
+def lead_bounds(low: Tensor, high: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """Bounds, [batch, pos], of the one wanted logit less the largest other, from bounds of the logits.
+
+    Minus infinity where no logit is wanted; infinite where there is no other.
+    """
+    infinite = torch.tensor(torch.inf, dtype=torch.float64)
+
+    def largest(x: Tensor, where: Tensor) -> Tensor:
+        return torch.where(where, x, -infinite).amax(-1)
+
+    none, lone = ~wanted.any(-1), wanted.all(-1)
+    bounds = []
+    for own, rival, sign in ((low, high, -1), (high, low, 1)):
+        apart = torch.nextafter(largest(own, wanted) - largest(rival, ~wanted), sign * infinite)
+        bounds.append(torch.where(none, -infinite, torch.where(lone, infinite, apart)))
+    return bounds[0], bounds[1]
 
 
 def judge(true: Tensor, false: Tensor) -> Tensor:

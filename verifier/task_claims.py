@@ -2,26 +2,96 @@
 
 from __future__ import annotations
 
+import math
+import time
+from collections.abc import Callable
 from fractions import Fraction
+
+import torch
 
 from ..models.codec import Codec
 from ..models.errors import InputError
+from ..models.labels import LabelMachine
 from ..models.tasks import Task
 from ..models.transformer import Transformer
-from .claims import Claim, subject_of
-from .label_bodies import LabelsBody
+from .claims import Claim, float64_number, subject_of
+from .enumeration import MAX_INPUTS, every_input
+from .label_bodies import LabelMarginBody, LabelsBody
+from .reading import Subject
+from .refute import Search
+
+SLACK = 2.0**-10
+"""Of the least margin that the float32 run has, this share is given up before a proof is tried."""
 
 
 def Labels(model: Transformer, task: Task, *, codec: Codec | None = None) -> Claim:
     """The model, read out once, decodes to the task's label, on every input. Raises `InputError`."""
     subject = subject_of(model, codec or task.codec)
-    if subject.model.config.readout == "each":
-        raise InputError(f"{task.name} has one label an input; the model has a read-out at each position")
-    if task.machine is None:
-        raise InputError(f"{task.name} has no label machine, which proofs read; tasks with one: max-of-K")
-    return Claim("forall", LabelsBody(subject, task.machine, task.name))
+    return Claim("forall", LabelsBody(subject, _machine(subject, task), task.name))
 
 
 def Accuracy(model: Transformer, task: Task, at_least: float | Fraction, *, codec: Codec | None = None) -> Claim:
     """The model decodes to the task's label on at least this share of the inputs. Raises `InputError`."""
     return Labels(model, task, codec=codec).at_least(at_least)
+
+
+def TaskMargin(model: Transformer, task: Task, at_least: float | Fraction, *, codec: Codec | None = None) -> Claim:
+    """The logit of the task's label exceeds every other by at least `at_least`, on every input.
+
+    `at_least` is a number above 0 that float64 holds exactly. Raises `InputError`.
+    """
+    subject = subject_of(model, codec or task.codec)
+    if subject.codec.kind != "categorical":
+        raise InputError("a margin compares logits, but this codec is scalar (one logit, nearest point)")
+    exact = float64_number(at_least, "a margin")
+    if exact <= 0:
+        raise InputError(f"a margin of labels must be above 0, got {at_least}; that the label wins is Labels")
+    return Claim("forall", LabelMarginBody(subject, _machine(subject, task), task.name, exact))
+
+
+def _machine(subject: Subject, task: Task) -> LabelMachine:
+    if subject.model.config.readout == "each":
+        raise InputError(f"{task.name} has one label an input; the model has a read-out at each position")
+    try:
+        machine = task.machine
+    except InputError as error:
+        raise InputError(f"{task.name} has no label machine, which proofs read: {error}") from None
+    if machine is None:
+        raise InputError(f"{task.name} has no label machine, which proofs read")
+    return machine
+
+
+def least_margin(
+    model: Transformer,
+    task: Task,
+    *,
+    codec: Codec | None = None,
+    seconds: float = 60.0,
+    progress: Callable[[str], None] | None = None,
+) -> float:
+    """A margin for `TaskMargin` that is likely provable: the float32 run's least over all inputs, less `SLACK` of it.
+
+    It is rounded down to 24 bits; not positive where the model is wrong on some input. Nothing is proved here.
+    Raises `InputError` for domains above 2^20 inputs, and if time runs out.
+    """
+    if task.domain.size() > MAX_INPUTS:
+        raise InputError(
+            f"{task.name} has {task.domain.size()} inputs; the least margin is looked for among 2^20 at most"
+        )
+    claim = TaskMargin(model, task, 1, codec=codec)
+    body = claim.body
+    assert isinstance(body, LabelMarginBody)
+    search = Search(claim, task.domain, time.monotonic() + seconds)
+    least, seen = math.inf, 0
+    with torch.no_grad():
+        for words in every_input(search):
+            least = min(least, float(body.bounds(search.ids(words)[0], "float32")[0].min()))
+            seen += len(words[0])
+            if search.out_of_time:
+                raise InputError(f"time was up after {seen} inputs; the least margin so far is {least:.6g}")
+            if progress:
+                progress(f"least margin so far {least:.6g}, {seen:,} inputs")
+    if not math.isfinite(least):
+        return least
+    mantissa, exponent = math.frexp(least * (1 - SLACK) if least > 0 else least)
+    return math.ldexp(math.floor(math.ldexp(mantissa, 24)), exponent - 24)

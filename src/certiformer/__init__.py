@@ -50,6 +50,9 @@ if TYPE_CHECKING:
     from .verifier.claims import NeverOutputs as NeverOutputs
     from .verifier.portfolio import prove as prove
     from .verifier.task_claims import Accuracy as Accuracy
+    from .verifier.task_claims import Labels as Labels
+    from .verifier.task_claims import TaskMargin as TaskMargin
+    from .verifier.task_claims import least_margin as least_margin
     from .verifier.verdicts import Certificate as Certificate
     from .verifier.verdicts import EmptyDomain as EmptyDomain
     from .verifier.verdicts import Proved as Proved
@@ -93,11 +96,14 @@ _NAMES: dict[str, str] = {
     "Faithful": "verifier.claims",
     "Invariant": "verifier.claims",
     "Margin": "verifier.claims",
+    "Labels": "verifier.task_claims",
     "NeverOutputs": "verifier.claims",
     "Proved": "verifier.verdicts",
     "Refuted": "verifier.verdicts",
+    "TaskMargin": "verifier.task_claims",
     "Unknown": "verifier.verdicts",
     "Vacuous": "verifier.verdicts",
+    "least_margin": "verifier.task_claims",
     "prove": "verifier.portfolio",
 }
 __all__ = sorted([*_NAMES, "check", "compile", "__version__"])
