@@ -34,6 +34,7 @@ class Parts:
     rule: Callable[[Ids], Ids]
     training: tuple[Language, ...] = ()
     build_machine: Callable[[], LabelMachine] | None = None
+    build_states: Callable[[], LabelMachine] | None = None
 
 
 @dataclass(frozen=True)
@@ -235,13 +236,22 @@ def _dyck_1(length: int) -> Parts:
 
         return build_machine(0, after, lambda depth: int(depth == 0), len(tokens))
 
+    def states() -> LabelMachine:
+        """The depth, of unbalanced prefixes too, and whether it was ever negative."""
+
+        def after(state: tuple[int, bool], symbol: int) -> tuple[int, bool]:
+            depth = state[0] + 1 - 2 * symbol
+            return max(-length, min(length, depth)), state[1] or depth < 0
+
+        return build_machine((0, False), after, lambda _: 0, len(tokens))
+
     # Balanced words are a third of a batch; most of the others fail in the ways that are hardest to see.
     domain = sequences(tokens, length)
     words = balanced(ROUND, length // 2, length)
     nearly = ending(0, -2).difference(words)
     unclosed = ending(2, 0)
     training = (domain, words, words, ending(0, -length), nearly, unclosed)
-    return Parts(domain, (False, True), "mean", rule, training, machine)
+    return Parts(domain, (False, True), "mean", rule, training, machine, states)
 
 
 def _dyck_2(length: int) -> Parts:
@@ -447,6 +457,7 @@ def get_task(name: str, **parameters: int) -> Task:
         parts.rule,
         parts.training,
         parts.build_machine,
+        parts.build_states,
     )
 
 

@@ -35,6 +35,7 @@ class Task:
     rule: Callable[[Ids], Ids]
     training: tuple[Language, ...] = ()
     build_machine: Callable[[], LabelMachine] | None = None
+    build_states: Callable[[], LabelMachine] | None = None
 
     def __repr__(self) -> str:
         return f"Task({self.name}, {self.domain!r}, {len(self.outputs)} outputs, readout {self.readout})"
@@ -48,6 +49,12 @@ class Task:
     def machine(self) -> LabelMachine | None:
         """The same labels by a deterministic machine, which is what proofs read; None where there is none yet."""
         return self.build_machine() if self.build_machine else None
+
+    @cached_property
+    def states(self) -> LabelMachine | None:
+        """A machine by whose states proofs may tell prefixes apart: what a model of the task is thought to know at each
+        position. Its labels mean nothing. None: only the label machine's own states."""
+        return self.build_states() if self.build_states else None
 
     @property
     def max_len(self) -> int:

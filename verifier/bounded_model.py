@@ -111,8 +111,9 @@ class BoundedModel:
             b = {x: self._weight(f"{name}attn.b_{x}") for x in "QKVO"}
             sizes = {x: (torch.einsum("d,hde->he", before, w[x].abs()) + b[x].abs()) * WIDER for x in "QKV"}
             middle = (before + torch.einsum("he,hed->d", sizes["V"], w["O"].abs()) + b["O"].abs()) * WIDER
-            weights, biases = [w[x] for x in "QKVO"], [b[x] for x in "QKVO"]
-            attention = Attention(*weights, *biases, self._scale(number), (sizes["Q"], sizes["K"], sizes["V"]))
+            q, k, v, o = (w[x] for x in "QKVO")
+            sums = (sizes["Q"], sizes["K"], sizes["V"])
+            attention = Attention(q, k, v, o, b["Q"], b["K"], b["V"], b["O"], self._scale(number), sums)
         after = middle
         if layer.d_mlp:
             w_in, b_in = self._weight(f"{name}mlp.W_in"), self._weight(f"{name}mlp.b_in")

@@ -30,10 +30,10 @@ from torch import Tensor
 from .balls import EXP_ERROR, Ball, Unsupported
 from .balls import _exp_point as exp_point
 from .bounded_model import Attention, BoundedModel, Neurons
-from .word_graph import WordGraph
+from .word_graph import WordGraph, least_entering
 
 ROOT_STEPS = 12
-CLOSE = 2.0**-36
+CLOSE = 2.0**-19
 LEAST = -690.0
 ENTRIES = 2**25
 """Numbers in one tensor, at most."""
@@ -81,7 +81,7 @@ class PathBounds:
 
     def margins(self, label: int, rivals: list[int]) -> tuple[Tensor, list[Tensor]]:
         """Lower bounds of logit_label - logit_rival, times n if the read-out is the mean: const [rival] + the sum over
-        positions of a table [rival, class]."""
+        positions of a table [class, rival]."""
         directions = (self.model.unembed[:, label, None] - self.model.unembed[:, rivals]).T
         const = self.model.unembed_bias[label] - self.model.unembed_bias[rivals]
         size = self.model.unembed_bias[label].abs() + self.model.unembed_bias[rivals].abs()
@@ -91,11 +91,10 @@ class PathBounds:
         tables = []
         for i in range(self.n):
             shape = (len(self.tokens[i]), len(rivals))
+            table = torch.zeros(shape, dtype=torch.float64)
             if mean or i == self.n - 1:
-                c = directions.expand(shape[0], *directions.shape)
-                tables.append(self.lower(last, i, c, torch.zeros(shape, dtype=torch.float64)).T)
-            else:
-                tables.append(torch.zeros(shape, dtype=torch.float64).T)
+                table = self.lower(last, i, directions.expand(shape[0], *directions.shape), table)
+            tables.append(table)
         return const, tables
 
     def lower(self, layer: int, i: int, c: Tensor, const: Tensor, middle: bool = False) -> Tensor:
@@ -118,7 +117,7 @@ class PathBounds:
                 const = const + c @ block.attention.b_o + levels
                 beyond = [a + b for a, b in zip(beyond, more, strict=True)] if beyond else more
         if beyond:
-            const = const + shortest(self.graph, i, beyond, None)[0].clamp(min=0.0) * (1 - 2.0**-40)
+            const = const + shortest(self.graph, i, beyond).clamp(min=0.0) * (1 - 2.0**-40)
         const = self._less(c, const, self.model.blocks[0].before, 16.0)
         return const + torch.einsum("akd,ad->ak", c, self.model.embedded[i, self.tokens[i]])
 
@@ -200,14 +199,14 @@ class PathBounds:
         least = exp_point(low.clamp(min=LEAST, max=1.0)) * (1 - 4 * EXP_ERROR)
         least = torch.where(low < LEAST, 0.0, least)
         lengths = [k.mid.shape[1] for k in keys]
-        found = (list(least.split(lengths, -1)), list(most.split(lengths, -1)))
+        found = (list(torch.split(least, lengths, -1)), list(torch.split(most, lengths, -1)))
         if (layer < len(self.model.blocks) - 1 or self.model.config.readout == "mean") and sum(lengths) < 2**12:
             self._weights[layer, i] = found
         return found
 
     def _means(self, layer: int, i: int, attention: Attention, c: Tensor) -> tuple[Tensor, list[Tensor]]:
         """What the heads add to c . x at i: at least levels [class, k] + the sum over j <= i of tables
-        [class, k, class of j] along any path, a sum that is never negative."""
+        [class of j, class, k] along any path, a sum that is never negative."""
         least, most = self._bounds_of_weights(layer, i, attention)
         total = torch.zeros(c.shape[:2], dtype=torch.float64)
         beyond: list[Tensor] = []
@@ -215,75 +214,104 @@ class PathBounds:
             w = c @ attention.w_o[head].T  # [class, k, d_head]
             values = []
             for port in self._ports[layer][: i + 1]:
-                value = port.value
-                values.append(w @ value.mid[head].T - (w.abs() @ value.rad[head].T) * (1 + 2.0**-40))
+                value = port.value.map(lambda t, h=head: t[h])
+                low = torch.einsum("be,ake->bak", value.mid, w)
+                if layer or bool(value.rad.any()):
+                    low -= torch.einsum("be,ake->bak", value.rad, w.abs()) * (1 + 2.0**-40)
+                values.append(low)
             problem = _Mean(self.graph, i, values, [x[head] for x in least], [x[head] for x in most])
-            level = problem.root()
+            level, gains = problem.level()
             total += level
-            parts = problem.beyond(level)
+            parts = problem.beyond(gains)
             beyond = [a + b for a, b in zip(beyond, parts, strict=True)] if beyond else parts
         return total, beyond
 
 
 class _Mean:
-    """The least softmax mean at a query position i over paths: `values` [class, k, class of j], weights between `least`
+    """The least softmax mean at a query position i over paths: `values` [class of j, class, k], weights between `least`
     and `most` [class, class of j], for each position j up to i."""
 
     def __init__(self, graph: WordGraph, i: int, values: list[Tensor], least: list[Tensor], most: list[Tensor]) -> None:
         self.graph, self.i, self.values = graph, i, values
-        self.least, self.most = [x[:, None] for x in least], [x[:, None] for x in most]
+        self.least, self.most = [[x.T[..., None].contiguous() for x in xs] for xs in (least, most)]
+        self.floor = torch.stack([v.amin(0) for v in values]).amin(0)
+        self.range = torch.stack([v.amax(0) for v in values]).amax(0) - self.floor
 
-    def terms(self, level: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """e (v - level) and e, for each position [class, k, class of j]."""
-        gains, weights = [], []
+    def gains(self, level: Tensor) -> list[Tensor]:
+        """At most e (v - level) for every weight e within its bounds [class of j, class, k]."""
+        found = []
         for value, least, most in zip(self.values, self.least, self.most, strict=True):
-            away = value - level[..., None]
-            weight = torch.where(away >= 0, least, most)
-            gains.append(weight * away)
-            weights.append(weight)
-        return gains, weights
+            away = value - level
+            found.append(torch.minimum(least * away, most * away))
+        return found
 
-    def root(self) -> Tensor:
-        """A level [class, k] that no path's mean is below."""
-        floor = torch.stack([v.amin(-1) for v in self.values]).amin(0)
-        ceiling = torch.stack([v.amax(-1) for v in self.values]).amax(0)
-        near, _ = shortest(self.graph, self.i, [most.expand(-1, 1, -1) for most in self.least], None)
-        level = (floor + ceiling) / 2
-        above = torch.zeros_like(level, dtype=torch.bool)
+    def level(self) -> tuple[Tensor, list[Tensor]]:
+        """A level [class, k] that no path's mean is below, and the gains there."""
+        guess = self._search().double() - 2.0**-17 * self.range
+        guess = torch.maximum(torch.nan_to_num(guess, nan=-torch.inf), self.floor)
+        gains = self.gains(guess)
+        sums = shortest(self.graph, self.i, gains)
+        if not bool((sums < 0).any()):
+            return guess, gains
+        near = shortest(self.graph, self.i, self.least)
+        lost = torch.where(sums < 0, sums / near.clamp(min=2.0**-900), 0.0) * (1 + 2.0**-40)
+        level = torch.maximum(self.floor, guess + lost)
+        return level, self.gains(level)
+
+    def _search(self) -> Tensor:
+        """Near the least mean, in float32: Newton's method on the least sum of gains, by the least path's ratio."""
+        small = torch.finfo(torch.float32).tiny
+        values = [v.float() for v in self.values]
+        least, most = [[x.float().clamp(min=small) for x in xs] for xs in (self.least, self.most)]
+        total, level = torch.zeros(()), torch.zeros(())
+        for value, weight in zip(values, most, strict=True):
+            total, level = total + weight.sum(0), level + (value * weight).sum(0)
+        level = level / total
+        close = CLOSE * self.range.float()
         for step in range(ROOT_STEPS):
-            gain, weight = shortest(self.graph, self.i, *self.terms(level))
+            gains, weights = [], []
+            for value, low, high in zip(values, least, most, strict=True):
+                away = value - level
+                weights.append(torch.where(away >= 0, low, high))
+                gains.append(weights[-1] * away)
+            gain, weight = shortest_with(self.graph, self.i, gains, weights)
             ratio = gain / weight
-            done = (above & (ratio >= -CLOSE * (ceiling - floor))) | (ceiling <= floor)
-            if step and bool(done.all()):
+            level = level + ratio
+            if step and bool((ratio.abs() <= close).all()):
                 break
-            level, above = torch.where(done, level, level + ratio), torch.ones_like(above)
-        lost = torch.where(gain < 0, gain / near.clamp(min=2.0**-900), 0.0)
-        return torch.maximum(floor, level + lost * (1 + 2.0**-40))
+        return level
 
-    def beyond(self, level: Tensor) -> list[Tensor]:
-        """What each class of j adds to the mean beyond the level, at least [class, k, class of j]."""
-        greatest, _ = shortest(self.graph, self.i, [-most for most in self.most], None)
-        gains, _ = self.terms(level)
-        return [gain / (-greatest[..., None]) for gain in gains]
+    def beyond(self, gains: list[Tensor]) -> list[Tensor]:
+        """What each class of j adds to the mean beyond the level, at least [class of j, class, k]."""
+        greatest = -shortest(self.graph, self.i, [-most for most in self.most])
+        return [gain / greatest for gain in gains]
 
 
-def shortest(graph: WordGraph, i: int, costs: list[Tensor], carried: list[Tensor] | None) -> tuple[Tensor, Tensor]:
-    """[class of i, k]: the least sum of costs [class of i, k, class of j] over j <= i, on paths through each class of
-    i; and the sum of `carried` along the path that attains it."""
-    shape = (*costs[0].shape[:2], len(graph.nodes[0]))
-    best = torch.zeros(shape, dtype=torch.float64)
-    sums = torch.zeros(shape, dtype=torch.float64)
+def shortest(graph: WordGraph, i: int, costs: list[Tensor]) -> Tensor:
+    """[class of i, k]: the least sum of costs [class of j, class of i, k] over j <= i, on paths through each class of
+    i."""
+    best = torch.zeros(len(graph.nodes[0]), *costs[0].shape[1:], dtype=costs[0].dtype)
     for j in range(i):
-        step = torch.nn.functional.pad(best[..., graph.sources[j]] + costs[j], (0, 1), value=torch.inf)
-        step = step[..., graph.entering[j]]
-        if carried is None:
-            best = step.amin(-1)
+        best = least_entering(best[graph.sources[j]] + costs[j], graph.entering[j])
+    rows = torch.arange(best.shape[1])
+    return best[graph.sources[i], rows] + costs[i][rows, rows]
+
+
+def shortest_with(graph: WordGraph, i: int, costs: list[Tensor], carried: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """As `shortest`, and the sum of `carried` along the path that attains the least."""
+    best = torch.zeros(len(graph.nodes[0]), *costs[0].shape[1:], dtype=costs[0].dtype)
+    sums = torch.zeros_like(best)
+    for j in range(i):
+        step, summed = best[graph.sources[j]] + costs[j], sums[graph.sources[j]] + carried[j]
+        first = graph.entering[j][0]
+        if len(graph.entering[j]) > 8:
+            best, at = step[graph.entering[j]].min(0)
+            sums = summed[graph.entering[j]].gather(0, at[None])[0]
             continue
-        best, at = step.min(-1)
-        edges = graph.entering[j].expand(*at.shape, -1).gather(-1, at[..., None])[..., 0]
-        sums = (sums[..., graph.sources[j]] + carried[j]).gather(-1, edges)
-    rows = torch.arange(shape[0])
-    end = best[rows, :, graph.sources[i]] + costs[i][rows, :, rows]
-    if carried is None:
-        return end, end
-    return end, sums[rows, :, graph.sources[i]] + carried[i][rows, :, rows]
+        best, sums = step[first], summed[first]
+        for edges in graph.entering[j][1:]:
+            other = step[edges]
+            sums = torch.where(other < best, summed[edges], sums)
+            best = torch.minimum(best, other)
+    rows, sources = torch.arange(best.shape[1]), graph.sources[i]
+    return best[sources, rows] + costs[i][rows, rows], sums[sources, rows] + carried[i][rows, rows]

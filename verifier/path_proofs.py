@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -30,7 +31,7 @@ from .label_bodies import LabelsBody
 from .path_bounds import OutOfTime, PathBounds
 from .theorems import domain_to_json
 from .verdicts import Certificate
-from .word_graph import Integers, WordGraph, word_graph
+from .word_graph import Integers, WordGraph, least_entering, word_graph
 
 BINS = (64, 1024)
 FINE = 1e-6
@@ -52,6 +53,8 @@ class Node:
     children: list[Node] = field(default_factory=list)
     counts: list[tuple[int, int]] = field(default_factory=list)
     proved: int = 0
+    worst: tuple[float, list[Tensor]] | None = None
+    """Constant and tables for the rival with the least bound; while the node may be split."""
 
     def to_json(self) -> Iterator[object]:
         """Preorder."""
@@ -148,19 +151,20 @@ class Search:
         if not node.proved:
             node.kind = "open"
         if node.proved < node.graph.size and node.graph.size > 1:
+            node.worst = min(((c, t) for _, c, t in found), key=lambda x: x[0] + float(node.graph.least(x[1])))
             self._push(tree, node, True)
 
     def _bounds(self, tree: Tree, graph: WordGraph) -> list[tuple[int, float, list[Tensor]]]:
         """Each rival with its constant and its table [class] for each position."""
         rivals = [w for w in range(self.outputs) if w != tree.label]
         const, tables = PathBounds(self.models[tree.n], graph, self._tick).margins(tree.label, rivals)
-        return [(w, float(const[k]), [table[k] for table in tables]) for k, w in enumerate(rivals)]
+        return [(w, float(const[k]), [table[:, k] for table in tables]) for k, w in enumerate(rivals)]
 
     def _split(self, tree: Tree, node: Node) -> None:
         """The parts of a group take its place, if they prove more."""
-        found = self._bounds(tree, node.graph)
-        worst = min(found, key=lambda item: item[1] + float(node.graph.least(item[2])))
-        choice = _best_split(node.graph, worst[1], worst[2])
+        assert node.worst is not None
+        choice = _best_split(node.graph, *node.worst)
+        node.worst = None
         if choice is None:
             return
         kind, position, parts = choice
@@ -193,50 +197,63 @@ def _failing(graph: WordGraph, const: float, tables: list[Tensor], size: int) ->
     return found, bins
 
 
-def _best_split(graph: WordGraph, const: float, tables: list[Tensor]) -> tuple[str, int, list[list[int]]] | None:
-    """The time and its states, or the position and its tokens, in two parts whose bounds differ most."""
+Split = tuple[str, int, list[list[int]]]
+
+
+def _best_split(graph: WordGraph, const: float, tables: list[Tensor]) -> Split | None:
+    """The time and its states, or the position and its tokens, in two parts that explain most of the bounds' variance.
+
+    What is compared is, for each state or token, the least bound of the words through it, weighted by their number.
+    """
+    ahead, behind = _through(graph, tables)
+    before, after = graph.shares()
+    best: tuple[float, Split | None] = (0.0, None)
+    for j in range(graph.n):
+        edges, table = graph.edges[j], tables[j]
+        bound = (ahead[j][graph.sources[j]] + table + behind[j + 1][graph.targets[j]] + const).numpy()
+        share = before[j][edges.source] * after[j + 1][edges.target]
+        best = max(best, _cut("tokens", j, edges.token, bound, share), key=lambda found: found[0])
+        bound = (ahead[j + 1] + behind[j + 1] + const).numpy()
+        share = before[j + 1] * after[j + 1]
+        best = max(best, _cut("states", j + 1, graph.nodes[j + 1][:, 1], bound, share), key=lambda found: found[0])
+    return best[1]
+
+
+def _through(graph: WordGraph, tables: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """At each time the least sums [node] of the paths up to there, and from there on."""
     ahead = [torch.zeros(len(graph.nodes[0]), dtype=torch.float64)]
     for j, table in enumerate(tables):
-        step = torch.nn.functional.pad(ahead[-1][graph.sources[j]] + table, (0, 1), value=torch.inf)
-        ahead.append(step[graph.entering[j]].amin(-1))
-    behind = torch.zeros(len(graph.nodes[-1]), dtype=torch.float64)
-    best: tuple[float, tuple[str, int, list[list[int]]]] | None = None
-    for j in range(graph.n, -1, -1):
-        if 0 < j:
-            bound = (ahead[j] + behind + const).tolist()
-            best = _better(best, "states", j, graph.nodes[j][:, 1].tolist(), bound)
-        if j:
-            edges = graph.edges[j - 1]
-            through = tables[j - 1] + behind[torch.from_numpy(edges.target)]
-            bound = (ahead[j - 1][graph.sources[j - 1]] + through + const).tolist()
-            best = _better(best, "tokens", j - 1, edges.token.tolist(), bound)
-            behind = torch.full((len(graph.nodes[j - 1]),), torch.inf, dtype=torch.float64)
-            behind = behind.scatter_reduce(0, graph.sources[j - 1], through, "amin")
-    return None if best is None else best[1]
+        ahead.append(least_entering(ahead[-1][graph.sources[j]] + table, graph.entering[j]))
+    behind = [torch.zeros(len(graph.nodes[-1]), dtype=torch.float64)]
+    for j in range(graph.n - 1, -1, -1):
+        onward = behind[0][graph.targets[j]] + tables[j]
+        least = torch.full((len(graph.nodes[j]),), torch.inf, dtype=torch.float64)
+        behind.insert(0, least.scatter_reduce(0, graph.sources[j], onward, "amin"))
+    return ahead, behind
 
 
-def _better(
-    best: tuple[float, tuple[str, int, list[list[int]]]] | None,
-    kind: str,
-    at: int,
-    names: list[int],
-    bounds: list[float],
-) -> tuple[float, tuple[str, int, list[list[int]]]] | None:
-    """The better of a split so far and the one between the names with the greatest gap in their least bounds."""
-    least: dict[int, float] = {}
-    for name, bound in zip(names, bounds, strict=True):
-        least[name] = min(bound, least.get(name, bound))
-    if len(least) < 2:
-        return best
-    order = sorted(least, key=lambda name: (least[name], name))
-    spread = np.array([least[name] for name in order])
-    middle = len(order) / 2
-    gaps = np.diff(spread) * np.array([1 - abs(k - middle) / (len(order) + 1) for k in range(1, len(order))])
-    cut = int(gaps.argmax()) + 1
-    score = float(spread.mean() - spread[0]) + float(gaps.max()) * 0.1
-    if best is not None and best[0] >= score:
-        return best
-    return score, (kind, at, [sorted(order[:cut]), sorted(order[cut:])])
+def _cut(
+    kind: str, at: int, names: Integers, bounds: npt.NDArray[np.float64], shares: npt.NDArray[np.float64]
+) -> tuple[float, Split | None]:
+    """The names, in the order of their least bounds, in two parts; and the variance of the bounds between them."""
+    unique, place = np.unique(names, return_inverse=True)
+    if len(unique) < 2:
+        return 0.0, None
+    least, weight = np.full(len(unique), np.inf), np.zeros(len(unique))
+    np.minimum.at(least, place.reshape(-1), bounds)
+    np.add.at(weight, place.reshape(-1), shares)
+    order = np.lexsort((unique, least))
+    weight, value = weight[order] / weight.sum(), least[order]
+    left, moment = np.cumsum(weight)[:-1], np.cumsum(weight * value)[:-1]
+    right = np.maximum(1 - left, 2.0**-60)
+    apart = ((weight * value).sum() - moment) / right - moment / np.maximum(left, 2.0**-60)
+    score = left * right * apart**2
+    k = int(score.argmax())
+    return float(score[k]), (
+        kind,
+        at,
+        [np.sort(unique[order[: k + 1]]).tolist(), np.sort(unique[order[k + 1 :]]).tolist()],
+    )
 
 
 def prove_by_paths(

@@ -21,8 +21,9 @@ from .theorems import domain_to_json
 from .verdicts import Certificate, EmptyDomain, Proved, Refuted, Setting, Unknown, Vacuous, Verdict
 from .witness import Outcome, Semantics, Witness, show_value
 
-ENGINES = ("refute", "enumeration", "composition", "counting")
+ENGINES = ("refute", "enumeration", "composition", "counting", "paths")
 QUICK_SHARE, QUICK_SECONDS, SHRINK_SECONDS = 0.1, 1.0, 10.0
+PATHS_SHARE = 0.8
 AT_ONCE = 2**14
 
 
@@ -160,6 +161,9 @@ class _Attempt:
                 return verdict
         if "enumeration" in self.engines and not few and (verdict := self.enumerate(size)) is not None:
             return verdict
+        if "paths" in self.engines and self.semantics == "real" and self.remaining > 0 and not self.exhausted(size):
+            if (verdict := self.paths()) is not None:
+                return verdict
         if searching and self.remaining > 0 and not self.exhausted(size):
             if (verdict := self.search(self.remaining, hints=hints)) is not None:
                 return verdict
@@ -323,6 +327,22 @@ class _Attempt:
         if certificate is not None:
             return self.checked(certificate, self.setting("counting"))
         self.reasons.append(f"counting: {reason}")
+        return None
+
+    # Paths
+
+    def paths(self) -> Verdict | None:
+        self.engine = "paths"
+        if not isinstance(self.claim.body, LabelsBody) or self.claim.quantifier == "exists":
+            return None
+        from .path_proofs import prove_by_paths
+
+        share = PATHS_SHARE if self.claim.quantifier == "forall" and "refute" in self.engines else 1.0
+        deadline = time.monotonic() + share * self.remaining
+        certificate, reason = prove_by_paths(self.claim, self.domain, deadline, self.progress)
+        if certificate is not None:
+            return self.checked(certificate, self.setting("paths"))
+        self.reasons.append(f"paths: {reason}")
         return None
 
     # Certificates

@@ -27,7 +27,7 @@ SLACK = 2.0**-10
 def Labels(model: Transformer, task: Task, *, codec: Codec | None = None) -> Claim:
     """The model, read out once, decodes to the task's label, on every input. Raises `InputError`."""
     subject = subject_of(model, codec or task.codec)
-    return Claim("forall", LabelsBody(subject, _machine(subject, task), task.name))
+    return Claim("forall", LabelsBody(subject, _machine(subject, task), task.name, task.states))
 
 
 def Accuracy(model: Transformer, task: Task, at_least: float | Fraction, *, codec: Codec | None = None) -> Claim:

@@ -99,29 +99,43 @@ class WordGraph:
 
     @cached_property
     def entering(self) -> tuple[Tensor, ...]:
-        """For each position, the edges into each node at the next time, int64 [node, at most]; filled up with the
-        number of edges, a place where callers put infinity."""
+        """For each position, the edges into each node at the next time, int64 [at most, node]; filled up with repetitions."""
         found = []
         for j, edges in enumerate(self.edges):
             into: list[list[int]] = [[] for _ in self.nodes[j + 1]]
             for place, target in enumerate(edges.target.tolist()):
                 into[target].append(place)
             width = max(map(len, into), default=1)
-            rows = [row + [len(edges)] * (width - len(row)) for row in into]
-            found.append(torch.tensor(rows, dtype=torch.int64).view(len(rows), width))
+            rows = [row + row[:1] * (width - len(row)) for row in into]
+            found.append(torch.tensor(rows, dtype=torch.int64).view(len(rows), width).T.contiguous())
         return tuple(found)
 
     @cached_property
     def sources(self) -> tuple[Tensor, ...]:
         return tuple(torch.from_numpy(edges.source) for edges in self.edges)
 
+    @cached_property
+    def targets(self) -> tuple[Tensor, ...]:
+        return tuple(torch.from_numpy(edges.target) for edges in self.edges)
+
+    def shares(self) -> tuple[list[npt.NDArray[np.float64]], list[npt.NDArray[np.float64]]]:
+        """At each time, [node], in proportion: the numbers of paths up to a node, and from it on."""
+        before = [np.ones(len(self.nodes[0]))]
+        for j, edges in enumerate(self.edges):
+            counts = np.bincount(edges.target, before[-1][edges.source], len(self.nodes[j + 1]))
+            before.append(counts / counts.max())
+        after = [np.ones(len(self.nodes[-1]))]
+        for j in range(self.n - 1, -1, -1):
+            counts = np.bincount(self.edges[j].source, after[0][self.edges[j].target], len(self.nodes[j]))
+            after.insert(0, counts / counts.max())
+        return before, after
+
     def least(self, tables: Sequence[Tensor]) -> Tensor:
-        """[...]: the least sum over paths of one table [..., class] for each position; rounded to nearest."""
-        best = torch.zeros(*tables[0].shape[:-1], len(self.nodes[0]), dtype=torch.float64)
+        """[...]: the least sum over paths of one table [class, ...] for each position; rounded to nearest."""
+        best = torch.zeros(len(self.nodes[0]), *tables[0].shape[1:], dtype=tables[0].dtype)
         for j, table in enumerate(tables):
-            step = best[..., self.sources[j]] + table
-            best = torch.nn.functional.pad(step, (0, 1), value=torch.inf)[..., self.entering[j]].amin(-1)
-        return best.amin(-1)
+            best = least_entering(best[self.sources[j]] + table, self.entering[j])
+        return best.amin(0)
 
     def count_not_above(self, tables: Sequence[Integers], bound: int, bins: int) -> int:
         """At least the number of paths whose sum of integers, one table [class] a position, is at most `bound`.
@@ -148,6 +162,16 @@ class WordGraph:
                     following[target] = following[target] + state[source].mul_low(histogram, levels)
             state = following
         return sum(int(sum(poly.coeffs(), flint.fmpz(0))) for poly in state)
+
+
+def least_entering(costs: Tensor, entering: Tensor) -> Tensor:
+    """[node, ...]: the least of the costs [edge, ...] of the edges into each node."""
+    if len(entering) > 16:
+        return costs[entering].amin(0)
+    found = costs[entering[0]]
+    for edges in entering[1:]:
+        found = torch.minimum(found, costs[edges])
+    return found
 
 
 def word_graph(labels: LabelMachine, label: int, states: Integers, letters: Integers, n: int) -> WordGraph:
