@@ -1,0 +1,139 @@
+"""Rule `count`, coarsely: one bound for many rivals and all positions (section 7 of the specification).
+
+For theta > 0, the words u with f(u_1) + .. + f(u_m) + own <= 0 are at most the sum over all words of
+e^(-theta (f(u_1) + .. + own)), each of these terms being positive, and for such u at least 1. That sum is a product of
+matrices over the states that read the words: no sums are told apart, so it costs little; its value is rounded up.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
+
+import numpy as np
+
+from .balls import EXP_ERROR, Floats, exp_near
+from .bodies import Labels
+from .core import Ints
+from .count_tables import Tables, Words, lower_product, lower_sum
+from .format import Json, integer, listing, record, require, text, within
+
+DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz-_"
+LEAST_STATE = 2.0**-500
+CLIP = 200.0
+
+
+@dataclass(frozen=True, eq=False)
+class Tilted:
+    """Groups of one length and label: `rivals` [[first, end)...], and for each query theta [rivals]."""
+
+    n: int
+    label: int
+    rivals: Ints
+    queries: dict[int, Floats]
+
+
+def read_tilted(data: Json, lo: int, hi: int, outputs: int, tokens: int) -> Tilted:
+    """The ranges ascend, do not overlap, and hold every output but the label."""
+    item = record(data, "a tilted entry", ("n", "label", "rivals", "queries"))
+    n, label = integer(item["n"], "n", max(lo, 2), hi), integer(item["label"], "label", 0, outputs - 1)
+    ranges = [listing(entry, "a range of rivals", 2, 2) for entry in listing(item["rivals"], "rivals", 2**14)]
+    ends = [integer(x, "a rival", 0, outputs) for entry in ranges for x in entry]
+    require(all(x < y for x, y in zip(ends[::2], ends[1::2], strict=True)), "a range of rivals is empty")
+    require(all(x <= y for x, y in pairwise(ends)), "the ranges of rivals do not ascend")
+    held = np.zeros(outputs, dtype=np.int64)
+    for first, end in zip(ends[::2], ends[1::2], strict=True):
+        held[first:end] += 1
+    require(held[label] == 0 and int(held.sum()) == outputs - 1, "the ranges are not those of all rivals")
+    queries: dict[int, Floats] = {}
+    for entry in listing(item["queries"], "queries", tokens):
+        triple = listing(entry, "a query", 3, 3)
+        query, base = integer(triple[0], "query", 0, tokens - 1), integer(triple[1], "an exponent", -900, 900)
+        digits = [DIGITS.find(c) for c in text(triple[2], "digits")]
+        require(len(digits) == len(ranges) and min(digits, default=0) >= 0, "not one digit for each range of rivals")
+        require(query not in queries, "a query is listed twice")
+        queries[query] = np.array([math.ldexp((2.0, 3.0)[d % 2], base + d // 2) for d in digits])
+    return Tilted(n, label, np.array(ends, dtype=np.int64).reshape(-1, 2), queries)
+
+
+def check_tilted(tables: Tables, part: Labels, found: list[tuple[int, Tilted]]) -> int:
+    """On at least so many inputs of these groups (all of the tables' length) the label wins."""
+    reach = max((int(np.ptp(entry.rivals, axis=1).max(initial=1)) for _, entry in found), default=1)
+    every = _Coarse(tables, reach)
+    won = 0
+    for query in sorted({query for _, entry in found for query in entry.queries}):
+        highest = every.maxima(query)
+        for number, entry in found:
+            if query not in entry.queries:
+                continue
+            with within(f"tilted[{number}]", "count"):
+                words = tables.words(part, entry.label, query)
+                if words.size:
+                    terms, own = every.terms(query, entry, highest, words.used)
+                    won += words.size - _failing(words, terms, own, entry.queries[query], tables.n - 1)
+    return won
+
+
+class _Coarse:
+    """Tables of one length whose entries hold at all positions before the last."""
+
+    def __init__(self, tables: Tables, reach: int) -> None:
+        n = tables.n
+        low, high = tables.value.low(), tables.value.high()  # [j, token, output]
+        self.gives = low[: n - 1].min(axis=0).T.copy()  # [output, token]
+        self.takes = high[: n - 1].max(axis=0).T.copy()
+        self.own_low, self.own_high = low[n - 1], high[n - 1]
+        self.direct_low, self.direct_high = tables.direct.low(), tables.direct.high()
+        self.low, self.high = tables.low[:, : n - 1].min(axis=1), tables.high[:, : n - 1].max(axis=1)
+        self.last_low, self.last_high = tables.low[:, n - 1], tables.high[:, n - 1]
+        self.depth = reach.bit_length()
+
+    def maxima(self, query: int) -> list[Floats]:
+        """[output, token] for each power of two: above what the outputs from this one on, so many, get at most."""
+        rows = [np.asarray(-lower_sum(-self.direct_high[query][:, None], -self.takes))]
+        for k in range(1, self.depth):
+            half = rows[-1]
+            rows.append(np.maximum(half[: -(1 << (k - 1))], half[1 << (k - 1) :]))
+        return rows
+
+    def terms(self, query: int, entry: Tilted, highest: list[Floats], used: Ints) -> tuple[Floats, Floats]:
+        """Below e^(s - top) (c + d) for all rivals of a range: [range, token used] before the last, and [range]."""
+        y, first, end = entry.label, entry.rivals[:, 0], entry.rivals[:, 1]
+        level = [int(width).bit_length() - 1 for width in end - first]
+        against = np.stack(
+            [np.maximum(highest[k][a], highest[k][b - (1 << k)]) for k, a, b in zip(level, first, end, strict=True)]
+        )
+        gain = lower_sum(lower_sum(self.direct_low[query, y], self.gives[y, used]), -against[:, used])
+        terms = lower_product(gain, self.low[query, used], self.high[query, used])
+        rivals = -lower_sum(-self.direct_high[query], -self.own_high[query])
+        most = np.array([rivals[a:b].max() for a, b in zip(first, end, strict=True)])
+        gain = lower_sum(lower_sum(self.direct_low[query, y], self.own_low[query, y]), -most)
+        return terms, lower_product(gain, self.last_low[query, query], self.last_high[query, query])
+
+
+def _failing(words: Words, terms: Floats, own: Floats, theta: Floats, m: int) -> int:
+    """At most so many of the words have, for some range, a sum of at most 0."""
+    shift = max(0, len(words.used) - 1).bit_length()
+    with np.errstate(over="ignore", invalid="ignore"):
+        weights = np.ldexp(_power_above(-theta[:, None] * terms), -shift)
+        step = np.zeros((len(theta), words.states, words.states))
+        for source, target, chosen in words.moves:
+            step[:, source, target] = weights[:, chosen].sum(axis=1)
+        state = np.full((len(theta), 1, words.states), LEAST_STATE)
+        state[:, 0, words.start] = 1.0
+        for _ in range(m):
+            state = np.maximum(state @ step, LEAST_STATE)
+        total = (state[:, 0, words.accept].sum(axis=1) * _power_above(-theta * own)).sum()
+    if not np.isfinite(total):
+        return words.size
+    # each step: sums of at most 2^15 positive terms and two products, in all below 2^10 (2^15 + 2^10) 2^-52 < 2^-20
+    share = Fraction(float(total)) * (1 + Fraction(1, 2**20)) + Fraction(1, 2**900)
+    return min(words.size, math.floor(share * 2 ** (shift * m)))
+
+
+def _power_above(x: Floats) -> Floats:
+    """At least e^x' for every x' that float64 rounds to x; infinite above CLIP, at least e^-CLIP."""
+    near = exp_near(np.clip(np.nextafter(x, np.inf), -CLIP, CLIP))
+    return np.where(x < CLIP, near * (1 + 4 * EXP_ERROR), np.inf)
