@@ -23,6 +23,7 @@ from .format import Json, integer, listing, record, require, text, within
 DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz-_"
 LEAST_STATE = 2.0**-500
 CLIP = 200.0
+LIGHT = 2.0**-30
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,8 +72,8 @@ def check_tilted(tables: Tables, part: Labels, found: list[tuple[int, Tilted]]) 
             with within(f"tilted[{number}]", "count"):
                 words = tables.words(part, entry.label, query)
                 if words.size:
-                    terms, own = every.terms(query, entry, highest, words.used)
-                    won += words.size - _failing(words, terms, own, entry.queries[query], tables.n - 1)
+                    terms = every.terms(query, entry, highest, words)
+                    won += words.size - _failing(words, terms, entry.queries[query], tables.n - 1)
     return won
 
 
@@ -98,38 +99,65 @@ class _Coarse:
             rows.append(np.maximum(half[: -(1 << (k - 1))], half[1 << (k - 1) :]))
         return rows
 
-    def terms(self, query: int, entry: Tilted, highest: list[Floats], used: Ints) -> tuple[Floats, Floats]:
-        """Below e^(s - top) (c + d) for all rivals of a range: [range, token used] before the last, and [range]."""
+    def terms(self, query: int, entry: Tilted, highest: list[Floats], words: Words) -> _Terms:
+        """Below e^(s - top) (c + d) for all rivals of a range."""
         y, first, end = entry.label, entry.rivals[:, 0], entry.rivals[:, 1]
+        powers = self.high[query, words.used]
+        heavy = powers >= float(powers.max()) * LIGHT
+        used, light = words.used[heavy], float(powers[~heavy].max(initial=0.0))
         level = [int(width).bit_length() - 1 for width in end - first]
         against = np.stack(
             [np.maximum(highest[k][a], highest[k][b - (1 << k)]) for k, a, b in zip(level, first, end, strict=True)]
-        )
-        gain = lower_sum(lower_sum(self.direct_low[query, y], self.gives[y, used]), -against[:, used])
-        terms = lower_product(gain, self.low[query, used], self.high[query, used])
+        )[:, used]
+        own = lower_sum(self.direct_low[query, y], self.gives[y, used])
+        terms = lower_product(lower_sum(own, -against), self.low[query, used], self.high[query, used])
+        least = lower_sum(lower_sum(self.direct_low[query, y], self.gives[y].min()), -highest[0].max())
+        faint = lower_product(np.minimum(least, 0.0), np.zeros(1), np.array([light]))
         rivals = -lower_sum(-self.direct_high[query], -self.own_high[query])
         most = np.array([rivals[a:b].max() for a, b in zip(first, end, strict=True)])
         gain = lower_sum(lower_sum(self.direct_low[query, y], self.own_low[query, y]), -most)
-        return terms, lower_product(gain, self.last_low[query, query], self.last_high[query, query])
+        last = lower_product(gain, self.last_low[query, query], self.last_high[query, query])
+        place = np.cumsum(heavy) - 1
+        moves = []
+        for source, target, chosen in words.moves:
+            kept = chosen[heavy[chosen]]
+            moves.append((source, target, place[kept], len(chosen) - len(kept)))
+        return _Terms(terms, faint, last, moves)
 
 
-def _failing(words: Words, terms: Floats, own: Floats, theta: Floats, m: int) -> int:
+@dataclass(frozen=True, eq=False)
+class _Terms:
+    """Lower bounds of the terms: `rest` [range, token], `faint` [1] for each of the tokens with little weight, and
+    `own` [range]. `moves`: from a state to a state by these tokens (places in `rest`), and by so many faint ones."""
+
+    rest: Floats
+    faint: Floats
+    own: Floats
+    moves: list[tuple[int, int, Ints, int]]
+
+
+def _failing(words: Words, terms: _Terms, theta: Floats, m: int) -> int:
     """At most so many of the words have, for some range, a sum of at most 0."""
     shift = max(0, len(words.used) - 1).bit_length()
     with np.errstate(over="ignore", invalid="ignore"):
-        weights = np.ldexp(_power_above(-theta[:, None] * terms), -shift)
-        step = np.zeros((len(theta), words.states, words.states))
-        for source, target, chosen in words.moves:
-            step[:, source, target] = weights[:, chosen].sum(axis=1)
-        state = np.full((len(theta), 1, words.states), LEAST_STATE)
-        state[:, 0, words.start] = 1.0
+        rest, faint = _power_above(-theta[:, None] * terms.rest), _power_above(-theta * terms.faint)
+        steps = [
+            (s, t, np.ldexp(rest[:, chosen].sum(axis=1) + more * faint, -shift)) for s, t, chosen, more in terms.moves
+        ]
+        state = {words.start: np.ones(len(theta))}
         for _ in range(m):
-            state = np.maximum(state @ step, LEAST_STATE)
-        total = (state[:, 0, words.accept].sum(axis=1) * _power_above(-theta * own)).sum()
+            following: dict[int, Floats] = {}
+            for source, target, weight in steps:
+                if source in state:
+                    reached = state[source] * weight
+                    following[target] = following[target] + reached if target in following else reached
+            state = {target: np.maximum(value, LEAST_STATE) for target, value in following.items()}
+        ends = sum((value for s, value in state.items() if words.accept[s]), np.zeros(len(theta)))
+        total = float((ends * _power_above(-theta * terms.own)).sum())
     if not np.isfinite(total):
         return words.size
-    # each step: sums of at most 2^15 positive terms and two products, in all below 2^10 (2^15 + 2^10) 2^-52 < 2^-20
-    share = Fraction(float(total)) * (1 + Fraction(1, 2**20)) + Fraction(1, 2**900)
+    # Each of m < 2^10 steps adds up at most 2^15 + 2^22 positive numbers, with a relative error below 2^-30.
+    share = Fraction(total) * (1 + Fraction(1, 2**18)) + Fraction(1, 2**900)
     return min(words.size, math.floor(share * 2 ** (shift * m)))
 
 

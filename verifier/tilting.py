@@ -18,10 +18,12 @@ from .counting import Arrows, Floats, Integers
 from .first_layer import SLACK, FirstLayer
 
 DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz-_"
-RANGES = 48
+RANGES = 56
 """At most so many ranges of rivals a label."""
-FINE = 2e-6
+FINE = 1e-5
 """A range that loses less than this share of a group is not halved."""
+NOTHING = 1e-9
+"""Of two thetas that lose less than this share the smaller is taken: the greater may overflow for another query."""
 SAMPLES = 4
 """Ranges are chosen by so many queries."""
 STEPS = np.array([0, -2, 2, -5, 5])
@@ -209,9 +211,10 @@ def _choose_ranges(coarse: _Coarse, kept: Mapping[int, Floats], state: _Label) -
         tables = [coarse.table(q, state.label, state.ranges, maxima[q], arrows) for q, arrows in state.samples]
         tried = np.broadcast_to(grid[:, None], (len(grid), len(state.ranges)))
         found = np.stack([table.shares(tried) for table in tables])  # [sample, theta, range]
+        found = np.maximum(found, NOTHING)
         state.digits = grid[np.median(found.argmin(axis=1), axis=0).astype(np.int64)]
         lost, wide = found.min(axis=1).max(axis=0), np.ptp(state.ranges, axis=1) > 1
-        chosen = np.flatnonzero(wide & (lost > FINE))
+        chosen = np.flatnonzero(wide & (lost > max(FINE, float(np.minimum(lost, 1).sum()) / RANGES)))
         chosen = chosen[np.argsort(-lost[chosen])][: RANGES - len(state.ranges)]
         if not len(chosen):
             return
@@ -226,6 +229,6 @@ def _search(table: _Table, digits: Integers) -> tuple[Integers, float]:
     """Better digits near those given, and the share that is lost with them in all."""
     tried = np.clip(digits + STEPS[:, None], 0, len(DIGITS) - 1)
     found = table.shares(tried)
-    best = found.argmin(axis=0)
+    best = np.maximum(found, NOTHING).argmin(axis=0)
     everywhere = np.arange(len(digits))
     return tried[best, everywhere], float(found[best, everywhere].sum())
