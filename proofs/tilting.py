@@ -40,7 +40,7 @@ def read_tilted(data: Json, lo: int, hi: int, outputs: int, tokens: int) -> Tilt
     """The ranges ascend, do not overlap, and hold every output but the label."""
     item = record(data, "a tilted entry", ("n", "label", "rivals", "queries"))
     n, label = integer(item["n"], "n", max(lo, 2), hi), integer(item["label"], "label", 0, outputs - 1)
-    ranges = [listing(entry, "a range of rivals", 2, 2) for entry in listing(item["rivals"], "rivals", 2**14)]
+    ranges = [listing(entry, "a range of rivals", 2, 2) for entry in listing(item["rivals"], "rivals", 2**14, 1)]
     ends = [integer(x, "a rival", 0, outputs) for entry in ranges for x in entry]
     require(all(x < y for x, y in zip(ends[::2], ends[1::2], strict=True)), "a range of rivals is empty")
     require(all(x <= y for x, y in pairwise(ends)), "the ranges of rivals do not ascend")
@@ -53,7 +53,7 @@ def read_tilted(data: Json, lo: int, hi: int, outputs: int, tokens: int) -> Tilt
         triple = listing(entry, "a query", 3, 3)
         query, base = integer(triple[0], "query", 0, tokens - 1), integer(triple[1], "an exponent", -900, 900)
         digits = [DIGITS.find(c) for c in text(triple[2], "digits")]
-        require(len(digits) == len(ranges) and min(digits, default=0) >= 0, "not one digit for each range of rivals")
+        require(len(digits) == len(ranges) and min(digits) >= 0, "not one digit for each range of rivals")
         require(query not in queries, "a query is listed twice")
         queries[query] = np.array([math.ldexp((2.0, 3.0)[d % 2], base + d // 2) for d in digits])
     return Tilted(n, label, np.array(ends, dtype=np.int64).reshape(-1, 2), queries)
@@ -61,7 +61,7 @@ def read_tilted(data: Json, lo: int, hi: int, outputs: int, tokens: int) -> Tilt
 
 def check_tilted(tables: Tables, part: Labels, found: list[tuple[int, Tilted]]) -> int:
     """On at least so many inputs of these groups (all of the tables' length) the label wins."""
-    reach = max((int(np.ptp(entry.rivals, axis=1).max(initial=1)) for _, entry in found), default=1)
+    reach = max(int(np.ptp(entry.rivals, axis=1).max()) for _, entry in found)
     every = _Coarse(tables, reach)
     won = 0
     for query in sorted({query for _, entry in found for query in entry.queries}):

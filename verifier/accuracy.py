@@ -109,7 +109,9 @@ def count_groups(
     tilted: list[Tilted] = []
     for n in lengths:
         layer = first_layer(model, n)
-        many = n > 1 and layer.direct.mid.shape[1] * n * len(letters) ** 2 * len(set(machine.labels.tolist())) > MANY
+        outputs = layer.direct.mid.shape[1]
+        terms = outputs * n * len(letters) ** 2 * len(set(machine.labels.tolist()))
+        many = n > 1 and outputs > 1 and terms > MANY
         labels = list(_by_label(machine, letters, n, (TILT_NEGLIGIBLE if many else NEGLIGIBLE) * mass.total))
         if many:
             for found in tilt(layer, labels):

@@ -80,7 +80,7 @@ class Arrows:
 
         Costs as much as `bound` is greater than the sum of the rows' least entries.
         """
-        low = table.min(axis=1)
+        low = table.min(axis=1, initial=np.iinfo(np.int64).max)
         room = bound - int(low.sum())
         if room < 0:
             return 0
@@ -102,7 +102,7 @@ def exponent_for(rest: Floats, own: float, levels: int) -> int:
     """The power of two by which terms [m, token] and their own one make about so many levels of sums, or fewer."""
     top = max(float(np.abs(rest).max(initial=2.0**-900)), abs(own))
     most = LARGEST_TERM - int(np.ceil(np.log2(top)))
-    room = -(own + float(rest.min(axis=1).sum()))
+    room = -(own + float(rest.min(axis=1, initial=np.inf).sum()))
     if room <= top * 2.0**-40:
         return most
     return int(min(most, np.floor(np.log2(levels) - np.log2(room))))

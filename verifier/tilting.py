@@ -76,6 +76,8 @@ def tilt(layer: FirstLayer, labels: Sequence[SmallLabel]) -> Iterator[Tilted]:
         found.setdefault(label, _Label(label)).size += size * len(queries)
         for query in queries.tolist():
             by_query.setdefault(query, []).append((label, arrows, size))
+    if not labels:
+        return
     everywhere = sorted(by_query)
     fixed = {everywhere[(2 * i + 1) * len(everywhere) // (2 * SAMPLES)] for i in range(SAMPLES)}
     for query in sorted(fixed):
