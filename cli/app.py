@@ -114,6 +114,7 @@ def prove(
     at_least: Annotated[
         str | None, typer.Option(help="For margin: the bound; for accuracy (of a trained model): the share.")
     ] = None,
+    at_most: Annotated[str | None, typer.Option(help="For accuracy: the share that it does not exceed.")] = None,
     outputs: Annotated[str | None, typer.Option(help="For never-outputs: values, separated by commas.")] = None,
     relabel: Annotated[
         str | None, typer.Option(help="For invariant: a=b,c=d; replacing these tokens leaves the outputs as they are.")
@@ -148,6 +149,7 @@ def prove(
         claim,
         program,
         at_least,
+        at_most,
         outputs,
         relabel,
         relabel_outputs,

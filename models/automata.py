@@ -48,7 +48,7 @@ class Automaton:
     def minimised(self) -> Automaton:
         """The smallest automaton of the same language (Moore's partition refinement), states in breadth-first order."""
         reachable = self._reachable()
-        transitions = self.transitions
+        transitions = self.transitions.astype(np.int64)
         if len(reachable) < len(transitions):
             transitions = np.searchsorted(reachable, transitions[reachable])
         accepting = self.accepting[reachable]

@@ -152,7 +152,7 @@ def _least(words: Words, rest: Floats, own: Floats) -> Ints:
 
 
 def _integers(x: Floats, exponent: int, n: int) -> Ints:
-    """floor(2^exponent x + o), o = 2^-k with n o <= 1 / 2: if n reals sum to at most 0, so do these integers of them."""
+    """floor(2^exponent x + o), o = 2^-k with n o <= 1 / 2: if n reals sum to at most 0, so do these integers."""
     offset = 2.0 ** -(n.bit_length() + 1)
     with np.errstate(over="ignore"):
         shifted = np.nextafter(np.ldexp(x, exponent) + offset, -np.inf)

@@ -158,7 +158,7 @@ def _failing(words: Words, terms: _Terms, theta: Floats, m: int) -> int:
         return words.size
     # Each of m < 2^10 steps adds up at most 2^15 + 2^22 positive numbers, with a relative error below 2^-30.
     share = Fraction(total) * (1 + Fraction(1, 2**18)) + Fraction(1, 2**900)
-    return min(words.size, math.floor(share * 2 ** (shift * m)))
+    return min(words.size, math.floor(share * (1 << shift * m)))
 
 
 def _power_above(x: Floats) -> Floats:

@@ -168,9 +168,7 @@ def _parts(queries: Integers, layer: FirstLayer, arrows: Arrows) -> list[Integer
     return np.array_split(queries, max(1, min(len(queries), len(queries) * each // ENTRIES)))
 
 
-def _groups(
-    layer: FirstLayer, label: int, queries: Integers, arrows: Arrows, size: int, both: bool
-) -> Iterator[Group]:
+def _groups(layer: FirstLayer, label: int, queries: Integers, arrows: Arrows, size: int, both: bool) -> Iterator[Group]:
     """The groups of some queries, all with the same words before them."""
     rest, own = layer.below(queries, label, arrows.tokens)
     rivals = rest.shape[1]

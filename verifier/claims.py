@@ -37,7 +37,9 @@ class Claim:
     """`forall`: the body holds on every input of a domain; `exists`: on one; `at_least`: on at least `share` of them;
     `at_most`: on at most `share`; `between`: on at least `share` and at most `most` of them.
 
-    "At most" means that the body is false of all the others. A claim of arity 2 is about all pairs of inputs of equal length from the domain.
+    "At most" means that the body is false of all the others.
+
+    A claim of arity 2 is about all pairs of inputs of equal length from the domain.
     """
 
     quantifier: Quantifier
@@ -187,9 +189,7 @@ def _share(share: float | Fraction) -> Fraction:
     try:
         return Fraction(share)
     except (TypeError, ValueError, OverflowError):
-        raise InputError(
-            f"a share is a number from 0 to 1, such as 0.99 or Fraction(99, 100), got {share!r}"
-        ) from None
+        raise InputError(f"a share is a number from 0 to 1, such as 0.99 or Fraction(99, 100), got {share!r}") from None
 
 
 def _share_json(share: Fraction) -> object:

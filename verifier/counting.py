@@ -118,7 +118,7 @@ def rounded_down(x: Floats, exponent: int, n: int) -> Integers:
 
 
 def over_count(arrows: Arrows, rest: Floats, own: float, exponent: int) -> int:
-    """At least the number of accepted words with real terms of at least `rest` [m, token] and `own` that sum to <= 0."""
+    """At least the number of accepted words whose real terms, at least `rest` [m, token] and `own`, sum to <= 0."""
     n = len(rest) + 1
     table = rounded_down(rest, exponent, n)
     return arrows.count_not_above(table, -int(rounded_down(np.array(own), exponent, n)))

@@ -157,5 +157,3 @@ def _teller(progress: Callable[[str], None]) -> Callable[[Mass], None]:
         progress(f"counting: {mass.proved / mass.total:.4%} proved right{refuted}, {unseen:.4%} not looked at yet")
 
     return say
-
-

@@ -30,7 +30,7 @@ def Accuracy(
     *,
     codec: Codec | None = None,
 ) -> Claim:
-    """The model decodes to the task's label on at least, or at most, these shares of the inputs. Raises `InputError`."""
+    """The model decodes to the task's label on at least, at most, these shares of the inputs. Raises `InputError`."""
     labels = Labels(model, task, codec=codec)
     if at_least is None and at_most is None:
         raise InputError("an accuracy of what? pass at_least=, at_most= or both; accuracy_bounds finds them")

@@ -27,6 +27,8 @@ NOTHING = 1e-9
 SAMPLES = 4
 """Ranges are chosen by so many queries."""
 STEPS = np.array([0, -2, 2, -5, 5])
+NEXT = np.array([0, -1, 1])
+ENOUGH = 5e-5
 BELOW_TOP = 12
 LIGHT = 2.0**-30
 """Tokens with less than this share of the greatest attention weight are taken together."""
@@ -182,7 +184,9 @@ class _Table:
             weights = _exp_above(-theta[..., None] * self.rest)
             others = _exp_above(-theta * self.dim)
             scale = 1.0 / len(self.arrows.tokens)
-            moves = [(s, t, (weights[..., some].sum(axis=-1) + more * others) * scale) for s, t, some, more in self.moves]
+            moves = [
+                (s, t, (weights[..., some].sum(axis=-1) + more * others) * scale) for s, t, some, more in self.moves
+            ]
             state = {0: np.ones(digits.shape)}
             for _ in range(self.steps):
                 following: dict[int, Floats] = {}
@@ -228,9 +232,14 @@ def _choose_ranges(coarse: _Coarse, kept: Mapping[int, Floats], state: _Label) -
 
 
 def _search(table: _Table, digits: Integers) -> tuple[Integers, float]:
-    """Better digits near those given, and the share that is lost with them in all."""
-    tried = np.clip(digits + STEPS[:, None], 0, len(DIGITS) - 1)
-    found = table.shares(tried)
-    best = np.maximum(found, NOTHING).argmin(axis=0)
-    everywhere = np.arange(len(digits))
-    return tried[best, everywhere], float(found[best, everywhere].sum())
+    """Better digits near those given, and the share that is lost with them in all: again, as long as it pays."""
+    everywhere, share = np.arange(len(digits)), np.inf
+    for steps in (STEPS, STEPS, NEXT):
+        tried = np.clip(digits + steps[:, None], 0, len(DIGITS) - 1)
+        found = table.shares(tried)
+        best = np.maximum(found, NOTHING).argmin(axis=0)
+        before, share = share, float(found[best, everywhere].sum())
+        digits = tried[best, everywhere]
+        if share < ENOUGH or share > 0.9 * before:
+            break
+    return digits, share
