@@ -110,7 +110,8 @@ def test_never_more_is_proved_than_is_right(seed: int) -> None:
     more = cf.prove(
         claim.at_least(Fraction(min(mass.total, mass.proved + 1), mass.total)), domain, engines={"counting"}
     )
-    assert isinstance(more, Proved if mass.proved == mass.total else Unknown)
+    assert isinstance(more, Proved) if mass.proved == mass.total else isinstance(more, (Unknown, cf.Refuted))
+    assert tally.true <= mass.proved or isinstance(more, Unknown)
 
 
 @given(SEEDS)
@@ -440,7 +441,8 @@ def test_refuted_shares_and_bounds(proved: tuple[Certificate, Path, Claim]) -> N
     for claim, verdict in (
         (Accuracy(model, task, at_most=high), Proved),
         (Accuracy(model, task, low, high), Proved),
-        (Accuracy(model, task, at_least=high + Fraction(1, 1000)), Unknown),
+        (Accuracy(model, task, at_least=high + Fraction(1, 1000)), cf.Refuted),
+        (Accuracy(model, task, at_least=(low + high) / 2), Unknown),
         (Accuracy(model, task, at_most=low - Fraction(1, 1000)), cf.Refuted),
         (Accuracy(model, task, high + Fraction(1, 1000), 1), cf.Refuted),
         (Accuracy(model, task, 0, low - Fraction(1, 1000)), cf.Refuted),
@@ -494,7 +496,11 @@ def test_max_of_4_is_proved_nearly_as_good_as_it_is() -> None:
     true = Fraction(found.card.accuracy.correct, found.card.accuracy.total)
     verdict = cf.prove(Accuracy(found.model, found.task, true * Fraction(9999, 10000)), found.task.domain)
     assert isinstance(verdict, Proved) and verdict.setting.engine == "counting"
-    assert isinstance(cf.prove(Accuracy(found.model, found.task, 1), found.task.domain, engines="counting"), Unknown)
+    refuted = cf.prove(Accuracy(found.model, found.task, 1), found.task.domain, engines="counting")
+    assert isinstance(refuted, cf.Refuted) and isinstance(refuted.evidence, Certificate)
+    bounds = cf.accuracy_bounds(found.model, found.task)
+    assert bounds.low <= true <= bounds.high and bounds.high - bounds.low < Fraction(1, 10000)
+    assert bounds.proved + bounds.refuted + bounds.undecided == bounds.total == found.task.domain.size()
 
 
 def test_what_counting_does_not_cover_is_said() -> None:

@@ -52,7 +52,7 @@ class Claim:
             raise InputError(f"a quantifier is one of {', '.join(QUANTIFIERS)}, got {self.quantifier!r}")
         for share in (self.share, self.most):
             if not 0 <= share <= 1:
-                raise InputError(f"a share must lie between 0 and 1, got {share}")
+                raise InputError(f"a share must be a number from 0 to 1, got {share}")
         if self.quantifier == "between" and self.share > self.most:
             raise InputError(f"at least {self.share} and at most {self.most} of the inputs cannot be: swap them")
 

@@ -108,8 +108,11 @@ def prove_share(
     def enough(mass: Mass) -> bool:
         return claim.settled(mass.proved, mass.refuted, mass.total) is not None
 
-    aim = Aim(claim.quantifier != "at_least", deadline, enough, _teller(progress))
-    found, why = count_claim(claim, domain, aim)
+    both = claim.quantifier != "at_least"
+    found, why = count_claim(claim, domain, Aim(both, deadline, enough, _teller(progress)))
+    if found is not None and not both and not found.tilted and not enough(found.mass) and time.monotonic() < deadline:
+        both = True  # not proved: it may be refuted
+        found, why = count_claim(claim, domain, Aim(both, deadline, enough, _teller(progress)))
     if found is None:
         return None, why
     mass = found.mass
@@ -117,7 +120,7 @@ def prove_share(
     if settled is None:
         looked = f"{mass.looked_at / mass.total:.6f} looked at"
         shown = f"only {mass.proved / mass.total:.6f} of the inputs are proved right"
-        refuted = f" and {mass.refuted / mass.total:.6f} wrong" if aim.both else ""
+        refuted = f" and {mass.refuted / mass.total:.6f} wrong" if both else ""
         return None, f"{shown}{refuted} ({looked})"
     stated = {**claim.theorem(), "domain": domain_to_json(domain)}
     if not settled:
