@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,14 @@ from certiformer.models.task_library import get_task
 from certiformer.models.tasks import Task
 from certiformer.models.transformer import Transformer
 from certiformer.proofs import Invalid, Valid
+from certiformer.proofs.counting import _scope
+from certiformer.proofs.format import Rejected
+from certiformer.proofs.model import read_model
+from certiformer.proofs.theorem import read_theorem
 from certiformer.verifier import accuracy, shares
 from certiformer.verifier.accuracy import Aim, Counted, count_groups, proof_of
 from certiformer.verifier.claims import Claim
+from certiformer.verifier.enumeration import enumerate_inputs
 from certiformer.verifier.label_bodies import LabelsBody
 from certiformer.verifier.reading import Subject
 from certiformer.verifier.shares import count_claim
@@ -311,3 +317,35 @@ def test_one_logit_has_no_rivals_and_proves_nothing(tmp_path: Path) -> None:
     )
     found = cf.check(forged, tmp_path / "m")
     assert isinstance(found, Invalid) and "categorical" in found.why
+
+
+def test_another_architecture_is_out_of_scope(proved: tuple[Certificate, Path, Claim]) -> None:
+    """The rule looks at the configuration itself: what the checker covers elsewhere may grow."""
+    certificate, path, _ = proved
+    model = read_model(path)
+    theorem = read_theorem(dict(certificate.theorem), model)
+    _scope(theorem)
+    for change in ({"layer_norm": True}, {"readout": "mean"}, {"layers": model.config.layers * 2}):
+        other = replace(model, config=replace(model.config, **change))  # type: ignore[arg-type]
+        with pytest.raises(Rejected, match="rule count is for"):
+            _scope(replace(theorem, model=other))
+
+
+def test_a_domain_with_some_tokens_in_another_order_and_several_lengths(
+    proved: tuple[Certificate, Path, Claim],
+) -> None:
+    _, path, _ = proved
+    model, task = Transformer.load(path), get_task("max-of-3", vocab=5)
+    assert task.machine is not None
+    machine = LabelMachine(task.machine.transitions, task.machine.labels)
+    claim = Claim("forall", LabelsBody(Subject(model, task.codec), machine, "max"))
+    domain = cf.sequences((4, 1, 3), range(1, 4))
+    exact = enumerate_inputs(claim.at_least(0), domain, 60)
+    for many in (accuracy.MANY, 0):
+        with mock.patch.object(accuracy, "MANY", many):
+            found, why = count_claim(claim, domain, Aim(both=True))
+        assert found is not None, why
+        assert 0 < found.mass.proved <= exact.true <= found.mass.total - found.mass.refuted
+        share = Fraction(found.mass.proved, found.mass.total)
+        with mock.patch.object(accuracy, "MANY", many):
+            assert isinstance(cf.prove(claim.at_least(share), domain, engines={"counting"}), Proved)
