@@ -121,6 +121,7 @@ def prove(
             help="For margin and task-margin: the bound (task-margin: or one is found); for accuracy: the share."
         ),
     ] = None,
+    at_most: Annotated[str | None, typer.Option(help="For accuracy: the share that it does not exceed.")] = None,
     outputs: Annotated[str | None, typer.Option(help="For never-outputs: values, separated by commas.")] = None,
     relabel: Annotated[
         str | None, typer.Option(help="For invariant: a=b,c=d; replacing these tokens leaves the outputs as they are.")
@@ -155,6 +156,7 @@ def prove(
         claim,
         program,
         at_least,
+        at_most,
         outputs,
         relabel,
         relabel_outputs,

@@ -24,6 +24,7 @@ class Wanted:
     claim: str
     program: str | None = None
     at_least: str | None = None
+    at_most: str | None = None
     outputs: str | None = None
     relabel: str | None = None
     relabel_outputs: bool | None = None
@@ -89,12 +90,21 @@ def _never_outputs(compiled: Compiled, wanted: Wanted) -> Claim:
 def _accuracy(trained: Trained, wanted: Wanted) -> Claim:
     from ..verifier.task_claims import Accuracy
 
-    text = _need(wanted, "at_least", "SHARE, such as 0.99")
+    if wanted.at_most is None:
+        _need(wanted, "at_least", "SHARE, such as 0.99, or --at-most SHARE")
+    least, most = (
+        _share(text, name) for text, name in ((wanted.at_least, "--at-least"), (wanted.at_most, "--at-most"))
+    )
+    return Accuracy(trained.model, trained.task, least, most)
+
+
+def _share(text: str | None, name: str) -> Fraction | None:
+    if text is None:
+        return None
     try:
-        share = Fraction(text)
+        return Fraction(text)
     except (ValueError, ZeroDivisionError):
-        raise BadInput(f"--at-least must be a share from 0 to 1, such as 0.99, got {text!r}") from None
-    return Accuracy(trained.model, trained.task, share)
+        raise BadInput(f"{name} must be a share from 0 to 1, such as 0.99, got {text!r}") from None
 
 
 def _labels(trained: Trained, wanted: Wanted) -> Claim:
@@ -192,7 +202,7 @@ CLAIMS: dict[str, tuple[Sequence[str], Callable[[Any, Wanted], Claim]]] = {
     "attends": (("head", "selector", "tolerance"), _attends),
     "faithful": (("ablation",), _faithful),
     "abstracts": (("program",), _abstracts),
-    "accuracy": (("at_least",), _accuracy),
+    "accuracy": (("at_least", "at_most"), _accuracy),
     "labels": ((), _labels),
     "task-margin": (("at_least",), _task_margin),
 }

@@ -48,29 +48,32 @@ class Automaton:
     def minimised(self) -> Automaton:
         """The smallest automaton of the same language (Moore's partition refinement), states in breadth-first order."""
         reachable = self._reachable()
-        transitions = np.searchsorted(reachable, self.transitions[reachable])
+        transitions = self.transitions.astype(np.int64)
+        if len(reachable) < len(transitions):
+            transitions = np.searchsorted(reachable, transitions[reachable])
         accepting = self.accepting[reachable]
         start = 0
         blocks = accepting.astype(np.int64)
         count = len(np.unique(blocks))
         while True:
-            signature = np.column_stack((blocks, blocks[transitions]))
-            _, blocks = np.unique(signature, axis=0, return_inverse=True)
-            blocks = blocks.reshape(-1)
-            refined = int(blocks.max()) + 1
+            small = blocks.astype(np.uint8 if count <= 256 else np.int64)
+            signature = np.column_stack((small, small[transitions]))
+            place: dict[bytes, int] = {}
+            blocks = np.array([place.setdefault(row.tobytes(), len(place)) for row in signature], dtype=np.int64)
+            refined = len(place)
             if refined == count:
                 break
             count = refined
         first = np.zeros(count, dtype=np.int64)
         first[blocks[::-1]] = np.arange(len(blocks))[::-1]
         quotient, final = blocks[transitions[first]], accepting[first]
-        order, place = [int(blocks[start])], {int(blocks[start]): 0}
+        order, number = [int(blocks[start])], {int(blocks[start]): 0}
         for state in order:
             for target in quotient[state].tolist():
-                if target not in place:
-                    place[target] = len(order)
+                if target not in number:
+                    number[target] = len(order)
                     order.append(target)
-        renumber = np.array([place[state] for state in range(count)], dtype=np.int32)
+        renumber = np.array([number[state] for state in range(count)], dtype=np.int32)
         return Automaton(renumber[quotient[order]].astype(np.int32), final[order])
 
     def _reachable(self) -> npt.NDArray[np.int64]:

@@ -1,65 +1,90 @@
-"""Rule `count`: at least so many inputs have the right label (section 7 of the specification).
+"""Rule `count`: how many inputs have the right label, at least, and at most (section 7 of the specification).
 
-One layer, one head, no neurons, read out at the last position. For last token q, label y and rival w, the positive
-normaliser of the softmax drops out of the comparison: logit_y - logit_w > 0 iff the sum over positions j of
-e^(s_j - top) (c + d_j) is, c being what the query adds always and d_j what the token at j adds with all attention.
-Terms are rounded down to integers; words with a sum of at most 0 are counted, in integers, never too few.
+The comparison of two logits is a sum over positions (`count_tables`). Its terms are rounded down, to integers or in
+float64, so that a count of the words with a sum of at most 0 never misses one: on all others the comparison holds.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import flint
 import numpy as np
 
-from .balls import Ball, Floats, exp, point, times
+from .balls import Floats
 from .bodies import Labels
-from .core import Bits, Ints
+from .core import Ints
+from .count_tables import Tables, Words, unlabelled
 from .format import Json, integer, listing, record, require, within
-from .network import Network
-from .theorem import Theorem
+from .theorem import COUNTED, Theorem
+from .tilting import Tilted, check_tilted, read_tilted
 
 MAX_LEVELS = 2**14
 BITS = 40
+NEVER = 2**60
+MAX_EXPONENT = 1020
+FALSE_MATTERS = ("fewer_than", "at_most", "between")
+
+
+@dataclass
+class _Count:
+    """What is counted so far: inputs on which the body holds, and on which it fails."""
+
+    theorem: Theorem
+    part: Labels
+    vocab: Ints
+    true: int = 0
+    false: int = 0
+    seen: set[tuple[int, int, int]] = field(default_factory=set)
+    tables: dict[int, Tables] = field(default_factory=dict)
+
+    def at(self, n: int) -> Tables:
+        """The tables of one length; only those asked for last are kept."""
+        if n not in self.tables:
+            self.tables = {n: Tables(self.theorem, n, self.vocab)}
+        return self.tables[n]
+
+    def once(self, n: int, label: int, query: int) -> None:
+        require((n, label, query) not in self.seen, "this group is listed twice")
+        self.seen.add((n, label, query))
 
 
 def check_count(theorem: Theorem, proof: dict[str, Json]) -> None:
-    """Accepts if the groups listed have enough inputs that provably get their label."""
+    """Accepts if enough inputs provably get their label, or enough provably do not, as the quantifier says."""
     with within("proof", "count"):
-        item = record(proof, "proof", ("rule", "groups"))
+        item = record(proof, "proof", ("rule", "groups", "tilted"))
         part = _scope(theorem)
-        sizes = theorem.domain.sizes()
         vocab = np.array([theorem.codec.token(token) for token in theorem.domain.vocab], dtype=np.int64)
-        tables: dict[int, _Tables] = {}
-        seen: set[tuple[int, int, int]] = set()
-        proved = 0
+        count = _Count(theorem, part, vocab)
+        sizes = theorem.domain.sizes()
         for number, entry in enumerate(listing(item["groups"], "groups", 2**22)):
             with within(f"groups[{number}]", "count"):
-                group = record(entry, "a group", ("n", "label", "query", "counts"))
-                n = integer(group["n"], "n", theorem.domain.lo, theorem.domain.hi)
-                label = integer(group["label"], "label", 0, len(theorem.codec.outputs) - 1)
-                query = integer(group["query"], "query", 0, len(vocab) - 1)
-                require((n, label, query) not in seen, "this group is listed twice")
-                seen.add((n, label, query))
-                counts = [_pair(x, len(theorem.codec.outputs)) for x in listing(group["counts"], "counts", 2**16)]
-                require(len({w for w, _ in counts}) == len(counts), "a rival is listed twice")
-                if n not in tables:
-                    tables[n] = _Tables(theorem, n, vocab)
-                proved += _proved(tables[n], part, label, query, dict(counts))
-        total = sum(sizes.values())
-        require(proved >= theorem.share * total, f"only {proved} of {total} inputs are proved right")
+                _check_group(count, entry)
+        tilted: list[tuple[int, Tilted]] = []
+        for number, entry in enumerate(listing(item["tilted"], "tilted", 2**18)):
+            with within(f"tilted[{number}]", "count"):
+                found = read_tilted(entry, theorem.domain.lo, theorem.domain.hi, len(theorem.codec.outputs), len(vocab))
+                for query in found.queries:
+                    count.once(found.n, found.label, query)
+                tilted.append((number, found))
+        for n in sorted({found.n for _, found in tilted}):
+            here = [(number, found) for number, found in tilted if found.n == n]
+            count.true += check_tilted(count.at(n), part, here)
+        if theorem.quantifier in FALSE_MATTERS and (part.labels < 0).any():
+            count.false += sum(unlabelled(part, vocab, n) for n in sizes)
+        theorem.require_counts(count.true, count.false, sum(sizes.values()))
 
 
 def _scope(theorem: Theorem) -> Labels:
     """The one part of the body; or `Rejected`, if this rule says nothing about such a theorem."""
     config = theorem.model.config
-    require(theorem.quantifier == "at_least", "rule count proves at_least only")
+    require(theorem.quantifier in COUNTED, "rule count proves theorems about shares of the inputs only")
     require(len(theorem.parts) == 1 and isinstance(theorem.parts[0], Labels), "rule count is for one `labels` body")
     require(len(config.layers) == 1, "rule count is for one layer")
     layer = config.layers[0]
     require(layer.n_heads == 1 and layer.d_mlp == 0, "rule count is for one head and no neurons")
+    require(not config.layer_norm, "rule count is for models without LayerNorm")
     require(config.readout == "last", "rule count is for the read-out 'last'")
     require(theorem.codec.categorical, "rule count is for categorical codecs: it compares logits")
     require(not theorem.codec.bos, "rule count is for codecs without BOS")
@@ -71,153 +96,50 @@ def _scope(theorem: Theorem) -> Labels:
     return part
 
 
-def _pair(data: Json, outputs: int) -> tuple[int, int]:
+def _check_group(count: _Count, entry: Json) -> None:
+    group = record(entry, "a group", ("n", "label", "query"), ("counts", "lost"))
+    outputs = len(count.theorem.codec.outputs)
+    n = integer(group["n"], "n", count.theorem.domain.lo, count.theorem.domain.hi)
+    label = integer(group["label"], "label", 0, outputs - 1)
+    query = integer(group["query"], "query", 0, len(count.vocab) - 1)
+    count.once(n, label, query)
+    tables = count.at(n)
+    words = tables.words(count.part, label, query)
+    if "counts" in group:
+        counts = [_pair(x, outputs, label) for x in listing(group["counts"], "counts", 2**16)]
+        require(len({w for w, _ in counts}) == len(counts), "a rival is listed twice")
+        count.true += _won(tables, words, label, query, dict(counts)) if words.size else 0
+    if "lost" in group:
+        rival, exponent = _pair(group["lost"], outputs, label)
+        rest, own = tables.beats(rival, label, query, words.used)
+        lost = words.size - min(words.size, _not_above(words, rest[0], own[0], exponent)) if words.size else 0
+        count.false += lost
+
+
+def _pair(data: Json, outputs: int, label: int) -> tuple[int, int]:
+    """A rival and an exponent."""
     pair = listing(data, "a count", 2, 2)
-    return integer(pair[0], "a rival", 0, outputs - 1), integer(pair[1], "levels", 1, MAX_LEVELS)
+    rival = integer(pair[0], "a rival", 0, outputs - 1)
+    require(rival != label, "the label is not its own rival")
+    return rival, integer(pair[1], "an exponent", -MAX_EXPONENT, MAX_EXPONENT)
 
 
-class _Tables:
-    """What the tokens of the domain contribute at one length: `low <= e^(s - top) <= high` [query, j, token];
-    `value` [j, token, output] and `direct` [query, output]."""
-
-    def __init__(self, theorem: Theorem, n: int, vocab: Ints) -> None:
-        network = Network(theorem.model)
-        w = {name: point(array) for name, array in network.weights.items()}
-        attn = "blocks.0.attn."
-        x = point(np.broadcast_to(network.weights["embed.W_E"][vocab], (n, len(vocab), theorem.model.config.d_model)))
-        if theorem.model.config.positional:
-            x = x + point(network.weights["pos_embed.W_pos"][:n, None])
-        query = x[n - 1] @ w[attn + "W_Q"][0] + w[attn + "b_Q"][0]
-        key = x @ w[attn + "W_K"][0] + w[attn + "b_K"][0]
-        scores = times(query @ key.swapped(), network._scale(0))  # [j, query, token]
-        scores = Ball(scores.mid.transpose(1, 0, 2), scores.rad.transpose(1, 0, 2))
-        top = scores.mid.max(axis=(1, 2), keepdims=True)
-        with np.errstate(all="ignore"):
-            powers = exp(scores + point(-top))
-        require(bool(np.isfinite(powers.rad).all()), "the scores are known too roughly")
-        self.low, self.high = np.maximum(powers.low(), 0), powers.high()
-        mixed = (x @ w[attn + "W_V"][0] + w[attn + "b_V"][0]) @ w[attn + "W_O"][0]
-        self.value = mixed @ w["unembed.W_U"]
-        self.direct = (x[n - 1] + w[attn + "b_O"]) @ w["unembed.W_U"] + w["unembed.b_U"]
-        self.n, self.vocab = n, vocab
-        self._gained: dict[int, Floats] = {}  # of the label asked for last
-        self._words: dict[tuple[int, bytes], _Words] = {}
-        finite = np.isfinite(self.value.rad).all() and np.isfinite(self.direct.rad).all()
-        require(bool(finite), "the values are known too roughly")
-
-    def words(self, part: Labels, label: int, query: int) -> _Words:
-        """The words that may stand before this query in an input of this label; the same for many queries."""
-        accepting = part.labels[part.delta[:, self.vocab[query]]] == label
-        key = (label, accepting.tobytes())
-        if key not in self._words:
-            self._words[key] = _words(part, label, query, self.vocab, self.n - 1)
-        return self._words[key]
-
-    def terms(self, label: int, query: int, used: Ints) -> tuple[Ints, Ints]:
-        """Integers [rival, j, token used] for j < n - 1, and [rival] for the query: at most C e^(s - top) (c + d)."""
-        n = self.n
-        always = _difference(self.direct[query], label).low()  # [rival]
-        if label not in self._gained:
-            self._gained = {label: _difference(self.value, label).low().transpose(2, 0, 1)}
-        gained = self._gained[label]  # [rival, j, token]
-        rest = _at_most(
-            always[:, None, None] + gained[:, : n - 1, used], always[:, None, None], gained[:, : n - 1, used]
-        )
-        rest = _weighted(rest, self.low[query, : n - 1, used].T, self.high[query, : n - 1, used].T)
-        own = _at_most(always + gained[:, n - 1, query], always, gained[:, n - 1, query])
-        own = _weighted(own, self.low[query, n - 1, query], self.high[query, n - 1, query])
-        top = max(float(np.abs(rest).max(initial=0.0)), float(np.abs(own).max()), 2.0**-900)
-        scale = 2.0 ** (BITS - 1 - math.ceil(math.log2(top)))
-        return np.floor(rest * scale).astype(np.int64), np.floor(own * scale).astype(np.int64)
-
-
-def _at_most(total: Floats, first: Floats, second: Floats) -> Floats:
-    """Below the true sum of two numbers that was rounded to `total`."""
-    return np.asarray(total - (np.abs(first) + np.abs(second)) * 2.0**-48 - 2.0**-1000)
-
-
-def _weighted(d: Floats, low: Floats, high: Floats) -> Floats:
-    """Below e x for every e in [low, high], low >= 0, and x >= d."""
-    product = np.where(d >= 0, low, high) * d
-    return np.asarray(product - np.abs(product) * 2.0**-50 - 2.0**-1000)
-
-
-def _difference(x: Ball, label: int) -> Ball:
-    """The label's entry of the last axis minus every entry."""
-    mid = x.mid[..., label, None] - x.mid
-    return Ball(mid, (x.rad[..., label, None] + x.rad) * (1 + 2.0**-48) + np.abs(mid) * 2.0**-50 + 2.0**-1000)
-
-
-Moves = list[tuple[int, int, Ints]]
-
-
-@dataclass(frozen=True, eq=False)
-class _Words:
-    """The words before a query that an automaton accepts. `used`: the tokens that occur in them; `moves`: from a state
-    to a state by tokens, given by their places in `used`; `size`: how many words there are."""
-
-    states: int
-    start: int
-    accept: Bits
-    used: Ints
-    moves: Moves
-    size: int
-
-
-def _words(part: Labels, label: int, query: int, vocab: Ints, m: int) -> _Words:
-    """The words of length m that, followed by the query, have this label; equivalent states merged (Moore)."""
-    delta = part.delta[:, vocab]
-    block = (part.labels[delta[:, query]] == label).astype(np.int64)
-    count = len(np.unique(block))
-    while True:
-        behaviour = np.column_stack([block, block[delta]])
-        _, first, inverse = np.unique(behaviour, axis=0, return_index=True, return_inverse=True)
-        block = inverse.reshape(-1)
-        if len(first) == count:
-            break
-        count = len(first)
-    accept = np.asarray(part.labels[delta[first, query]] == label)
-    step = block[delta[first]]
-    live = accept.copy()
-    while (wider := live | live[step].any(axis=1)).sum() > live.sum():
-        live = wider
-    used = np.flatnonzero(live[step[live]].any(axis=0))
-    moves = [
-        (int(state), int(target), np.flatnonzero(step[state, used] == target))
-        for state in np.flatnonzero(live)
-        for target in np.unique(step[state, used])
-        if live[target]
-    ]
-    sizes = {int(block[0]): 1}
-    for _ in range(m):
-        following: dict[int, int] = {}
-        for state, target, tokens in moves:
-            following[target] = following.get(target, 0) + sizes.get(state, 0) * len(tokens)
-        sizes = following
-    size = sum(number for state, number in sizes.items() if accept[state])
-    return _Words(count, int(block[0]), accept, used, moves, size)
-
-
-def _proved(tables: _Tables, part: Labels, label: int, query: int, counts: dict[int, int]) -> int:
+def _won(tables: Tables, words: Words, label: int, query: int, counts: dict[int, int]) -> int:
     """Inputs of a group, less at most those on which some rival may win."""
-    words = tables.words(part, label, query)
-    if not words.size:
-        return 0
-    terms, own = tables.terms(label, query, words.used)
-    require(label not in counts, "the label is not its own rival")
+    rest, own = tables.beats_all(label, query, words.used)
     unlisted = [w for w in range(len(own)) if w != label and w not in counts]
-    lowest = _least(words, terms[unlisted]) + own[unlisted]
+    lowest = _least(words, rest[unlisted], own[unlisted])
     if (lowest <= 0).any():
         require(False, f"rival {unlisted[int((lowest <= 0).argmax())]} is not listed, and may win")
-    failing = sum(_count(words, terms[w], -int(own[w]), levels) for w, levels in counts.items())
+    failing = sum(_not_above(words, rest[w], own[w], exponent) for w, exponent in counts.items())
     return words.size - min(words.size, failing)
 
 
-NEVER = 2**60
-
-
-def _least(words: _Words, terms: Ints) -> Ints:
-    """[rival]: the least sum over the words."""
+def _least(words: Words, rest: Floats, own: Floats) -> Ints:
+    """[rival]: at most a positive multiple of the least sum over the words, in integers of `BITS` bits."""
+    top = max(float(np.abs(rest).max(initial=0.0)), float(np.abs(own).max(initial=0.0)), 2.0**-900)
+    scale = 2.0 ** (BITS - 1 - math.ceil(math.log2(top)))
+    terms = np.floor(rest * scale).astype(np.int64)
     best = np.full((len(terms), words.states), NEVER)
     best[:, words.start] = 0
     for j in range(terms.shape[1]):
@@ -226,28 +148,36 @@ def _least(words: _Words, terms: Ints) -> Ints:
             step = np.minimum(best[:, source] + terms[:, j, chosen].min(axis=1), NEVER)
             following[:, target] = np.minimum(following[:, target], step)
         best = following
-    return np.asarray(best[:, words.accept].min(axis=1, initial=NEVER))
+    return np.asarray(best[:, words.accept].min(axis=1, initial=NEVER) + np.floor(own * scale).astype(np.int64))
 
 
-def _count(words: _Words, terms: Ints, bound: int, levels: int) -> int:
-    """At least the number of words with a sum of at most `bound`.
+def _integers(x: Floats, exponent: int, n: int) -> Ints:
+    """floor(2^exponent x + o), o = 2^-k with n o <= 1 / 2: if n reals sum to at most 0, so do these integers."""
+    offset = 2.0 ** -(n.bit_length() + 1)
+    with np.errstate(over="ignore"):
+        shifted = np.nextafter(np.ldexp(x, exponent) + offset, -np.inf)
+    require(bool((np.abs(shifted) < 2.0**50).all()), "the terms are too large for this exponent")
+    return np.floor(shifted).astype(np.int64)
 
-    sum t <= bound implies sum floor((t - low) / 2^k) <= floor((bound - sum of lows) / 2^k).
-    """
-    low = terms.min(axis=1)
-    room = bound - int(low.sum())
+
+def _not_above(words: Words, rest: Floats, own: Floats, exponent: int) -> int:
+    """At least the number of words whose real terms, all at least those given, have a sum of at most 0."""
+    m = len(rest)
+    terms = _integers(rest, exponent, m + 1)
+    low = terms.min(axis=1) if m else np.zeros(0, dtype=np.int64)
+    room = -int(_integers(own, exponent, m + 1)) - int(low.sum())
     if room < 0:
         return 0
-    k = (room // levels).bit_length()
-    steps, top = (terms - low[:, None]) >> k, room >> k
+    require(room < MAX_LEVELS, f"sums of {room + 1} levels; the limit is {MAX_LEVELS}")
+    steps = terms - low[:, None]
     state = {words.start: flint.fmpz_poly([1])}
-    for j in range(len(terms)):
+    for j in range(m):
         following: dict[int, flint.fmpz_poly] = {}
         for source, target, chosen in words.moves:
             if source in state:
                 here = steps[j, chosen]
-                histogram = flint.fmpz_poly(np.bincount(here[here <= top], minlength=1).tolist())
-                product = state[source].mul_low(histogram, top + 1)
+                histogram = flint.fmpz_poly(np.bincount(here[here <= room], minlength=1).tolist())
+                product = state[source].mul_low(histogram, room + 1)
                 following[target] = following[target] + product if target in following else product
         state = following
     return sum(int(sum(p.coeffs(), flint.fmpz(0))) for s, p in state.items() if words.accept[s])

@@ -12,7 +12,7 @@ from .core import Bits, Ints
 from .format import Json, Rejected, listing, record, require, show, value, within
 from .judging import Chunk, Judge, judge_part
 from .network import Network as Network
-from .theorem import Theorem
+from .theorem import COUNTED, Theorem
 
 MAX_WITNESSES = 2**20
 
@@ -34,11 +34,8 @@ def check_enumeration(theorem: Theorem, proof: dict[str, Json]) -> None:
                 row = int((~found.false).argmax())
                 raise Rejected(f"the body is not proved to fail on {_shown(theorem, words, row)}")
             held, failed = held + int(found.true.sum()), failed + int(found.false.sum())
-        if theorem.quantifier == "at_least":
-            require(held >= theorem.share * size, f"the body is proved to hold on only {held} of {size} {what}")
-        if theorem.quantifier == "fewer_than":
-            most = size - failed
-            require(most < theorem.share * size, f"the body may hold on {most} of {size} {what}")
+        if theorem.quantifier in COUNTED:
+            theorem.require_counts(held, failed, size, what)
 
 
 def check_witness(theorem: Theorem, proof: dict[str, Json]) -> None:

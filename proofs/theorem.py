@@ -14,15 +14,19 @@ from .core import Program
 from .format import Json, rational, record, require, show, within
 from .model import Model, read_config, same_config
 
-QUANTIFIERS = ("forall", "none", "exists", "at_least", "fewer_than")
-COUNTED = ("at_least", "fewer_than")
+QUANTIFIERS = ("forall", "none", "exists", "at_least", "fewer_than", "at_most", "more_than", "between")
+COUNTED: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("at_least", "fewer_than", "at_most", "more_than"), ("share",)),
+    "between": ("share", "most"),
+}
+"""The quantifiers about shares of the witnesses, with their further fields."""
 
 
 @dataclass(frozen=True)
 class Theorem:
     """A well-formed theorem about a model that has the stated configuration and weights.
 
-    `programs`: the distinct ones of the `computes` parts. `share`: of `at_least` and `fewer_than`.
+    `programs`: the distinct ones of the `computes` parts. `share` and `most`: of the quantifiers that have them.
     """
 
     domain: Domain
@@ -32,6 +36,24 @@ class Theorem:
     model: Model
     quantifier: str = "forall"
     share: Fraction = Fraction(1)
+    most: Fraction = Fraction(1)
+
+    def require_counts(self, true: int, false: int, total: int, what: str = "inputs") -> None:
+        """`Rejected`, unless the quantifier (one of `COUNTED`) holds of any body true of at least `true` witnesses out
+        of `total`, and false of at least `false`."""
+        assert self.quantifier in COUNTED
+        proved = f"the body is proved to hold on only {true} of {total} {what}"
+        open_or_true = f"the body may hold on {total - false} of {total} {what}"
+        if self.quantifier in ("at_least", "between"):
+            require(true >= self.share * total, proved)
+        if self.quantifier == "more_than":
+            require(true > self.share * total, proved)
+        if self.quantifier == "fewer_than":
+            require(total - false < self.share * total, open_or_true)
+        if self.quantifier == "at_most":
+            require(total - false <= self.share * total, open_or_true)
+        if self.quantifier == "between":
+            require(total - false <= self.most * total, open_or_true)
 
     @property
     def arity(self) -> int:
@@ -56,7 +78,7 @@ def read_theorem(data: Json, model: Model) -> Theorem:
         quantifier = data.get("quantifier") if isinstance(data, dict) else None
         require(quantifier in QUANTIFIERS, f"unsupported quantifier {show(quantifier)}")
         keys = ("quantifier", "domain", "body", "codec", "config", "weights_sha256", "semantics")
-        item = record(data, "theorem", (*keys, "share") if quantifier in COUNTED else keys)
+        item = record(data, "theorem", (*keys, *COUNTED.get(str(quantifier), ())))
         require(item["semantics"] == "real", f"unsupported semantics {show(item['semantics'])}")
         config = read_config(item["config"])
         require(same_config(config, model.config), "the model has another configuration than the theorem")
@@ -64,9 +86,10 @@ def read_theorem(data: Json, model: Model) -> Theorem:
         domain, codec = read_domain(item["domain"]), read_codec(item["codec"])
         parts = tuple(BodyReader(config, codec).parts(item["body"]))
         programs = {id(part.program): part.program for part in parts if isinstance(part, Computes)}
-        share = rational(item["share"], "share") if quantifier in COUNTED else Fraction(1)
-        require(0 <= share <= 1, f"the share {show(share)} is not between 0 and 1")
-        theorem = Theorem(domain, parts, tuple(programs.values()), codec, model, str(quantifier), share)
+        shares = [rational(item[key], key) for key in COUNTED.get(str(quantifier), ())]
+        for share in shares:
+            require(0 <= share <= 1, f"the share {show(share)} is not between 0 and 1")
+        theorem = Theorem(domain, parts, tuple(programs.values()), codec, model, str(quantifier), *shares)
         _check_fit(theorem)
         return theorem
 

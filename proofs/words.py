@@ -56,6 +56,10 @@ def sentence(theorem: Mapping[str, Json]) -> str:
         "exists": f"There is a {one} for which this holds",
         "at_least": f"For at least {_share(theorem)} of the {many}",
         "fewer_than": f"For less than {_share(theorem)} of the {many} this holds, and for the others it is false",
+        "at_most": f"For at most {_share(theorem)} of the {many} this holds, and for the others it is false",
+        "more_than": f"For more than {_share(theorem)} of the {many}",
+        "between": f"For at least {_share(theorem)} and at most {_share(theorem, 'most')} of the {many} this holds, "
+        "and for the others it is false",
     }[theorem["quantifier"]]
     return f"{opening}: {_body(theorem['body'], pairs)}."
 
@@ -160,10 +164,10 @@ def decimal(number: Fraction) -> str:
     return f"{short} (exactly {exactly})" if len(exactly) <= 80 else f"{short}, rounded"
 
 
-def _share(theorem: Mapping[str, Json]) -> str:
-    if "share" not in theorem:
+def _share(theorem: Mapping[str, Json], key: str = "share") -> str:
+    if key not in theorem:
         return ""
-    share = rational(theorem["share"], "share")
+    share = rational(theorem[key], key)
     percent = f"{float(share * 100):.12g}"
     if Fraction(percent) == share * 100:
         return f"{percent} %"

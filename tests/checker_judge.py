@@ -331,11 +331,14 @@ def is_true(theorem: Json, weights: Mapping[str, Array]) -> bool | None:
         true, false, total = Judge(theorem, weights).counts()
     except TooNear:
         return None
-    share = read_value(theorem.get("share", 1))
+    share, most = read_value(theorem.get("share", 1)), read_value(theorem.get("most", 1))
     return {
         "forall": true == total,
         "none": false == total,
         "exists": true > 0,
         "at_least": true >= Fraction(share) * total,
         "fewer_than": total - false < Fraction(share) * total,
+        "at_most": total - false <= Fraction(share) * total,
+        "more_than": true > Fraction(share) * total,
+        "between": Fraction(share) * total <= true and total - false <= Fraction(most) * total,
     }[theorem["quantifier"]]

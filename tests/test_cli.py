@@ -197,13 +197,18 @@ class TestTrainedModels:
         assert run("check", certificate, "--model", "zoo:max-of-4/0")[0] == 0
         assert run("check", certificate, "--model", "zoo:max-of-4/1")[0] == 1
         assert "label of 'max-of-4'" in run("show", certificate)[1]
-        assert run(*command, "--at-least", "0.9999")[0] == 2
+        assert run(*command, "--at-least", "0.9999")[0] == 1
+        code, out, _ = run(*command, "--at-least", "0.9997", "--at-most", "0.9998")
+        assert code == 0 and "at least 0.9997 and at most 0.9998 of the inputs" in out
+        assert run(*command, "--at-most", "0.9997")[0] == 1
 
     @pytest.mark.parametrize(
         ("options", "said"),
         [
             ((), "needs --at-least"),
             (("--at-least", "x"), "a share from 0 to 1"),
+            (("--at-most", "x"), "--at-most must be a share from 0 to 1"),
+            (("--at-least", "0.9", "--at-most", "0.8"), "swap them"),
             (("--at-least", "1.5"), "a number from 0 to 1"),
             (("--at-least", "0.5", "--lengths", "1:2"), "takes no --lengths"),
             (("--at-least", "0.5", "--outputs", "1"), "does not go with"),

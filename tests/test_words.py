@@ -42,15 +42,19 @@ def theorem(case: Case | None = None, **changes: Any) -> dict[str, Any]:
         ("exists", None, "There is a sequence of 1 to 3 tokens from "),
         ("at_least", {"num": 1, "den": 2}, "For at least 50 % of the sequences of 1 to 3 tokens from "),
         ("at_least", 1, "For at least 100 % of the sequences"),
+        ("at_most", {"num": 1, "den": 4}, "For at most 25 % of the sequences of 1 to 3 tokens from "),
+        ("more_than", 0, "For more than 0 % of the sequences of 1 to 3 tokens from "),
+        ("between", {"num": 1, "den": 4}, "For at least 25 % and at most 75 % of the sequences of 1 to 3 tokens from "),
         ("fewer_than", {"num": 1, "den": 3}, "For less than 33.3333333333 % (0.3333333333333333, exactly 1/3) of the"),
     ],
 )
 def test_quantifiers(quantifier: str, share: Any, opening: str) -> None:
-    stated = theorem(quantifier=quantifier, **({} if share is None else {"share": share}))
+    most = {"most": {"num": 3, "den": 4}} if quantifier == "between" else {}
+    stated = theorem(quantifier=quantifier, **({} if share is None else {"share": share}), **most)
     read_statement(stated)
     told = sentence(stated)
     assert told.startswith(opening) and told.endswith(".")
-    assert ("false" in told) == (quantifier in ("none", "fewer_than"))
+    assert ("false" in told) == (quantifier in ("none", "fewer_than", "at_most", "between"))
     assert ("for which this holds" in told) == (quantifier == "exists")
     assert "39 inputs" in describe(stated)
 
@@ -142,6 +146,9 @@ FLAWS: list[tuple[str, dict[str, Any]]] = [
     ("an unknown quantifier", {"quantifier": "most"}),
     ("a share too many", {"share": 1}),
     ("a share above one", {"quantifier": "at_least", "share": 2}),
+    ("a greatest share above one", {"quantifier": "between", "share": 0, "most": 2}),
+    ("no greatest share", {"quantifier": "between", "share": 0}),
+    ("a greatest share too many", {"quantifier": "at_most", "share": 0, "most": 1}),
     ("other semantics", {"semantics": "float32"}),
     ("no hash", {"weights_sha256": "f" * 63}),
     ("an empty vocabulary", {"domain": {"kind": "product", "vocab": [], "lengths": [1, 2]}}),

@@ -26,14 +26,18 @@ from .reading import FALSE, TRUE, UNDECIDED, Subject
 from .theorems import codec_to_json
 from .witness import Arithmetic, Outcome, Witness, show_value
 
-Quantifier: TypeAlias = Literal["forall", "exists", "at_least"]
+Quantifier: TypeAlias = Literal["forall", "exists", "at_least", "at_most", "between"]
 REAL_ARITHMETIC: tuple[Arithmetic, ...] = ("real", "precise")
-QUANTIFIERS: tuple[Quantifier, ...] = ("forall", "exists", "at_least")
+QUANTIFIERS: tuple[Quantifier, ...] = ("forall", "exists", "at_least", "at_most", "between")
+COUNTED: tuple[Quantifier, ...] = ("at_least", "at_most", "between")
 
 
 @dataclass(frozen=True, eq=False)
 class Claim:
-    """`forall`: the body holds on every input of a domain; `exists`: on one; `at_least`: on at least `share` of them.
+    """`forall`: the body holds on every input of a domain; `exists`: on one; `at_least`: on at least `share` of them;
+    `at_most`: on at most `share`; `between`: on at least `share` and at most `most` of them.
+
+    "At most" means that the body is false of all the others.
 
     A claim of arity 2 is about all pairs of inputs of equal length from the domain.
     """
@@ -41,12 +45,16 @@ class Claim:
     quantifier: Quantifier
     body: Body
     share: Fraction = Fraction(1)
+    most: Fraction = Fraction(1)
 
     def __post_init__(self) -> None:
         if self.quantifier not in QUANTIFIERS:
             raise InputError(f"a quantifier is one of {', '.join(QUANTIFIERS)}, got {self.quantifier!r}")
-        if not 0 <= self.share <= 1:
-            raise InputError(f"a share must lie between 0 and 1, got {self.share}")
+        for share in (self.share, self.most):
+            if not 0 <= share <= 1:
+                raise InputError(f"a share must be a number from 0 to 1, got {share}")
+        if self.quantifier == "between" and self.share > self.most:
+            raise InputError(f"at least {self.share} and at most {self.most} of the inputs cannot be: swap them")
 
     @property
     def subject(self) -> Subject:
@@ -90,7 +98,7 @@ class Claim:
 
     def snapshot(self) -> Claim:
         """The same claim about a copy of the model: later changes to the model do not reach it."""
-        return Claim(self.quantifier, self.body.with_subject(self.subject.snapshot()), self.share)
+        return Claim(self.quantifier, self.body.with_subject(self.subject.snapshot()), self.share, self.most)
 
     def exists(self) -> Claim:
         """The body holds on some input."""
@@ -98,12 +106,41 @@ class Claim:
 
     def at_least(self, share: float | Fraction) -> Claim:
         """The body holds on at least this share of the inputs."""
-        try:
-            return Claim("at_least", self.body, Fraction(share))
-        except (TypeError, ValueError, OverflowError):
-            raise InputError(
-                f"a share is a number from 0 to 1, such as 0.99 or Fraction(99, 100), got {share!r}"
-            ) from None
+        return Claim("at_least", self.body, _share(share))
+
+    def at_most(self, share: float | Fraction) -> Claim:
+        """The body holds on at most this share of the inputs, and is false of the others."""
+        return Claim("at_most", self.body, _share(share))
+
+    def between(self, least: float | Fraction, most: float | Fraction) -> Claim:
+        """The body holds on a share of the inputs from `least` to `most`."""
+        return Claim("between", self.body, _share(least), _share(most))
+
+    @property
+    def counted(self) -> bool:
+        """Whether the claim is about a share of the inputs."""
+        return self.quantifier in COUNTED
+
+    def settled(self, true: int, false: int, total: int) -> bool | None:
+        """Whether a claim about a share is right (or wrong), if the body is known to hold on `true` of `total` inputs
+        and to fail on `false`; None if that is not enough."""
+        least, most = Fraction(true, total), Fraction(total - false, total)
+        low = self.share if self.quantifier != "at_most" else Fraction(0)
+        high = {"at_least": Fraction(1), "at_most": self.share, "between": self.most}[self.quantifier]
+        if least >= low and most <= high:
+            return True
+        return False if most < low or least > high else None
+
+    def negated_by(self, true: int, false: int, total: int) -> dict[str, object]:
+        """The quantifier, and its share, of the theorem that refutes the claim. (`settled` said that it is wrong.)"""
+        if self.quantifier == "exists":
+            return {"quantifier": "none"}
+        if self.quantifier != "at_most" and total - false < self.share * total:
+            return {"quantifier": "fewer_than", "share": _share_json(self.share)}
+        return {
+            "quantifier": "more_than",
+            "share": _share_json(self.share if self.quantifier == "at_most" else self.most),
+        }
 
     def __and__(self, other: Claim) -> Claim:
         if not isinstance(other, Claim):
@@ -114,10 +151,15 @@ class Claim:
         return Claim("forall", AndBody(tuple(parts)))
 
     def describe(self) -> str:
-        opening = {"forall": "for every input, ", "exists": "for some input, "}
-        return (
-            opening.get(self.quantifier, f"for at least {float(self.share):g} of the inputs, ") + self.body.describe()
-        )
+        share, most = _digits(self.share), _digits(self.most)
+        opening = {
+            "forall": "for every input, ",
+            "exists": "for some input, ",
+            "at_least": f"for at least {share} of the inputs, ",
+            "at_most": f"for at most {share} of the inputs, ",
+            "between": f"for at least {share} and at most {most} of the inputs, ",
+        }
+        return opening[self.quantifier] + self.body.describe()
 
     def __str__(self) -> str:
         return self.describe()
@@ -125,8 +167,10 @@ class Claim:
     def to_json(self) -> dict[str, object]:
         """The claim's part of a theorem."""
         data: dict[str, object] = {"quantifier": self.quantifier, "body": self.body.to_json()}
-        if self.quantifier == "at_least":
-            data["share"] = int(self.share) if self.share.denominator == 1 else value_to_json(self.share)
+        if self.counted:
+            data["share"] = _share_json(self.share)
+        if self.quantifier == "between":
+            data["most"] = _share_json(self.most)
         return data
 
     def theorem(self) -> dict[str, object]:
@@ -139,6 +183,22 @@ class Claim:
             "weights_sha256": subject.model.weights_sha256(),
             "semantics": "real",
         }
+
+
+def _share(share: float | Fraction) -> Fraction:
+    try:
+        return Fraction(share)
+    except (TypeError, ValueError, OverflowError):
+        raise InputError(f"a share is a number from 0 to 1, such as 0.99 or Fraction(99, 100), got {share!r}") from None
+
+
+def _share_json(share: Fraction) -> object:
+    return int(share) if share.denominator == 1 else value_to_json(share)
+
+
+def _digits(share: Fraction) -> str:
+    """Six digits, or as many as tell the share from 0 and 1."""
+    return next((text for n in (6, 9, 12, 15) if float(text := f"{float(share):.{n}g}") not in (0, 1)), f"{share}")
 
 
 def _parts(body: Body) -> tuple[Body, ...]:

@@ -23,8 +23,8 @@ from .balls import Unsupported as Unsupported
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
-BITS = 40
-"""Terms are integers of this many bits, relative to the greatest of their group."""
+SLACK = 2.0**-32
+"""Terms are lowered by this share of the greatest of their group: less than any count can tell."""
 
 
 def obstacle(config: TransformerConfig) -> str | None:
@@ -57,33 +57,32 @@ class FirstLayer:
     def n(self) -> int:
         return int(self.least.shape[1])
 
-    def terms(self, q: Integers, y: int, tokens: Integers) -> tuple[Integers, Integers]:
-        """Integers b [q, w, j, token] for j < n - 1, and [q, w] for the query itself; below 2^BITS in size.
+    def below(self, q: Integers, y: int, tokens: Integers, rivals: Integers | None = None) -> tuple[Floats, Floats]:
+        """Floats b [q, w, j, token] for j < n - 1, and [q, w] for the query itself, w over `rivals` (default: all).
 
-        b <= C e^s (c + d), with a C > 0 of q alone; so a positive sum proves that y beats w.
+        b <= C e^s (c + d), with a C > 0 of q alone, by more than 2^-33 of the largest of them for this q: room for the
+        rounding of whoever adds them up, or computes them in another order. A positive sum proves that y beats w.
         """
         n = self.n
-        mid, rad = self.ov.mid.numpy(), self.ov.rad.numpy()
-        base, base_rad = self.direct.mid.numpy()[q], self.direct.rad.numpy()[q]
-        slack = 16 * U * (np.abs(mid).max() + np.abs(base).max()) + 2.0**-1000
-        always = base[:, y : y + 1] - base  # [q, w]
-        always = always - ((base_rad[:, y : y + 1] + base_rad) * (1 + 2.0**-40) + slack)
-
-        def apart(some: Floats, error: Floats) -> Floats:
-            """At most what y gains on w through the value [..., w]."""
-            gain = some[..., y : y + 1] - some
-            return np.asarray(gain - ((error[..., y : y + 1] + error) * (1 + 2.0**-40) + slack))
-
-        here = apart(mid[: n - 1, tokens], rad[: n - 1, tokens]).transpose(2, 0, 1)  # [w, j, t]
+        rivals = np.arange(self.direct.mid.shape[1]) if rivals is None else rivals
+        columns = np.concatenate([[y], rivals])
+        mid, rad = self.ov.mid.numpy()[..., columns], self.ov.rad.numpy()[..., columns]
+        base, base_rad = self.direct.mid.numpy()[q][:, columns], self.direct.rad.numpy()[q][:, columns]
+        always = _apart(base, base_rad)  # [q, w]
+        here = _apart(mid[: n - 1, tokens], rad[: n - 1, tokens]).transpose(2, 0, 1)  # [w, j, t]
         low = always[:, :, None, None] + here
-        product = _scaled(low, self.least[q][:, None, : n - 1, tokens], self.most[q][:, None, : n - 1, tokens])
-        own = always + apart(mid[n - 1, q], rad[n - 1, q])
+        rest = _scaled(low, self.least[q][:, None, : n - 1, tokens], self.most[q][:, None, : n - 1, tokens])
+        own = always + _apart(mid[n - 1, q], rad[n - 1, q])
         own = _scaled(own, self.least[q, n - 1, q][:, None], self.most[q, n - 1, q][:, None])
-        top = np.abs(product).max(axis=(1, 2, 3), initial=2.0**-900)
-        top = np.maximum(top, np.abs(own).max(axis=1))
-        scale = np.exp2(BITS - 1 - np.ceil(np.log2(top)))  # a power of two: exact
-        product *= scale[:, None, None, None]
-        return np.floor(product).astype(np.int64), np.floor(own * scale[:, None]).astype(np.int64)
+        top = np.maximum(np.abs(rest).max(axis=(1, 2, 3), initial=2.0**-900), np.abs(own).max(axis=1, initial=0.0))
+        return rest - (top * SLACK)[:, None, None, None], own - (top * SLACK)[:, None]
+
+
+def _apart(mid: Floats, rad: Floats) -> Floats:
+    """At most the first entry of the last axis minus each other one."""
+    gap = mid[..., :1] - mid[..., 1:]
+    error = (rad[..., :1] + rad[..., 1:]) * (1 + 2.0**-40) + np.abs(gap) * 2.0**-50 + 2.0**-1000
+    return np.asarray(gap - error)
 
 
 def _scaled(low: Floats, least: Floats, most: Floats) -> Floats:

@@ -8,8 +8,8 @@ through boxes that were found, in the same way, for each of their classes:
 - attention: with scores s_j known up to intervals from the classes of the query and of j, and values at least v_j,
       mean = sum_j A_j v_j >= L   iff (by this bound)   min over paths of sum_j e_j (v_j - L) >= 0,
   e_j being the end of the weight's interval that the sign asks for: a shortest-path problem. The best L is its root
-  (Dinkelbach). Several heads: (of one layer, and of the layers below at the same position): each has its own L_h, and what a path has
-  beyond them is added along the same path,
+  (Dinkelbach). Several heads, of one layer or of layers below at the same position: each has its own L_h, and what a
+  path has beyond them is added along the same path,
       sum_h mean_h >= sum_h L_h + min over paths of sum_j sum_h e_j (v_j - L_h) / (the greatest normaliser of h);
 - ReLU: the usual lines, over the pre-activation's range given the class.
 
@@ -214,10 +214,10 @@ class PathBounds:
             w = c @ attention.w_o[head].T  # [class, k, d_head]
             values = []
             for port in self._ports[layer][: i + 1]:
-                value = port.value.map(lambda t, h=head: t[h])
-                low = torch.einsum("be,ake->bak", value.mid, w)
-                if layer or bool(value.rad.any()):
-                    low -= torch.einsum("be,ake->bak", value.rad, w.abs()) * (1 + 2.0**-40)
+                mid, rad = port.value.mid[head], port.value.rad[head]
+                low = torch.einsum("be,ake->bak", mid, w)
+                if bool(rad.any()):
+                    low -= torch.einsum("be,ake->bak", rad, w.abs()) * (1 + 2.0**-40)
                 values.append(low)
             problem = _Mean(self.graph, i, values, [x[head] for x in least], [x[head] for x in most])
             level, gains = problem.level()

@@ -6,7 +6,7 @@ The inputs of one length with one label are the paths of a `WordGraph`. `PathBou
 
 so the paths on which w may win are counted (or there are none: a shortest-path problem). A group of paths of which too
 few are proved is split by the states, or the tokens, at one position, where the bounds of the parts differ most, and
-each part is bounded anew: the search is anytime, greatest unproved mass first. The certificate holds the tree of splits.
+each part is bounded anew: the search is anytime, greatest unproved mass first. The certificate holds the splits.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ FINE = 1e-6
 """A group that loses less than this share of all inputs is not looked at again."""
 BITS = 40
 SAFE = 1e-9
-"""The margin, relative to the size of the sums, that a least bound must have to be trusted to the checker's rounding."""
+"""A least bound must be so much above 0, relative to the size of the sums, to be trusted to the checker's rounding."""
 MAX_CLASSES = 4096
 
 

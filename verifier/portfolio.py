@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ..models.errors import InputError
@@ -140,7 +140,7 @@ class _Attempt:
         size = size_of(self.claim, self.domain)
         self.left = size
         hints: Sequence[Hint] = ()
-        searching = "refute" in self.engines and self.claim.quantifier != "at_least"
+        searching = "refute" in self.engines and not self.claim.counted
         if searching and not ("enumeration" in self.engines and size <= AT_ONCE):
             quick = min(
                 self.remaining, QUICK_SECONDS, self.seconds * QUICK_SHARE if len(self.engines) > 1 else self.seconds
@@ -171,7 +171,7 @@ class _Attempt:
             what = "witness" if self.claim.quantifier == "exists" else "counterexample"
             spent = time.monotonic() - self.began
             self.reasons.append(f"no {what} found in {spent:.3g} s")
-        if self.claim.quantifier == "at_least":
+        if self.claim.counted:
             self.notes.append(f"sampled: {sample_accuracy(self.claim, self.domain, 2000)}")
         reason = "; ".join(self.reasons) or "no engine applies"
         return Unknown(reason, self.left, self.setting("+".join(self.engines)))
@@ -230,7 +230,7 @@ class _Attempt:
     def settle(self, witness: Witness, outcome: Outcome, setting: Setting) -> Verdict | None:
         if self.claim.quantifier == "exists":
             proof = {"rule": "witness", "inputs": witness.to_json()["inputs"]}
-            return self.checked(self.certificate(proof, setting.semantics), setting)
+            return self.checked(self.certificate(proof, semantics=setting.semantics), setting)
         return Refuted(witness, setting, outcome)
 
     # Enumeration
@@ -267,7 +267,8 @@ class _Attempt:
             if self._holds(tally):
                 return self.checked(self.certificate({"rule": "enumerate"}), self.setting("enumeration"))
             if self._fails(tally):
-                return self.checked(self.certificate({"rule": "enumerate"}, negated=True), self.setting("enumeration"))
+                negation = self.claim.negated_by(tally.true, tally.false, tally.total)
+                return self.checked(self.certificate({"rule": "enumerate"}, negation), self.setting("enumeration"))
         self.reasons.append(self._why(tally))
         return None
 
@@ -277,13 +278,13 @@ class _Attempt:
         return search
 
     def _holds(self, tally: Tally) -> bool:
-        if self.claim.quantifier == "at_least":
-            return tally.true >= self.claim.share * tally.total
+        if self.claim.counted:
+            return self.claim.settled(tally.true, tally.false, tally.total) is True
         return self.claim.quantifier == "forall" and tally.true == tally.total
 
     def _fails(self, tally: Tally) -> bool:
-        if self.claim.quantifier == "at_least":
-            return tally.total - tally.false < self.claim.share * tally.total
+        if self.claim.counted:
+            return self.claim.settled(tally.true, tally.false, tally.total) is False
         return self.claim.quantifier == "exists" and tally.false == tally.total
 
     def _why(self, tally: Tally) -> str:
@@ -319,9 +320,9 @@ class _Attempt:
 
     def count(self) -> Verdict | None:
         self.engine = "counting"
-        if not isinstance(self.claim.body, LabelsBody) or self.claim.quantifier != "at_least":
+        if not isinstance(self.claim.body, LabelsBody) or not self.claim.counted:
             return None
-        from .accuracy import prove_share
+        from .shares import prove_share
 
         certificate, reason = prove_share(self.claim, self.domain, self.began + self.seconds, self.progress)
         if certificate is not None:
@@ -333,7 +334,7 @@ class _Attempt:
 
     def paths(self) -> Verdict | None:
         self.engine = "paths"
-        if not isinstance(self.claim.body, LabelsBody) or self.claim.quantifier == "exists":
+        if not isinstance(self.claim.body, LabelsBody) or self.claim.quantifier not in ("forall", "at_least"):
             return None
         from .path_proofs import prove_by_paths
 
@@ -359,16 +360,20 @@ class _Attempt:
                 return None
         spent = time.monotonic() - self.began
         setting = replace(setting, notes=(*setting.notes, *notes), seconds=spent)
-        negated = certificate.theorem["quantifier"] in ("none", "fewer_than")
+        negated = certificate.theorem["quantifier"] in ("none", "fewer_than", "more_than")
         return Refuted(certificate, setting) if negated else Proved(certificate, setting)
 
     def certificate(
-        self, proof: dict[str, object], semantics: Semantics = "real", negated: bool = False
+        self,
+        proof: dict[str, object],
+        negation: Mapping[str, object] | None = None,
+        *,
+        semantics: Semantics = "real",
     ) -> Certificate:
-        """Of the claim, or of its negation (for `exists` and `at_least`)."""
+        """Of the claim, or of its negation: what this puts in place of its quantifier."""
         stated = theorem(self.claim, self.domain, semantics)
-        if negated:
-            stated["quantifier"] = {"exists": "none", "at_least": "fewer_than"}[self.claim.quantifier]
+        if negation is not None:
+            stated = {**{key: stated[key] for key in stated if key not in ("share", "most")}, **negation}
         return Certificate.of(stated, proof)
 
     def _unchecked(self, semantics: Semantics = "real") -> list[str]:

@@ -30,9 +30,21 @@ def Labels(model: Transformer, task: Task, *, codec: Codec | None = None) -> Cla
     return Claim("forall", LabelsBody(subject, _machine(subject, task), task.name, task.states))
 
 
-def Accuracy(model: Transformer, task: Task, at_least: float | Fraction, *, codec: Codec | None = None) -> Claim:
-    """The model decodes to the task's label on at least this share of the inputs. Raises `InputError`."""
-    return Labels(model, task, codec=codec).at_least(at_least)
+def Accuracy(
+    model: Transformer,
+    task: Task,
+    at_least: float | Fraction | None = None,
+    at_most: float | Fraction | None = None,
+    *,
+    codec: Codec | None = None,
+) -> Claim:
+    """The model decodes to the task's label on at least, at most, these shares of the inputs. Raises `InputError`."""
+    labels = Labels(model, task, codec=codec)
+    if at_least is None and at_most is None:
+        raise InputError("an accuracy of what? pass at_least=, at_most= or both; accuracy_bounds finds them")
+    if at_most is None:
+        return labels.at_least(at_least or 0)
+    return labels.at_most(at_most) if at_least is None else labels.between(at_least, at_most)
 
 
 def TaskMargin(model: Transformer, task: Task, at_least: float | Fraction, *, codec: Codec | None = None) -> Claim:

@@ -132,7 +132,7 @@ class Proved:
 
 @dataclass(frozen=True)
 class Refuted:
-    """The claim fails: at `evidence`, a witness (for `forall`), or by a certificate (for `exists` and `at_least`).
+    """The claim fails: at `evidence`, a witness (for `forall`), or by a certificate (for `exists` and for shares).
 
     `outcome`: what the body says on the witness in the model's float32 run.
     """

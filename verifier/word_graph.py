@@ -99,7 +99,7 @@ class WordGraph:
 
     @cached_property
     def entering(self) -> tuple[Tensor, ...]:
-        """For each position, the edges into each node at the next time, int64 [at most, node]; filled up with repetitions."""
+        """For each position, the edges into each node at the next time, int64 [at most, node]; filled by repetition."""
         found = []
         for j, edges in enumerate(self.edges):
             into: list[list[int]] = [[] for _ in self.nodes[j + 1]]

@@ -49,6 +49,8 @@ if TYPE_CHECKING:
     from .verifier.claims import Margin as Margin
     from .verifier.claims import NeverOutputs as NeverOutputs
     from .verifier.portfolio import prove as prove
+    from .verifier.shares import AccuracyBounds as AccuracyBounds
+    from .verifier.shares import accuracy_bounds as accuracy_bounds
     from .verifier.task_claims import Accuracy as Accuracy
     from .verifier.task_claims import Labels as Labels
     from .verifier.task_claims import TaskMargin as TaskMargin
@@ -88,6 +90,8 @@ _NAMES: dict[str, str] = {
     "Valid": "proofs",
     "Abstracts": "verifier.claims",
     "Accuracy": "verifier.task_claims",
+    "AccuracyBounds": "verifier.shares",
+    "accuracy_bounds": "verifier.shares",
     "Attends": "verifier.claims",
     "Certificate": "verifier.verdicts",
     "Claim": "verifier.claims",

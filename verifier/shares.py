@@ -1,0 +1,162 @@
+"""The share of the inputs that a model labels rightly: a claim about it proved or refuted, or bounds found for it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+
+from ..models.codec import Codec
+from ..models.errors import CertiformerError, InputError
+from ..models.languages import Language
+from ..models.tasks import Task
+from ..models.transformer import Transformer
+from .accuracy import Aim, Counted, Mass, count_groups, proof_of
+from .balls import Unsupported
+from .claims import Claim
+from .enumeration import MAX_INPUTS, enumerate_inputs
+from .label_bodies import LabelsBody
+from .recheck import objection
+from .task_claims import Labels
+from .theorems import domain_to_json
+from .verdicts import Certificate
+
+AT_ONCE = 2**14
+"""Domains of at most so many inputs are enumerated: that is exact."""
+
+
+@dataclass(frozen=True)
+class AccuracyBounds:
+    """How many inputs of a domain are `proved` right, `refuted` and `undecided`: exact integers that add up to `total`.
+
+    `certificate`: the theorem that the share of the inputs labelled rightly lies in [low, high], checked.
+    """
+
+    proved: int
+    refuted: int
+    undecided: int
+    certificate: Certificate
+    engine: str
+    seconds: float
+
+    @property
+    def total(self) -> int:
+        return self.proved + self.refuted + self.undecided
+
+    @property
+    def low(self) -> Fraction:
+        return Fraction(self.proved, self.total)
+
+    @property
+    def high(self) -> Fraction:
+        return 1 - Fraction(self.refuted, self.total)
+
+    def __str__(self) -> str:
+        return f"accuracy in [{float(self.low):.6f}, {float(self.high):.6f}], {self.engine}, {self.seconds:.2f} s"
+
+
+def accuracy_bounds(
+    model: Transformer,
+    task: Task,
+    domain: Language | None = None,
+    *,
+    codec: Codec | None = None,
+    seconds: float = 60.0,
+    progress: Callable[[str], None] | None = None,
+) -> AccuracyBounds:
+    """Bounds for the share of the inputs (default: the task's domain) on which the model gives the task's label.
+
+    After `seconds` the inputs not looked at yet are undecided. Raises `InputError` for an empty domain and for tasks
+    without a label machine, `Unsupported` for models that neither counting covers nor enumeration (of 2^20 inputs).
+    """
+    began = time.monotonic()
+    claim, domain = Labels(model, task, codec=codec).snapshot(), domain or task.domain
+    size = domain.size()
+    if not size:
+        raise InputError("the domain is empty: a share of no inputs is not a number")
+    say = progress or (lambda text: None)
+    found = why = None
+    if size > AT_ONCE:
+        found, why = count_claim(claim, domain, Aim(both=True, deadline=began + seconds, progress=_teller(say)))
+    if found is not None:
+        true, false, engine = found.mass.proved, found.mass.refuted, "counting"
+        proof = proof_of(found, _order(claim, domain))
+    elif size <= MAX_INPUTS:
+        tally = enumerate_inputs(claim.at_least(0), domain, seconds - (time.monotonic() - began), progress=say)
+        if not tally.complete or tally.semantics != "real":
+            raise Unsupported(f"enumeration did not end: {tally.obstacle or 'time was up'}")
+        true, false, engine, proof = tally.true, tally.false, "enumeration", {"rule": "enumerate"}
+    else:
+        raise Unsupported(f"counting: {why}; and the domain has too many inputs to enumerate them")
+    stated = claim.between(Fraction(true, size), 1 - Fraction(false, size))
+    certificate = Certificate.of({**stated.theorem(), "domain": domain_to_json(domain)}, proof)
+    say("checking the certificate")
+    if problem := objection(certificate, claim.subject.model):
+        raise CertiformerError(f"the independent checker does not accept these bounds: {problem}")
+    return AccuracyBounds(true, false, size - true - false, certificate, engine, time.monotonic() - began)
+
+
+def prove_share(
+    claim: Claim, domain: Language, deadline: float, progress: Callable[[str], None]
+) -> tuple[Certificate | None, str]:
+    """A certificate for a claim about a share of the inputs that a `LabelsBody` is about, or for its negation; or why
+    there is none."""
+
+    def enough(mass: Mass) -> bool:
+        return claim.settled(mass.proved, mass.refuted, mass.total) is not None
+
+    both = claim.quantifier != "at_least"
+    found, why = count_claim(claim, domain, Aim(both, deadline, enough, _teller(progress)))
+    if found is not None and not both and not found.tilted and not enough(found.mass) and time.monotonic() < deadline:
+        both = True  # not proved: it may be refuted
+        found, why = count_claim(claim, domain, Aim(both, deadline, enough, _teller(progress)))
+    if found is None:
+        return None, why
+    mass = found.mass
+    settled = claim.settled(mass.proved, mass.refuted, mass.total)
+    if settled is None:
+        looked = f"{mass.looked_at / mass.total:.6f} looked at"
+        shown = f"only {mass.proved / mass.total:.6f} of the inputs are proved right"
+        refuted = f" and {mass.refuted / mass.total:.6f} wrong" if both else ""
+        return None, f"{shown}{refuted} ({looked})"
+    stated = {**claim.theorem(), "domain": domain_to_json(domain)}
+    if not settled:
+        kept = {key: value for key, value in stated.items() if key not in ("share", "most")}
+        stated = {**kept, **claim.negated_by(mass.proved, mass.refuted, mass.total)}
+    return Certificate.of(stated, proof_of(found, _order(claim, domain))), ""
+
+
+def count_claim(claim: Claim, domain: Language, aim: Aim) -> tuple[Counted | None, str]:
+    """What counting finds for the body of a claim on a domain; or why it does not apply."""
+    body = claim.body
+    assert isinstance(body, LabelsBody)
+    lengths = [n for n in domain.lengths if domain.size(n)]
+    if len({domain.alphabet(n) for n in lengths}) != 1 or not domain.is_product():
+        return None, "only domains that are products are covered"
+    if body.subject.codec.bos or body.subject.codec.kind != "categorical":
+        return None, "only categorical codecs without BOS are covered"
+    letters = np.array(list(_order(claim, domain)), dtype=np.int64)
+    try:
+        return count_groups(body.subject.model, body.machine, letters, lengths, aim), ""
+    except Unsupported as error:
+        return None, str(error)
+
+
+def _order(claim: Claim, domain: Language) -> Mapping[int, int]:
+    """The domain's tokens, as token ids, and their places as `domain_to_json` lists them."""
+    position = claim.subject.codec.index
+    alphabet = domain.alphabet(next(n for n in domain.lengths if domain.size(n)))
+    ids: list[int] = [position[token] for token in domain.vocab if token in alphabet]
+    return {token: place for place, token in enumerate(ids)}
+
+
+def _teller(progress: Callable[[str], None]) -> Callable[[Mass], None]:
+    def say(mass: Mass) -> None:
+        refuted = f", {mass.refuted / mass.total:.4%} wrong" if mass.refuted else ""
+        unseen = 1 - mass.looked_at / mass.total
+        progress(f"counting: {mass.proved / mass.total:.4%} proved right{refuted}, {unseen:.4%} not looked at yet")
+
+    return say
