@@ -18,6 +18,8 @@ INTERPRETED = 200
 SMALL_VOCAB = 4
 BATCH = 2048
 SECONDS = 3600.0
+MODEL = tuple(f"models/{name}.py" for name in ("transformer", "execution", "program", "codec", "config"))
+SOURCES = ("compiler", *MODEL, "benchmarks/agreement.py")
 
 
 def small_size(name: str, limit: int) -> tuple[tuple[Any, ...], int]:
@@ -111,7 +113,7 @@ def measure(options: Options) -> Section:
     names = options.programs or (tuple(LIBRARY)[::8] if options.quick else tuple(LIBRARY))
     limit, samples = (10**4, 10**3) if options.quick else (EXHAUSTIVE, SAMPLES)
     tasks = [(name, exhaustive, limit if exhaustive else samples) for name in names for exhaustive in (True, False)]
-    kept = Kept("agreement")
+    kept = Kept("agreement", SOURCES)
     rows: list[tuple[Cell, ...]] = []
     failed, exact, sampled, slow, differing = [], 0, 0, 0, 0
     for task, row in zip(tasks, kept.each_apart(compare, tasks, SECONDS, options.workers), strict=True):

@@ -15,7 +15,7 @@ from .options import Options
 from .rare_inputs import Words, rare_words
 from .report import Cell, Figure, Section, Table, count_text, seconds_text
 
-COMMON, RARE = 500, 100
+COMMON, RARE, RARE_EACH = 500, 100, 10
 RARE_SHARE = 1e-6
 UNIFORM = 4096
 PROVE_SECONDS = 20.0
@@ -47,6 +47,7 @@ LARGE: tuple[tuple[str, int, int], ...] = (
     ("parity", 2, 50),
     ("run_length", 30, 50),
     ("count_less_freq", 30, 50),
+    ("least_frequent", 30, 50),
 )
 
 
@@ -211,7 +212,7 @@ def measure(options: Options) -> Section:
     """Both groups of faults."""
     divide = 10 if options.quick else 1
     common = [(*x, COMMON // len(SMALL) // divide, 7 + i) for i, x in enumerate(SMALL)]
-    rare = [(*x, max(1, RARE // len(LARGE) // divide), 70 + i) for i, x in enumerate(LARGE)]
+    rare = [(*x, max(1, RARE_EACH // divide), 70 + i) for i, x in enumerate(LARGE)]
     found, tables, missed = {}, [], []
     kept = Kept("faults")
     for key, run, tasks in (("common", common_faults, common), ("rare", rare_faults, rare)):

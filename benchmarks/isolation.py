@@ -70,8 +70,8 @@ def each_apart(
 class Kept:
     """Finished tasks of a long benchmark, on disk: an interrupted run goes on where it was, on the same sources."""
 
-    def __init__(self, name: str) -> None:
-        self.path = HERE / "partial" / f"{name}-{_sources()}.jsonl"
+    def __init__(self, name: str, sources: Sequence[str] = SOURCES) -> None:
+        self.path = HERE / "partial" / f"{name}-{_digest(sources)}.jsonl"
         self.found: dict[str, Any] = {}
         if self.path.exists():
             for line in self.path.read_text().splitlines():
@@ -110,10 +110,11 @@ class Kept:
         self.path.unlink(missing_ok=True)
 
 
-def _sources() -> str:
-    """A digest of the Python files that a result depends on."""
+def _digest(sources: Sequence[str]) -> str:
+    """Of the Python files that a result depends on: files, and folders with all that is in them."""
     digest = hashlib.sha256()
-    for folder in SOURCES:
-        for path in sorted((HERE.parent / folder).rglob("*.py")):
+    for name in sources:
+        place = HERE.parent / name
+        for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
             digest.update(str(path.relative_to(HERE.parent)).encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:12]

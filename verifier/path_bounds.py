@@ -33,8 +33,9 @@ from .bounded_model import Attention, BoundedModel, Neurons
 from .word_graph import WordGraph, least_entering
 
 ROOT_STEPS = 12
-CLOSE = 2.0**-19
+CLOSE = 2.0**-16
 LEAST = -690.0
+TINY = 2.0**-900
 ENTRIES = 2**25
 """Numbers in one tensor, at most."""
 
@@ -247,15 +248,17 @@ class _Mean:
 
     def level(self) -> tuple[Tensor, list[Tensor]]:
         """A level [class, k] that no path's mean is below, and the gains there."""
-        guess = self._search().double() - 2.0**-17 * self.range
+        guess = torch.nan_to_num(self._search().double(), nan=-torch.inf)
+        guess = torch.maximum(torch.minimum(guess, self.floor + self.range), self.floor)
+        guess = guess + self._step(guess, self.values, self.least, self.most) - 2.0**-40 * self.range
         guess = torch.maximum(torch.nan_to_num(guess, nan=-torch.inf), self.floor)
         gains = self.gains(guess)
         sums = shortest(self.graph, self.i, gains)
         if not bool((sums < 0).any()):
             return guess, gains
         near = shortest(self.graph, self.i, self.least)
-        lost = torch.where(sums < 0, sums / near.clamp(min=2.0**-900), 0.0) * (1 + 2.0**-40)
-        level = torch.maximum(self.floor, guess + lost)
+        lost = torch.where(near > TINY, sums / near.clamp(min=TINY), -torch.inf) * (1 + 2.0**-40)
+        level = torch.maximum(self.floor, torch.where(sums < 0, guess + lost, guess))
         return level, self.gains(level)
 
     def _search(self) -> Tensor:
@@ -268,18 +271,22 @@ class _Mean:
             total, level = total + weight.sum(0), level + (value * weight).sum(0)
         level = level / total
         close = CLOSE * self.range.float()
-        for step in range(ROOT_STEPS):
-            gains, weights = [], []
-            for value, low, high in zip(values, least, most, strict=True):
-                away = value - level
-                weights.append(torch.where(away >= 0, low, high))
-                gains.append(weights[-1] * away)
-            gain, weight = shortest_with(self.graph, self.i, gains, weights)
-            ratio = gain / weight
-            level = level + ratio
-            if step and bool((ratio.abs() <= close).all()):
+        for number in range(ROOT_STEPS):
+            step = self._step(level, values, least, most)
+            level = level + step
+            if number and bool((step.abs() <= close).all()):
                 break
         return level
+
+    def _step(self, level: Tensor, values: list[Tensor], least: list[Tensor], most: list[Tensor]) -> Tensor:
+        """Newton's, from a level: the least path's gain over its weight."""
+        gains, weights = [], []
+        for value, low, high in zip(values, least, most, strict=True):
+            away = value - level
+            weights.append(torch.where(away >= 0, low, high))
+            gains.append(weights[-1] * away)
+        gain, weight = shortest_with(self.graph, self.i, gains, weights)
+        return gain / weight.clamp(min=torch.finfo(weight.dtype).tiny)
 
     def beyond(self, gains: list[Tensor]) -> list[Tensor]:
         """What each class of j adds to the mean beyond the level, at least [class of j, class, k]."""

@@ -207,7 +207,7 @@ def _best_split(graph: WordGraph, const: float, tables: list[Tensor]) -> Split |
     """
     ahead, behind = _through(graph, tables)
     before, after = graph.shares()
-    best: tuple[float, Split | None] = (0.0, None)
+    best: tuple[float, Split | None] = (-1.0, None)
     for j in range(graph.n):
         edges, table = graph.edges[j], tables[j]
         bound = (ahead[j][graph.sources[j]] + table + behind[j + 1][graph.targets[j]] + const).numpy()
@@ -238,7 +238,7 @@ def _cut(
     """The names, in the order of their least bounds, in two parts; and the variance of the bounds between them."""
     unique, place = np.unique(names, return_inverse=True)
     if len(unique) < 2:
-        return 0.0, None
+        return -1.0, None
     least, weight = np.full(len(unique), np.inf), np.zeros(len(unique))
     np.minimum.at(least, place.reshape(-1), bounds)
     np.add.at(weight, place.reshape(-1), shares)

@@ -1,0 +1,292 @@
+"""Bounds conditional on a machine's states: never above any enumerated value; what they prove is true."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from certiformer.models.codec import Codec
+from certiformer.models.config import LayerConfig, TransformerConfig
+from certiformer.models.labels import LabelMachine
+from certiformer.models.transformer import Transformer
+from certiformer.verifier import path_bounds
+from certiformer.verifier.balls import Unsupported
+from certiformer.verifier.bounded_model import BoundedModel
+from certiformer.verifier.claims import Claim
+from certiformer.verifier.label_bodies import LabelsBody
+from certiformer.verifier.path_bounds import PathBounds
+from certiformer.verifier.path_proofs import Search
+from certiformer.verifier.reading import Subject
+from certiformer.verifier.word_graph import WordGraph, word_graph
+
+
+def random_model(rng: np.random.Generator, scale: float = 1.0) -> Transformer:
+    """Of one to three layers, causal, or of one layer read out last."""
+    layers = int(rng.integers(1, 4))
+    causal = layers > 1 or bool(rng.integers(2))
+    blocks = tuple(
+        LayerConfig(int(rng.integers(1, 3)), int(rng.integers(1, 4)), int(rng.choice([0, 5]))) for _ in range(layers)
+    )
+    config = TransformerConfig(
+        d_model=int(rng.integers(3, 7)),
+        n_ctx=5,
+        d_vocab=int(rng.integers(2, 4)),
+        d_vocab_out=int(rng.integers(2, 4)),
+        layers=blocks,
+        causal=causal,
+        readout=str(rng.choice(["last", "mean"])) if causal else "last",  # type: ignore[arg-type]
+        positional="learned" if rng.integers(4) else "none",
+        attention_scale=1.0 if rng.integers(2) else "1/sqrt(d_head)",
+    )
+    model = Transformer(config)
+    generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
+    return model
+
+
+def random_machine(rng: np.random.Generator, states: int, tokens: int, labels: int, least: int = 0) -> LabelMachine:
+    transitions = rng.integers(states, size=(states, tokens)).astype(np.int32)
+    return LabelMachine(transitions, rng.integers(least, labels, size=states).astype(np.int64))
+
+
+def words_of(graph: WordGraph) -> list[tuple[list[int], list[int]]]:
+    """Each path: its tokens, and the place of its class at each position."""
+    found: list[tuple[int, list[int], list[int]]] = [(node, [], []) for node in range(len(graph.nodes[0]))]
+    for edges in graph.edges:
+        found = [
+            (int(edges.target[e]), [*tokens, int(edges.token[e])], [*classes, e])
+            for node, tokens, classes in found
+            for e in np.flatnonzero(edges.source == node).tolist()
+        ]
+    return [(tokens, classes) for _, tokens, classes in found]
+
+
+def margins(model: Transformer, words: list[list[int]], label: int) -> torch.Tensor:
+    """[word, output] in float64: logit_label - logit_output, times n if the read-out is the mean."""
+    with torch.no_grad():
+        logits = copy.deepcopy(model).double()(torch.tensor(words))
+    times = len(words[0]) if model.config.readout == "mean" else 1
+    return (logits[:, label, None] - logits) * times
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_no_word_of_a_graph_is_below_its_bound(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    model = random_model(rng, scale=float(rng.choice([0.3, 1.0, 3.0])))
+    tokens, outputs, n = model.config.d_vocab, model.config.d_vocab_out, int(rng.integers(1, 6))
+    labels, states = random_machine(rng, 4, tokens, outputs), random_machine(rng, int(rng.integers(1, 4)), tokens, 1)
+    seen = 0
+    with torch.no_grad():
+        prepared = BoundedModel(model, n)
+        for label in range(outputs):
+            graph = word_graph(labels, label, states.transitions.astype(np.int64), np.arange(tokens), n)
+            words = words_of(graph)
+            every = np.array(list(itertools.product(range(tokens), repeat=n)))
+            assert graph.size == len(words) == int((labels.run(every) == label).sum())
+            if not words:
+                continue
+            rivals = [w for w in range(outputs) if w != label]
+            const, tables = PathBounds(prepared, graph).margins(label, rivals)
+            exact = margins(model, [t for t, _ in words], label)[:, rivals]
+            for (_, classes), value in zip(words, exact, strict=True):
+                bound = const + sum(table[e] for table, e in zip(tables, classes, strict=True))
+                assert bool((bound <= value).all()), (bound, value)
+                seen += 1
+            assert bool((graph.least(tables) + const <= exact.amin(0)).all())
+    assert seen
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_bounds_are_exact_where_the_states_determine_everything(seed: int) -> None:
+    """A machine that remembers the whole prefix leaves nothing open: the bound is the margin."""
+    rng = np.random.default_rng(seed)
+    model = random_model(rng, scale=0.4)
+    n, tokens = 4, model.config.d_vocab
+    prefixes = [w for k in range(n + 1) for w in itertools.product(range(tokens), repeat=k)]
+    place = {word: i for i, word in enumerate(prefixes)}
+    step = [[place.get((*word, t), 0) for t in range(tokens)] for word in prefixes]
+    everything = LabelMachine(np.zeros((1, tokens), dtype=np.int32), np.zeros(1, dtype=np.int64))
+    graph = word_graph(everything, 0, np.array(step), np.arange(tokens), n)
+    with torch.no_grad():
+        const, tables = PathBounds(BoundedModel(model, n), graph).margins(0, [1])
+    for word, classes in words_of(graph):
+        bound = float(const[0] + sum(table[e, 0] for table, e in zip(tables, classes, strict=True)))
+        value = float(margins(model, [word], 0)[0, 1])
+        assert bound <= value
+        assert bound > value - 1e-6 * (1 + abs(value))
+
+
+def test_saturated_attention_has_finite_bounds() -> None:
+    rng = np.random.default_rng(11)
+    for _ in range(10):
+        model = random_model(rng, scale=30.0)
+        tokens = model.config.d_vocab
+        with torch.no_grad():
+            _, cache = model.run_with_cache(torch.zeros(1, 4, dtype=torch.int64))
+            graph = word_graph(
+                random_machine(rng, 2, tokens, 1), 0, np.zeros((1, tokens), dtype=np.int64), np.arange(tokens), 4
+            )
+            if not graph.size:
+                continue
+            const, tables = PathBounds(BoundedModel(model, 4), graph).margins(0, [1])
+        assert bool(torch.isfinite(const).all()) and all(bool(torch.isfinite(table).all()) for table in tables)
+        assert float(cache["blocks.0.attn.hook_attn_scores"].nan_to_num(neginf=0).abs().max()) > 0
+
+
+def true_count(model: Transformer, machine: LabelMachine, n: int) -> tuple[int, int]:
+    words = np.array(list(itertools.product(range(model.config.d_vocab), repeat=n)))
+    labels = machine.run(words)
+    with torch.no_grad():
+        logits = copy.deepcopy(model).double()(torch.from_numpy(words))
+    return int((logits.argmax(-1).numpy() == labels).sum()), len(words)
+
+
+def search(model: Transformer, machine: LabelMachine, states: LabelMachine, n: int) -> Search:
+    letters = np.arange(model.config.d_vocab)
+    deadline = time.monotonic() + 60
+    with torch.no_grad():
+        models = {n: BoundedModel(model, n)}
+        found = Search(models, machine, states.transitions.astype(np.int64), letters, deadline, lambda _: None)
+        found.run(found.total)
+    return found
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_is_proved_is_true_and_splitting_comes_near(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    model = random_model(rng)
+    n = 4
+    machine = random_machine(rng, 3, model.config.d_vocab, model.config.d_vocab_out, -1)
+    states = random_machine(rng, 2, model.config.d_vocab, 1)
+    found = search(model, machine, states, n)
+    right, total = true_count(model, machine, n)
+    assert found.total == total
+    assert found.proved <= right
+    assert found.proved >= right - 1  # tiny domains are split down to words
+
+
+def planted_bounds(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One unsound change of the bounds."""
+    if name == "no radius of queries and keys":
+        kept = path_bounds.PathBounds._port
+
+        def port(self, layer, attention, i):  # type: ignore[no-untyped-def]
+            found = kept(self, layer, attention, i)
+            query, key = (path_bounds.Ball(x.mid, torch.zeros_like(x.rad)) for x in (found.query, found.key))
+            return path_bounds.Port(query, key, found.value)
+
+        monkeypatch.setattr(path_bounds.PathBounds, "_port", port)
+    elif name == "no radius of values":
+        kept_port = path_bounds.PathBounds._port
+
+        def other(self, layer, attention, i):  # type: ignore[no-untyped-def]
+            found = kept_port(self, layer, attention, i)
+            zero = path_bounds.Ball(found.value.mid, torch.zeros_like(found.value.rad))
+            return path_bounds.Port(found.query, found.key, zero)
+
+        monkeypatch.setattr(path_bounds.PathBounds, "_port", other)
+    elif name == "the tangent for the chord":
+        kept_lines = path_bounds.PathBounds._relax
+
+        def relax(self, layer, neurons, i):  # type: ignore[no-untyped-def]
+            lines = kept_lines(self, layer, neurons, i)
+            return path_bounds.Lines(lines.low, lines.slope, torch.zeros_like(lines.shift))
+
+        monkeypatch.setattr(path_bounds.PathBounds, "_relax", relax)
+    elif name == "greatest path":
+        monkeypatch.setattr(path_bounds, "shortest", lambda graph, i, costs: -KEPT(graph, i, [-x for x in costs]))
+    elif name == "weights swapped":
+        monkeypatch.setattr(
+            path_bounds._Mean,
+            "gains",
+            lambda self, level: [
+                torch.maximum(low * (v - level), high * (v - level))
+                for v, low, high in zip(self.values, self.least, self.most, strict=True)
+            ],
+        )
+    elif name == "level above the root":
+        kept_level = path_bounds._Mean.level
+
+        def level(self):  # type: ignore[no-untyped-def]
+            found, _ = kept_level(self)
+            found = found + 0.02 * self.range
+            return found, self.gains(found)
+
+        monkeypatch.setattr(path_bounds._Mean, "level", level)
+
+
+KEPT = path_bounds.shortest
+PLANTS = (
+    "no radius of queries and keys",
+    "no radius of values",
+    "the tangent for the chord",
+    "greatest path",
+    "weights swapped",
+    "level above the root",
+)
+
+
+@pytest.mark.parametrize("name", PLANTS)
+def test_planted_faults_are_seen(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    planted_bounds(name, monkeypatch)
+    for seed in range(60):
+        try:
+            test_no_word_of_a_graph_is_below_its_bound(seed)
+        except AssertionError:
+            return
+    pytest.fail(f"{name} was not noticed")
+
+
+def test_models_outside_the_method_are_refused() -> None:
+    config = TransformerConfig(4, 4, 2, 2, (LayerConfig(1, 2, 4),), activation="gelu", readout="last")
+    with pytest.raises(Unsupported, match="gelu"):
+        BoundedModel(Transformer(config), 3)
+    config = TransformerConfig(4, 4, 2, 2, (LayerConfig(1, 2, 0),) * 2, readout="last")
+    with pytest.raises(Unsupported, match="causal"):
+        BoundedModel(Transformer(config), 3)
+
+
+def test_counts_of_a_leaf_are_never_too_low() -> None:
+    rng = np.random.default_rng(3)
+    for _ in range(200):
+        tokens = int(rng.integers(2, 4))
+        machine = random_machine(rng, 3, tokens, 1)
+        graph = word_graph(
+            machine, 0, random_machine(rng, 2, tokens, 1).transitions.astype(np.int64), np.arange(tokens), 4
+        )
+        if not graph.size:
+            continue
+        tables = [rng.integers(-50, 50, size=len(edges)) for edges in graph.edges]
+        sums = [sum(int(t[e]) for t, e in zip(tables, classes, strict=True)) for _, classes in words_of(graph)]
+        bound = int(rng.integers(-60, 60))
+        exact = sum(value <= bound for value in sums)
+        assert graph.count_not_above(tables, bound, 2**12) == exact
+        assert graph.count_not_above(tables, bound, 4) >= exact
+
+
+def test_restrictions_keep_the_right_words() -> None:
+    rng = np.random.default_rng(9)
+    machine, states = random_machine(rng, 3, 3, 2), random_machine(rng, 3, 3, 1)
+    graph = word_graph(machine, 0, states.transitions.astype(np.int64), np.arange(3), 4)
+    tokens = [word for word, _ in words_of(graph)]
+    after = LabelMachine(states.transitions, np.arange(3))
+    for time_ in range(1, 5):
+        for state in range(3):
+            kept = [word for word, _ in words_of(graph.by_state(time_, np.array([state])))]
+            prefixes = np.array([word[:time_] for word in tokens]).reshape(len(tokens), time_)
+            assert kept == [word for word, s in zip(tokens, after.run(prefixes), strict=True) if s == state]
+    kept = [word for word, _ in words_of(graph.by_token(2, np.array([0, 2])))]
+    assert kept == [word for word in tokens if word[2] != 1]
+
+
+def claim_of(model: Transformer, machine: LabelMachine, states: LabelMachine | None = None) -> Claim:
+    tokens, outputs = tuple(range(model.config.d_vocab)), tuple(range(model.config.d_vocab_out))
+    codec = Codec(tokens, False, "categorical", outputs, max_len=model.config.n_ctx)
+    return Claim("forall", LabelsBody(Subject(model, codec), machine, "a task", states))
