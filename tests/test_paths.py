@@ -273,7 +273,7 @@ def test_counts_of_a_leaf_are_never_too_low() -> None:
 
 def test_restrictions_keep_the_right_words() -> None:
     rng = np.random.default_rng(9)
-    machine, states = random_machine(rng, 3, 3, 2), random_machine(rng, 3, 3, 1)
+    machine, states = random_machine(rng, 3, 3, 1), random_machine(rng, 3, 3, 1)
     graph = word_graph(machine, 0, states.transitions.astype(np.int64), np.arange(3), 4)
     tokens = [word for word, _ in words_of(graph)]
     after = LabelMachine(states.transitions, np.arange(3))
