@@ -171,6 +171,24 @@ def prove(
     return prove_claim(model, wanted, seconds, engine, output, as_json)
 
 
+@app.command("bound", epilog=EPILOG)
+def bound(
+    model: Model,
+    output: Annotated[str, typer.Option(help="An output of the model.")],
+    rival: Annotated[str, typer.Option(help="Another one.")],
+    gap: Annotated[float, typer.Option(parser=_number, metavar="<float>", help="How far the bounds may differ.")] = 0.0,
+    seconds: Annotated[float, typer.Option(parser=_number, metavar="<float>", help="Time limit.")] = 60.0,
+    resume: Annotated[
+        Path | None, typer.Option(help="A file to go on from, and to write what is left to (also after Ctrl-C).")
+    ] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Bound the least of logit OUTPUT - logit RIVAL over all inputs of a trained model's task."""
+    from .bounding import bound_difference
+
+    return bound_difference(model, output, rival, gap, seconds, resume, as_json)
+
+
 @app.command("check", epilog=EPILOG)
 def check(
     certificate: Certificate,

@@ -19,41 +19,12 @@ from certiformer.verifier.balls import Unsupported
 from certiformer.verifier.bounded_model import BoundedModel
 from certiformer.verifier.claims import Claim
 from certiformer.verifier.label_bodies import LabelsBody
-from certiformer.verifier.path_bounds import PathBounds
+from certiformer.verifier.path_bounds import Margins, PathBounds
 from certiformer.verifier.path_proofs import Search
 from certiformer.verifier.reading import Subject
 from certiformer.verifier.word_graph import WordGraph, word_graph
 
-
-def random_model(rng: np.random.Generator, scale: float = 1.0) -> Transformer:
-    """Of one to three layers, causal, or of one layer read out last."""
-    layers = int(rng.integers(1, 4))
-    causal = layers > 1 or bool(rng.integers(2))
-    blocks = tuple(
-        LayerConfig(int(rng.integers(1, 3)), int(rng.integers(1, 4)), int(rng.choice([0, 5]))) for _ in range(layers)
-    )
-    config = TransformerConfig(
-        d_model=int(rng.integers(3, 7)),
-        n_ctx=5,
-        d_vocab=int(rng.integers(2, 4)),
-        d_vocab_out=int(rng.integers(2, 4)),
-        layers=blocks,
-        causal=causal,
-        readout=str(rng.choice(["last", "mean"])) if causal else "last",  # type: ignore[arg-type]
-        positional="learned" if rng.integers(4) else "none",
-        attention_scale=1.0 if rng.integers(2) else "1/sqrt(d_head)",
-    )
-    model = Transformer(config)
-    generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
-    return model
-
-
-def random_machine(rng: np.random.Generator, states: int, tokens: int, labels: int, least: int = 0) -> LabelMachine:
-    transitions = rng.integers(states, size=(states, tokens)).astype(np.int32)
-    return LabelMachine(transitions, rng.integers(least, labels, size=states).astype(np.int64))
+from .path_models import random_machine, random_model
 
 
 def words_of(graph: WordGraph) -> list[tuple[list[int], list[int]]]:
@@ -66,6 +37,15 @@ def words_of(graph: WordGraph) -> list[tuple[list[int], list[int]]]:
             for e in np.flatnonzero(edges.source == node).tolist()
         ]
     return [(tokens, classes) for _, tokens, classes in found]
+
+
+def along(found: Margins, classes: list[int]) -> torch.Tensor:
+    """[rival]: the bound along one path."""
+    group = classes[-1] if len(found.const) > 1 else 0
+    total = found.const[group]
+    for table, e in zip(found.tables, classes, strict=True):
+        total = total + table[e, group]
+    return total
 
 
 def margins(model: Transformer, words: list[list[int]], label: int) -> torch.Tensor:
@@ -93,13 +73,13 @@ def test_no_word_of_a_graph_is_below_its_bound(seed: int) -> None:
             if not words:
                 continue
             rivals = [w for w in range(outputs) if w != label]
-            const, tables = PathBounds(prepared, graph).margins(label, rivals)
+            found = PathBounds(prepared, graph).margins(label, rivals)
             exact = margins(model, [t for t, _ in words], label)[:, rivals]
             for (_, classes), value in zip(words, exact, strict=True):
-                bound = const + sum(table[e] for table, e in zip(tables, classes, strict=True))
+                bound = along(found, classes)
                 assert bool((bound <= value).all()), (bound, value)
                 seen += 1
-            assert bool((graph.least(tables) + const <= exact.amin(0)).all())
+            assert bool((found.least().amin(0) <= exact.amin(0)).all())
     assert seen
 
 
@@ -115,9 +95,9 @@ def test_bounds_are_exact_where_the_states_determine_everything(seed: int) -> No
     everything = LabelMachine(np.zeros((1, tokens), dtype=np.int32), np.zeros(1, dtype=np.int64))
     graph = word_graph(everything, 0, np.array(step), np.arange(tokens), n)
     with torch.no_grad():
-        const, tables = PathBounds(BoundedModel(model, n), graph).margins(0, [1])
+        found = PathBounds(BoundedModel(model, n), graph).margins(0, [1])
     for word, classes in words_of(graph):
-        bound = float(const[0] + sum(table[e, 0] for table, e in zip(tables, classes, strict=True)))
+        bound = float(along(found, classes)[0])
         value = float(margins(model, [word], 0)[0, 1])
         assert bound <= value
         assert bound > value - 1e-6 * (1 + abs(value))
@@ -135,8 +115,8 @@ def test_saturated_attention_has_finite_bounds() -> None:
             )
             if not graph.size:
                 continue
-            const, tables = PathBounds(BoundedModel(model, 4), graph).margins(0, [1])
-        assert bool(torch.isfinite(const).all()) and all(bool(torch.isfinite(table).all()) for table in tables)
+            found = PathBounds(BoundedModel(model, 4), graph).margins(0, [1])
+        assert bool(torch.isfinite(found.least()).all())
         assert float(cache["blocks.0.attn.hook_attn_scores"].nan_to_num(neginf=0).abs().max()) > 0
 
 

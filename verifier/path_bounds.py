@@ -62,6 +62,29 @@ class Lines:
     shift: Tensor
 
 
+@dataclass(frozen=True, eq=False)
+class Margins:
+    """Lower bounds along the paths of a graph, for each rival: of the paths of group g,
+
+        const[g, rival] + the sum over positions j of tables[j][class of j, g, rival].
+
+    With the read-out `last` the groups are the classes of the last position (tables: infinity for other classes there);
+    with the mean there is one.
+    """
+
+    graph: WordGraph
+    const: Tensor
+    tables: list[Tensor]
+
+    def least(self) -> Tensor:
+        """[group, rival]: the least bound; up to rounding, which `Search` allows for."""
+        return self.const + self.graph.least(self.tables)
+
+    def of(self, group: int, rival: int) -> tuple[float, list[Tensor]]:
+        """Constant, and a table [class] for each position."""
+        return float(self.const[group, rival]), [table[:, group, rival] for table in self.tables]
+
+
 class PathBounds:
     """Of one model over one graph. `tick` is called now and then, and may raise `OutOfTime`."""
 
@@ -80,33 +103,44 @@ class PathBounds:
                 for i in range(self.n) if whole else (self.n - 1,):
                     self._lines[layer, i] = self._relax(layer, block.neurons, i)
 
-    def margins(self, label: int, rivals: list[int]) -> tuple[Tensor, list[Tensor]]:
-        """Lower bounds of logit_label - logit_rival, times n if the read-out is the mean: const [rival] + the sum over
-        positions of a table [class, rival]."""
+    def margins(self, label: int, rivals: list[int]) -> Margins:
+        """Lower bounds of logit_label - logit_rival, times n if the read-out is the mean."""
         directions = (self.model.unembed[:, label, None] - self.model.unembed[:, rivals]).T
         const = self.model.unembed_bias[label] - self.model.unembed_bias[rivals]
         size = self.model.unembed_bias[label].abs() + self.model.unembed_bias[rivals].abs()
-        mean = self.model.config.readout == "mean"
-        last = len(self.model.blocks) - 1
-        const = const * (self.n if mean else 1) - 4 * self.n * self.model.rounding * size
+        last, end = len(self.model.blocks) - 1, self.n - 1
+        if self.model.config.readout == "last":
+            classes = len(self.tokens[end])
+            c, none = directions.expand(classes, *directions.shape), torch.zeros(classes, len(rivals)).double()
+            found, tables = self.along(last, end, c, none + const - 4 * self.model.rounding * size)
+            tables = tables or [torch.zeros(len(t), classes, len(rivals), dtype=torch.float64) for t in self.tokens]
+            others = ~torch.eye(classes, dtype=torch.bool)
+            tables[end] = tables[end].masked_fill(others[..., None], torch.inf)
+            return Margins(self.graph, found, tables)
         tables = []
         for i in range(self.n):
-            shape = (len(self.tokens[i]), len(rivals))
-            table = torch.zeros(shape, dtype=torch.float64)
-            if mean or i == self.n - 1:
-                table = self.lower(last, i, directions.expand(shape[0], *directions.shape), table)
-            tables.append(table)
-        return const, tables
+            none = torch.zeros(len(self.tokens[i]), len(rivals), dtype=torch.float64)
+            c = directions.expand(len(none), *directions.shape)
+            tables.append(self.lower(last, i, c, none)[:, None])
+        return Margins(self.graph, (self.n * (const - 8 * self.model.rounding * size))[None], tables)
 
     def lower(self, layer: int, i: int, c: Tensor, const: Tensor, middle: bool = False) -> Tensor:
         """[class, k]: lower bounds of c [class, k, d_model] . x + const, x the stream at i after a layer (`middle`:
         after its attention), over all paths through each class of i."""
-        self.tick()
         if c.shape[0] * c.shape[1] * max(map(len, self.tokens)) > ENTRIES and c.shape[1] > 1:
             half = c.shape[1] // 2
             parts = ((c[:, :half], const[:, :half]), (c[:, half:], const[:, half:]))
             return torch.cat([self.lower(layer, i, *part, middle) for part in parts], 1)
-        beyond: list[Tensor] = []
+        const, tables = self.along(layer, i, c, const, middle)
+        if not tables:
+            return const
+        return const + shortest(self.graph, i, tables).clamp(min=0.0) * (1 - 2.0**-40)
+
+    def along(self, layer: int, i: int, c: Tensor, const: Tensor, middle: bool = False) -> tuple[Tensor, list[Tensor]]:
+        """As `lower`, along single paths: const [class, k], and for each j <= i a table [class of j, class, k] (none at
+        all without attention), whose sum along a path is at least 0."""
+        self.tick()
+        tables: list[Tensor] = []
         for number in range(layer, -1, -1):
             block = self.model.blocks[number]
             if block.neurons is not None and not (middle and number == layer):
@@ -116,11 +150,9 @@ class PathBounds:
                 const = self._less(c, const, block.middle, 256.0)
                 levels, more = self._means(number, i, block.attention, c)
                 const = const + c @ block.attention.b_o + levels
-                beyond = [a + b for a, b in zip(beyond, more, strict=True)] if beyond else more
-        if beyond:
-            const = const + shortest(self.graph, i, beyond).clamp(min=0.0) * (1 - 2.0**-40)
+                tables = [a + b for a, b in zip(tables, more, strict=True)] if tables else more
         const = self._less(c, const, self.model.blocks[0].before, 16.0)
-        return const + torch.einsum("akd,ad->ak", c, self.model.embedded[i, self.tokens[i]])
+        return const + torch.einsum("akd,ad->ak", c, self.model.embedded[i, self.tokens[i]]), tables
 
     def _less(self, c: Tensor, const: Tensor, size: Tensor, factor: float) -> Tensor:
         """The constant, less what rounding may add to a step whose terms have the magnitudes `size` [d_model]."""

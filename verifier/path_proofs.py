@@ -28,10 +28,10 @@ from .balls import Unsupported, check_arithmetic
 from .bounded_model import BoundedModel
 from .claims import Claim
 from .label_bodies import LabelsBody
-from .path_bounds import OutOfTime, PathBounds
+from .path_bounds import Margins, OutOfTime, PathBounds
 from .theorems import domain_to_json
 from .verdicts import Certificate
-from .word_graph import Integers, WordGraph, least_entering, word_graph
+from .word_graph import Integers, WordGraph, least_entering, one_state, word_graph
 
 BINS = (64, 1024)
 FINE = 1e-6
@@ -40,6 +40,12 @@ BITS = 40
 SAFE = 1e-9
 """A least bound must be so much above 0, relative to the size of the sums, to be trusted to the checker's rounding."""
 MAX_CLASSES = 4096
+
+
+NEVER = 2**50
+"""Stands for infinity in tables of integers."""
+
+Split = tuple[str, int, list[list[int]]]
 
 
 @dataclass
@@ -53,8 +59,8 @@ class Node:
     children: list[Node] = field(default_factory=list)
     counts: list[tuple[int, int]] = field(default_factory=list)
     proved: int = 0
-    worst: tuple[float, list[Tensor]] | None = None
-    """Constant and tables for the rival with the least bound; while the node may be split."""
+    choice: Split | None = None
+    """How it would be split."""
 
     def to_json(self) -> Iterator[object]:
         """Preorder."""
@@ -98,7 +104,8 @@ class Search:
         deadline: float,
         progress: Callable[[Mass], None],
     ) -> None:
-        self.models, self.outputs = models, next(iter(models.values())).config.d_vocab_out
+        config = next(iter(models.values())).config
+        self.models, self.outputs, self.last = models, config.d_vocab_out, config.readout == "last"
         self.deadline, self.progress = deadline, progress
         self.total = sum(len(letters) ** n for n in models)
         self.proved = self.groups = 0
@@ -133,41 +140,34 @@ class Search:
             raise OutOfTime
 
     def _look(self, tree: Tree, node: Node) -> None:
-        """Bounds a group; then it waits, with what of it is not proved."""
-        if max(map(len, node.graph.edges)) > MAX_CLASSES:
+        """Bounds a group of words; then it waits, with what of it is not proved."""
+        graph = node.graph
+        if max(map(len, graph.edges)) > MAX_CLASSES:
             raise Unsupported(f"a position has more than {MAX_CLASSES} classes (states times tokens)")
         self.groups += 1
-        found = self._bounds(tree, node.graph)
-        failing = 0
-        for rival, const, tables in found:
-            count, levels = _failing(node.graph, const, tables, node.graph.size)
-            failing += count
-            if levels:
-                node.counts.append((rival, levels))
-            if failing >= node.graph.size:
-                break
-        node.kind, node.proved = "leaf", node.graph.size - min(node.graph.size, failing)
-        self.proved += node.proved
-        if not node.proved:
-            node.kind = "open"
-        if node.proved < node.graph.size and node.graph.size > 1:
-            node.worst = min(((c, t) for _, c, t in found), key=lambda x: x[0] + float(node.graph.least(x[1])))
-            self._push(tree, node, True)
-
-    def _bounds(self, tree: Tree, graph: WordGraph) -> list[tuple[int, float, list[Tensor]]]:
-        """Each rival with its constant and its table [class] for each position."""
         rivals = [w for w in range(self.outputs) if w != tree.label]
-        const, tables = PathBounds(self.models[tree.n], graph, self._tick).margins(tree.label, rivals)
-        return [(w, float(const[k]), [table[:, k] for table in tables]) for k, w in enumerate(rivals)]
+        found = PathBounds(self.models[tree.n], graph, self._tick).margins(tree.label, rivals)
+        least = found.least()
+        sizes = graph.sizes_of_last() if self.last else [graph.size]
+        left = list(sizes)
+        for k, rival in enumerate(rivals):
+            doubtful = [g for g in range(len(least)) if not _safe(found, g, k, float(least[g, k]))]
+            if not doubtful:
+                continue
+            counts, levels = _failing(found, doubtful, k, left)
+            left = [max(0, size - counts.get(g, 0)) for g, size in enumerate(left)]
+            node.counts.append((rival, levels))
+        node.kind, node.proved = ("leaf", sum(left)) if any(left) else ("open", 0)
+        self.proved += node.proved
+        if node.proved < graph.size and graph.size > 1:
+            node.choice = _choice(found, least, [size - proved for size, proved in zip(sizes, left, strict=True)])
+            self._push(tree, node, True)
 
     def _split(self, tree: Tree, node: Node) -> None:
         """The parts of a group take its place, if they prove more."""
-        assert node.worst is not None
-        choice = _best_split(node.graph, *node.worst)
-        node.worst = None
-        if choice is None:
+        if node.choice is None:
             return
-        kind, position, parts = choice
+        kind, position, parts = node.choice
         pick = node.graph.by_state if kind == "states" else node.graph.by_token
         children = [Node(pick(position, np.array(part, dtype=np.int64))) for part in parts]
         before = self.proved
@@ -181,23 +181,60 @@ class Search:
         node.kind, node.position, node.parts, node.children, node.counts = kind, position, parts, children, []
 
 
-def _failing(graph: WordGraph, const: float, tables: list[Tensor], size: int) -> tuple[int, int]:
-    """At most how many paths have const + sum of tables <= 0, and the levels they were told apart at (0: none)."""
-    least = const + float(graph.least(tables))
-    scale = abs(const) + sum(float(table.abs().max()) for table in tables)
-    if least > SAFE * scale:
-        return 0, 0
-    unit = 2.0 ** (BITS - np.ceil(np.log2(max(scale, 2.0**-900))))
-    whole = [np.floor(table.numpy() * unit).astype(np.int64) for table in tables]
-    bound, found = -int(np.floor(const * unit)), 2 * size
+def _safe(found: Margins, group: int, k: int, least: float) -> bool:
+    """A least bound that the checker's rounding will not turn negative."""
+    const, tables = found.of(group, k)
+    return least > SAFE * (abs(const) + sum(float(_finite(table).abs().max()) for table in tables))
+
+
+def _finite(table: Tensor) -> Tensor:
+    return torch.where(torch.isfinite(table), table, 0.0)
+
+
+def _failing(found: Margins, groups: list[int], k: int, sizes: list[int]) -> tuple[dict[int, int], int]:
+    """For each of the groups, at most how many of its paths rival k may win; and the levels they were told apart at."""
+    tables = {g: _integers(*found.of(g, k)) for g in groups if sizes[g]}
+    total, counts, bins = sum(sizes[g] for g in tables), dict[int, int](), BINS[0]
+    before = 2 * total
     for bins in BINS:
-        before, found = found, graph.count_not_above(whole, bound, bins)
-        if found > 0.9 * before or found < 1e-4 * size:
+        counts = {g: found.graph.count_not_above(whole, bound, bins) for g, (whole, bound) in tables.items()}
+        failing = sum(counts.values())
+        if failing > 0.9 * before or failing < 1e-4 * total:
             break
-    return found, bins
+        before = failing
+    return counts, bins
 
 
-Split = tuple[str, int, list[list[int]]]
+def _integers(const: float, tables: list[Tensor]) -> tuple[list[Integers], int]:
+    """Tables and the bound for sums in integers of BITS bits: const + sum <= 0 implies sum of integers <= bound."""
+    scale = abs(const) + sum(float(_finite(table).abs().max()) for table in tables)
+    unit = 2.0 ** (BITS - np.ceil(np.log2(max(scale, 2.0**-900))))
+    whole = [
+        np.where(torch.isfinite(table).numpy(), np.floor(_finite(table).numpy() * unit), NEVER).astype(np.int64)
+        for table in tables
+    ]
+    return whole, -int(np.floor(const * unit))
+
+
+def _choice(found: Margins, least: Tensor, unproved: list[int]) -> Split | None:
+    """How to split a group of words that is not wholly proved."""
+    if len(unproved) > 1 and (choice := _by_last(found.graph, unproved)):
+        return choice
+    group = max(range(len(unproved)), key=unproved.__getitem__)
+    return _best_split(found.graph, *found.of(group, int(least[group].argmin())))
+
+
+def _by_last(graph: WordGraph, unproved: list[int]) -> Split | None:
+    """The last position's tokens in two parts, of about equal mass unproved, unless one has nearly all of it."""
+    weight: dict[int, int] = {}
+    for token, amount in zip(graph.edges[-1].token.tolist(), unproved, strict=True):
+        weight[token] = weight.get(token, 0) + amount
+    if len(weight) < 2 or max(weight.values()) > 0.9 * sum(weight.values()):
+        return None
+    order = sorted(weight, key=lambda token: (-weight[token], token))
+    ahead = np.cumsum([weight[token] for token in order]) / sum(weight.values())
+    cut = min(int((ahead < 0.5).sum()) + 1, len(order) - 1)
+    return "tokens", graph.n - 1, [sorted(order[:cut]), sorted(order[cut:])]
 
 
 def _best_split(graph: WordGraph, const: float, tables: list[Tensor]) -> Split | None:
@@ -289,11 +326,6 @@ def prove_by_paths(
     if search.proved < enough:
         return None, f"{search.proved / total:.6f} of the inputs are proved right, in {search.groups} groups"
     return Certificate.of({**claim.theorem(), "domain": domain_to_json(domain)}, proof_of(search, states)), ""
-
-
-def one_state(tokens: int) -> LabelMachine:
-    """The machine that tells nothing apart."""
-    return LabelMachine(np.zeros((1, tokens), dtype=np.int32), np.zeros(1, dtype=np.int64))
 
 
 def proof_of(search: Search, states: Integers) -> dict[str, object]:

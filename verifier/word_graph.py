@@ -57,6 +57,16 @@ class WordGraph:
             counts = following
         return sum(counts)
 
+    def sizes_of_last(self) -> list[int]:
+        """The number of words through each class of the last position."""
+        counts = [1] * len(self.nodes[0])
+        for j, edges in enumerate(self.edges[:-1]):
+            following = [0] * len(self.nodes[j + 1])
+            for source, target in zip(edges.source.tolist(), edges.target.tolist(), strict=True):
+                following[target] += counts[source]
+            counts = following
+        return [counts[source] for source in self.edges[-1].source.tolist()]
+
     def keep(self, chosen: Sequence[npt.NDArray[np.bool_]]) -> WordGraph:
         """The graph of the paths over chosen edges only (one mask a position)."""
         forward = [np.ones(len(self.nodes[0]), dtype=bool)]
@@ -207,3 +217,8 @@ def _residuals(automaton: Automaton, letters: Integers) -> Integers:
         if finer.max() == block.max():
             return finer
         block = finer
+
+
+def one_state(tokens: int) -> LabelMachine:
+    """The machine that tells nothing apart."""
+    return LabelMachine(np.zeros((1, tokens), dtype=np.int32), np.zeros(1, dtype=np.int64))

@@ -61,6 +61,8 @@ if TYPE_CHECKING:
     from .verifier.verdicts import Refuted as Refuted
     from .verifier.verdicts import Unknown as Unknown
     from .verifier.verdicts import Vacuous as Vacuous
+    from .verifier.worst_case import LeastDifference as LeastDifference
+    from .verifier.worst_case import least_difference as least_difference
 
 # Public name -> module.
 # `compile` and `check` are defined here: they tie together packages that know nothing of each other.
@@ -89,6 +91,8 @@ _NAMES: dict[str, str] = {
     "Invalid": "proofs",
     "Valid": "proofs",
     "Abstracts": "verifier.claims",
+    "LeastDifference": "verifier.worst_case",
+    "least_difference": "verifier.worst_case",
     "Accuracy": "verifier.task_claims",
     "AccuracyBounds": "verifier.shares",
     "accuracy_bounds": "verifier.shares",
