@@ -238,7 +238,7 @@ def _interchange(reader: BodyReader, item: dict[str, Json]) -> Interchange:
 
 def _labels(reader: BodyReader, item: dict[str, Json]) -> Labels:
     text(item["name"], "a task's name")
-    require(reader.config.readout == "last", "labels are for models with one read-out, at the last position")
+    require(reader.config.readout in ("last", "mean"), "labels are for models with one read-out")
     machine = record(item["machine"], "a label machine", ("transitions", "labels"))
     rows = listing(machine["transitions"], "transitions", MAX_MACHINE, 1)
     width = len(reader.codec.vocab)

@@ -21,6 +21,7 @@ def check_enumeration(theorem: Theorem, proof: dict[str, Json]) -> None:
     """Accepts if on all witnesses, or on as many as the quantifier says, the body provably holds (or fails)."""
     with within("proof", "enumerate"):
         record(proof, "proof", ("rule",))
+        _check_readout(theorem)
         require(theorem.quantifier != "exists", "exists is proved by rule witness")
         theorem.model.config.require_supported()
         size = sum(count**theorem.arity for count in theorem.domain.sizes().values())
@@ -46,6 +47,7 @@ def check_witness(theorem: Theorem, proof: dict[str, Json]) -> None:
     """Accepts if the body provably holds on the one witness given, and that is in the domain."""
     with within("proof", "witness"):
         item = record(proof, "proof", ("rule", "inputs"))
+        _check_readout(theorem)
         require(theorem.quantifier == "exists", "rule witness proves exists only")
         check_arithmetic()
         position = {token: index for index, token in enumerate(theorem.domain.vocab)}
@@ -58,6 +60,10 @@ def check_witness(theorem: Theorem, proof: dict[str, Json]) -> None:
             words.append(word[None, :])
         require(len({word.shape for word in words}) == 1, "the inputs of the witness have different lengths")
         _decide(theorem, Judge(theorem), tuple(words), everywhere=True)
+
+
+def _check_readout(theorem: Theorem) -> None:
+    require(theorem.model.config.readout != "mean", "unsupported: evaluation of models with the read-out 'mean'")
 
 
 def witnesses(theorem: Theorem, judge: Judge) -> Iterator[tuple[Ints, ...]]:

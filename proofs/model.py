@@ -71,10 +71,10 @@ class Config:
         require(self.readout == "each", f"unsupported: readout {self.readout!r}")
 
     def require_supported(self) -> None:
-        """What some rule covers: as `require_plain`, or with one read-out at the last position."""
+        """What some rule covers: as `require_plain`, or with one read-out, at the last position or of the mean."""
         require(self.activation == "relu", f"unsupported: activation {self.activation!r}")
         require(not self.layer_norm, "unsupported: LayerNorm")
-        require(self.readout in ("each", "last"), f"unsupported: readout {self.readout!r}")
+        require(self.readout in ("each", "last", "mean"), f"unsupported: readout {self.readout!r}")
 
 
 @dataclass(frozen=True)

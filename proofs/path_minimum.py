@@ -1,0 +1,208 @@
+"""Least weighted means over paths: the core of rule `paths`'s bound of softmax attention.
+
+For a query class (a lane), keys of class b at position j have values al_j(b) and weights e in [low, high], 0 <= low <=
+high. For a number L put g_j(b) = min(low (al - L), high (al - L)). If the sum of g_j along every path is >= 0, then the
+weighted mean of the values is >= L on every path, for all weights within their intervals.
+
+Why float64 suffices here without directed rounding. Values and L's are multiples of 2^-158, `low` is 0 or >= 2^-853 and
+`high` >= 2^-853, so no product underflows; and low is at most (1 - 2^-41) times the least true weight, high at least
+(1 + 2^-41) times the greatest (`margin` of the weights). The subtraction and up to two products round by 3 * 2^-53, so
+each true term exceeds the computed one, t, by at least |t| 2^-42. Adding up N terms in float64, one after the other,
+errs by less than N 2^-53 times the sum of the |t|, which that exceeds while N <= 2^10. A minimum over paths of such
+sums, taken node by node, is at most the sum along each path, as rounding is monotone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from .balls import Floats
+from .core import Bits, Ints
+from .path_graph import WordGraph
+
+GRID = 2.0**-100
+"""x - y with y >= GRID, rounded, is a multiple of 2^-158: below 2^-105 in size it is exact, of numbers over 2^-101."""
+ROUNDS = 6
+BACK = 2.0**-30
+Ranks: TypeAlias = npt.NDArray[np.int16]
+Places: TypeAlias = list[tuple[Ints, Ints, Ints]]
+
+
+@dataclass(frozen=True, eq=False)
+class Prefixes:
+    """The paths to some classes of position i (the rows). `kinds[j]` [edge]: which row of the tables of position j the
+    edge has; `source` [row]: the node from which the row's class leaves."""
+
+    graph: WordGraph
+    i: int
+    kinds: list[Ints]
+    source: Ints
+
+    def least(self, terms: Callable[[int], Floats]) -> Floats:
+        """[row, function]: the least sum over the paths of terms(j) [kind, row, function], j < i."""
+        best = np.zeros((1, 1, 1))
+        for j in range(self.i):
+            best = self._advance(j, best, terms(j), None)
+        return self._end(best)
+
+    def _end(self, best: Floats) -> Floats:
+        if self.i == 0:
+            return np.zeros((len(self.source), 1))
+        return np.asarray(best[self.source, np.arange(len(self.source))])
+
+    def _advance(self, j: int, best: Floats, here: Floats, chosen: list[Ranks] | None) -> Floats:
+        """One position further; `chosen` is given the rank, among a node's edges, of the one that attains its least."""
+        step, kinds = self.graph.steps[j], self.kinds[j]
+        result = np.empty((len(step.first), *here.shape[1:]))
+        ranks = np.zeros(result.shape, dtype=np.int16) if chosen is not None else None
+        for nodes, edges in step.groups:
+            least = best[step.source[edges[0]]] + here[kinds[edges[0]]]
+            rank = np.zeros(least.shape, dtype=np.int16)
+            for p in range(1, len(edges)):
+                found = best[step.source[edges[p]]] + here[kinds[edges[p]]]
+                if ranks is not None:
+                    np.maximum(rank, (found < least) * np.int16(p), out=rank)
+                np.minimum(least, found, out=least)
+            result[nodes] = least
+            if ranks is not None:
+                ranks[nodes] = rank
+        if chosen is not None and ranks is not None:
+            chosen.append(ranks)
+        return result
+
+    def attained(self, terms: Callable[[int], Floats]) -> tuple[Floats, Places]:
+        """`least`, and for each j the place (kind, row, function) in terms(j) of a path that attains it."""
+        best = np.zeros((1, 1, 1))
+        chosen: list[Ranks] = []
+        for j in range(self.i):
+            best = self._advance(j, best, terms(j), chosen)
+        value = self._end(best)
+        if not self.i:
+            return value, []
+        rows, functions = np.indices(value.shape, dtype=np.int64)
+        node = np.broadcast_to(self.source[:, None], value.shape)
+        places: Places = []
+        for j in reversed(range(self.i)):
+            step = self.graph.steps[j]
+            edge = step.first[node] + chosen[j][node, rows, functions]
+            places.append((self.kinds[j][edge], rows, functions))
+            node = step.source[edge]
+        return value, places[::-1]
+
+
+@dataclass(frozen=True, eq=False)
+class Weighted:
+    """One head, seen from the rows. `values[j]` [kind, row or 1, function], `low[j]`, `high[j]` [kind, row, 1] for
+    j < i; `own` [row, function], `own_low`, `own_high` [row, 1] for i itself."""
+
+    paths: Prefixes
+    values: list[Floats]
+    low: list[Floats]
+    high: list[Floats]
+    own: Floats
+    own_low: Floats
+    own_high: Floats
+
+    def terms(self, j: int, line: Floats) -> Floats:
+        """[kind, row, function]: below e (value - L), e any weight within its interval."""
+        distance = self.values[j] - line
+        least = distance * self.low[j]
+        np.multiply(distance, self.high[j], out=distance)
+        return np.minimum(least, distance, out=least)
+
+    def own_term(self, line: Floats) -> Floats:
+        distance = self.own - line
+        return np.minimum(distance * self.own_low, distance * self.own_high)
+
+    def sums(self, line: Floats) -> Floats:
+        """[row, function]: below every path's sum of e (value - L)."""
+        return np.asarray(self.paths.least(lambda j: self.terms(j, line)) + self.own_term(line))
+
+    def range(self) -> tuple[Floats, Floats]:
+        """[row, function]: the least and the greatest value at any position."""
+        shape = self.own.shape
+        low = [np.broadcast_to(value.min(axis=0), shape) for value in self.values]
+        high = [np.broadcast_to(value.max(axis=0), shape) for value in self.values]
+        return np.minimum.reduce([self.own, *low]), np.maximum.reduce([self.own, *high])
+
+    def greatest_weight(self) -> Floats:
+        """[row, 1]: above every path's sum of weights."""
+        total = self.own_high - self.paths.least(lambda j: -self.high[j])
+        return np.asarray(total * (1 + 2.0**-40))
+
+    def mean(self) -> Floats:
+        """[row, function]: L, a multiple of 2^-158, with `sums(L) >= 0` in truth; nearly the greatest one.
+
+        Newton's method on the least sum, which is concave and decreasing in L, gives numbers above the root. What is
+        returned lies a little lower and was tested; or lies on the chord from the least value, where sums are not
+        negative: a concave function is above its chords.
+        """
+        low, high = self.range()
+        line = np.clip(self._guess(), low, high)
+        for _ in range(ROUNDS):
+            better = np.clip(self._newton(line), low, high)
+            done = bool((np.abs(better - line) <= BACK * (high - low)).all())
+            line = better
+            if done:
+                break
+        line = np.maximum(line - np.maximum(BACK * (high - low), GRID), low)
+        found = self.sums(line)
+        if accepted(found).all():
+            return line
+        at_low = np.maximum(self.sums(low), 0)
+        share = at_low / np.maximum(at_low - np.minimum(found, 0), 2.0**-1000)
+        below = low + (line - low) * (share * (1 - 2.0**-40))
+        below = np.maximum(below - np.maximum(2.0**-48 * np.maximum(np.abs(low), np.abs(line)), GRID), low)
+        return np.where(accepted(found), line, below)
+
+    def _guess(self) -> Floats:
+        """The mean with greatest weights, as if all classes were keys."""
+        total, weight = self.own * self.own_high, self.own_high
+        for value, high in zip(self.values, self.high, strict=True):
+            total = total + (value * high).sum(axis=0)
+            weight = weight + high.sum(axis=0)
+        return np.asarray(total / weight)
+
+    def _newton(self, line: Floats) -> Floats:
+        """The zero of the line that touches the least sum at L: L + (least sum) / (weights on its path)."""
+        value, places = self.paths.attained(lambda j: self.terms(j, line))
+        value = value + self.own_term(line)
+        weight = np.where(self.own >= line, self.own_low, self.own_high)
+        for j, (kind, row, function) in enumerate(places):
+            shared = row if self.values[j].shape[1] > 1 else 0
+            positive = self.values[j][kind, shared, function] >= line
+            weight = weight + np.where(positive, self.low[j][kind, row, 0], self.high[j][kind, row, 0])
+        return np.asarray(line + value / np.maximum(weight, 2.0**-900))
+
+
+def accepted(sums: Floats) -> Bits:
+    """Where a lower bound of the sums proves them not negative."""
+    return np.asarray(sums >= 0)
+
+
+def together(heads: list[Weighted]) -> Floats:
+    """[row, function]: below the sum of the heads' weighted means on every path.
+
+    Each head's sum S is at least 0 at its own L, so its mean is at least L + S / Z with Z above its sum of weights; the
+    sum over heads of S / Z is least on some path for all heads at once.
+    """
+    lines = [head.mean() for head in heads]
+    total = np.sum(lines, axis=0)
+    if len(heads) == 1:
+        return np.asarray(total)
+    shares = [(1 - 2.0**-40) / head.greatest_weight() for head in heads]
+
+    def terms(j: int) -> Floats:
+        found = heads[0].terms(j, lines[0]) * shares[0]
+        for head, line, share in zip(heads[1:], lines[1:], shares[1:], strict=True):
+            found += head.terms(j, line) * share
+        return found
+
+    own = [head.own_term(line) * share for head, line, share in zip(heads, lines, shares, strict=True)]
+    more = heads[0].paths.least(terms) + np.sum(own, axis=0)
+    return np.asarray(total + np.maximum(more, 0))
