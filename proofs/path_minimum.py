@@ -84,7 +84,8 @@ class Prefixes:
         value = self._end(best)
         if not self.i:
             return value, []
-        rows, functions = np.indices(value.shape, dtype=np.int64)
+        every = np.indices(value.shape, dtype=np.int64)
+        rows, functions = np.asarray(every[0]), np.asarray(every[1])
         node = np.broadcast_to(self.source[:, None], value.shape)
         places: Places = []
         for j in reversed(range(self.i)):
