@@ -122,7 +122,7 @@ class Bounds:
                 self.lines[number, i] = self._lines(number, i, block.neurons)
 
     def cost(self, directions: int) -> int:
-        """How often a function of a class meets another class: what `own` takes. Raises `Rejected` if it cannot be
+        """How often a function of a class meets another class or a coordinate: what `own` takes. Raises `Rejected` if it cannot be
         held in memory."""
         config = self.model.config
         widest = max([config.d_model, *(max(layer.d_mlp, layer.d_head) for layer in config.layers)])
@@ -135,7 +135,7 @@ class Bounds:
             held = step.classes * max(most, seen) * widest
             require(held <= MAX_FUNCTIONS, f"{step.classes} classes at position {i} are too many for this model")
             heads = [layer.n_heads for layer in config.layers]
-            total += step.classes * seen * sum(h * f for h, f in zip(heads, functions, strict=True))
+            total += step.classes * sum(f * (h * seen + widest) for h, f in zip(heads, functions, strict=True))
         return total
 
     def _functions(self, directions: int, final: bool) -> list[int]:
@@ -243,12 +243,10 @@ class Bounds:
         radius = np.zeros_like(center)
         if number:
             shift = _shift(center, mid, own, attention.size["K"])
-            wide = np.abs(q) + q_rad
-            radius[:, :, :-1] = wide @ rad.swapaxes(1, 2)
-            radius[:, :, -1] = (wide * own_rad + q_rad * np.abs(own - shift)).sum(axis=2)
             for row in range(queries):
-                apart = np.abs(mid - shift[:, row, None])
-                radius[:, row, :-1] += (apart @ q_rad[:, row, :, None])[:, :, 0]
+                here = (q[:, row, None], q_rad[:, row, None])
+                radius[:, row, :-1] = _radius(*here, mid, rad, shift[:, row, None])
+                radius[:, row, -1:] = _radius(*here, own[:, row, None], own_rad[:, row, None], shift[:, row, None])
         radius = abs(attention.scale) * radius + self._score_error(attention)[:, None, None]
         low, high = _powers(center, radius)
         return Powers(low[:, :, :-1], high[:, :, :-1], low[:, :, -1], high[:, :, -1])
@@ -313,6 +311,13 @@ class Bounds:
 def _less(total: Floats, k: Floats, rounding: float, size: Floats) -> Floats:
     """Below the true sum that was rounded to `total`: a few terms of which |k| is one and the others at most `size`."""
     return np.asarray(total - (k * 2.0**-48 + size * rounding + 2.0**-90))
+
+
+def _radius(q: Floats, q_rad: Floats, key: Floats, rad: Floats, shift: Floats) -> Floats:
+    """[head, key]: how far (q + dq) (k + dk - shift) can be from q (k - shift), for one query [head, 1, d_head]."""
+    wide, apart = np.abs(q) + q_rad, np.abs(key - shift)
+    found = rad @ wide.swapaxes(1, 2) + apart @ q_rad.swapaxes(1, 2)
+    return np.asarray(found[:, :, 0])
 
 
 def _shift(scores: Floats, mid: Floats, own: Floats, size: Floats) -> Floats:

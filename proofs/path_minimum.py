@@ -155,11 +155,7 @@ class Weighted:
         found = self.sums(line)
         if accepted(found).all():
             return line
-        at_low = np.maximum(self.sums(low), 0)
-        share = at_low / np.maximum(at_low - np.minimum(found, 0), 2.0**-1000)
-        below = low + (line - low) * (share * (1 - 2.0**-40))
-        below = np.maximum(below - np.maximum(2.0**-48 * np.maximum(np.abs(low), np.abs(line)), GRID), low)
-        return np.where(accepted(found), line, below)
+        return np.where(accepted(found), line, chord(low, line, self.sums(low), found))
 
     def _guess(self) -> Floats:
         """The mean with greatest weights, as if all classes were keys."""
@@ -184,6 +180,15 @@ class Weighted:
 def accepted(sums: Floats) -> Bits:
     """Where a lower bound of the sums proves them not negative."""
     return np.asarray(sums >= 0)
+
+
+def chord(low: Floats, line: Floats, at_low: Floats, at_line: Floats) -> Floats:
+    """At most the zero between low and line of the line through a positive number at low and a negative one at line."""
+    at_low = np.maximum(at_low, 0)
+    share = at_low / np.maximum(at_low - np.minimum(at_line, 0), 2.0**-1000)
+    found = low + (line - low) * (share * (1 - 2.0**-40))
+    rounding = 2.0**-48 * np.maximum(np.abs(low), np.abs(line))
+    return np.maximum(found - np.maximum(rounding, GRID), low)
 
 
 def together(heads: list[Weighted]) -> Floats:

@@ -20,7 +20,7 @@ from .bodies import Labels
 from .core import Ints
 from .format import Json, integer, integers, listing, record, require, within
 from .path_bounds import Bounds
-from .path_graph import Language, Restriction, WordGraph, language, read_refinement, word_graph
+from .path_graph import MAX_MOVES, Language, Restriction, WordGraph, language, read_refinement, word_graph
 from .path_model import PathModel
 from .theorem import Theorem
 
@@ -29,7 +29,7 @@ MAX_TREES = 2**14
 MAX_TREE_DEPTH = 256
 MAX_LEVELS = 2**14
 MAX_PATH_LENGTH = 512
-MAX_WORK = 2**40
+MAX_WORK = 2**38
 MAX_COUNTING = 2**42
 BITS = 40
 Rivals: TypeAlias = dict[int, int]
@@ -114,12 +114,21 @@ class _Checker:
                     waiting.extend([*above, part] for part in reversed(parts))
                 elif kind == "leaf":
                     rivals = self._rivals(entry, label)
-                    graph = word_graph(self.languages[label], self.refinement, n, above, vocab)
+                    graph = self._graph(n, self.languages[label], above, vocab)
                     proved += self._leaf(n, label, graph, rivals) if graph is not None else 0
                 else:
                     require(kind == "open" and len(entry) == 1, "a node is 'tokens', 'states', 'leaf' or 'open'")
         require(not waiting, f"the tree lacks {len(waiting)} nodes")
         return proved
+
+    def _graph(self, n: int, words: Language, above: list[Restriction], vocab: Ints) -> WordGraph | None:
+        nodes = min(len(words.accept) * len(self.refinement), MAX_MOVES // len(vocab) + 1)
+        self._spend(n * len(vocab) * nodes)
+        return word_graph(words, self.refinement, n, above, vocab)
+
+    def _spend(self, work: int) -> None:
+        self.work += work
+        require(self.work <= MAX_WORK, "the leaves take too much work")
 
     def _split(self, kind: str, n: int, entry: list[Json]) -> list[Restriction]:
         """What each child is restricted to; no word meets two of these."""
@@ -150,8 +159,7 @@ class _Checker:
         if not others:
             return graph.size
         bounds = Bounds(model, graph)
-        self.work += bounds.cost(len(others))
-        require(self.work <= MAX_WORK, "the leaves' bounds take too much work")
+        self._spend(bounds.cost(len(others)))
         directions = (model.unembed[:, label, None] - model.unembed[:, others]).T
         with np.errstate(all="ignore"):
             own = bounds.own(directions)
