@@ -122,8 +122,8 @@ class Bounds:
                 self.lines[number, i] = self._lines(number, i, block.neurons)
 
     def cost(self, directions: int) -> int:
-        """How often a function of a class meets another class or a coordinate: what `own` takes. Raises `Rejected` if it cannot be
-        held in memory."""
+        """How often a function of a class meets another class or a coordinate: what `own` takes. Raises `Rejected` if
+        that cannot be held in memory."""
         config = self.model.config
         widest = max([config.d_model, *(max(layer.d_mlp, layer.d_head) for layer in config.layers)])
         total = seen = 0

@@ -27,7 +27,8 @@ from .path_graph import WordGraph
 
 GRID = 2.0**-100
 """x - y with y >= GRID, rounded, is a multiple of 2^-158: below 2^-105 in size it is exact, of numbers over 2^-101."""
-ROUNDS = 6
+ROUNDS = 12
+INNER = 8
 BACK = 2.0**-30
 Ranks: TypeAlias = npt.NDArray[np.int16]
 Places: TypeAlias = list[tuple[Ints, Ints, Ints]]
@@ -139,23 +140,25 @@ class Weighted:
     def mean(self) -> Floats:
         """[row, function]: L, a multiple of 2^-158, with `sums(L) >= 0` in truth; nearly the greatest one.
 
-        Newton's method on the least sum, which is concave and decreasing in L, gives numbers above the root. What is
-        returned lies a little lower and was tested; or lies on the chord from the least value, where sums are not
-        negative: a concave function is above its chords.
+        The least sum is concave and decreasing in L. The zero of one path's sum is at or above its zero; a search takes
+        the path that is least at L, goes a little below that path's zero, and so on. What is returned was tested, and
+        not rejected; or it lies on a chord of the least sum, where that is not negative, as it is concave.
         """
-        low, high = self.range()
-        line = np.clip(self._guess(), low, high)
+        proved, above = self.range()
+        near = BACK * (above - proved)
+        line = np.maximum(np.minimum(self._guess(), above) - GRID, proved)
         for _ in range(ROUNDS):
-            better = np.clip(self._newton(line), low, high)
-            done = bool((np.abs(better - line) <= BACK * (high - low)).all())
-            line = better
-            if done:
-                break
-        line = np.maximum(line - np.maximum(BACK * (high - low), GRID), low)
+            value, zero = self._path(line)
+            proved = np.where(accepted(value), np.maximum(proved, line), proved)
+            above = np.minimum(above, zero)
+            closer = np.maximum(above - np.maximum(near / 2, GRID), proved)
+            if (closer <= proved).all() or (above - proved <= near).all():
+                return proved
+            line = closer
         found = self.sums(line)
         if accepted(found).all():
             return line
-        return np.where(accepted(found), line, chord(low, line, self.sums(low), found))
+        return np.where(accepted(found), line, chord(proved, line, self.sums(proved), found))
 
     def _guess(self) -> Floats:
         """The mean with greatest weights, as if all classes were keys."""
@@ -165,16 +168,26 @@ class Weighted:
             weight = weight + high.sum(axis=0)
         return np.asarray(total / weight)
 
-    def _newton(self, line: Floats) -> Floats:
-        """The zero of the line that touches the least sum at L: L + (least sum) / (weights on its path)."""
+    def _path(self, line: Floats) -> tuple[Floats, Floats]:
+        """`sums`, and above the zero of the sum of a path that attains them: Newton's method on that path alone."""
         value, places = self.paths.attained(lambda j: self.terms(j, line))
         value = value + self.own_term(line)
-        weight = np.where(self.own >= line, self.own_low, self.own_high)
+        terms = [(self.own, np.broadcast_to(self.own_low, line.shape), np.broadcast_to(self.own_high, line.shape))]
         for j, (kind, row, function) in enumerate(places):
             shared = row if self.values[j].shape[1] > 1 else 0
-            positive = self.values[j][kind, shared, function] >= line
-            weight = weight + np.where(positive, self.low[j][kind, row, 0], self.high[j][kind, row, 0])
-        return np.asarray(line + value / np.maximum(weight, 2.0**-900))
+            terms.append(
+                (self.values[j][kind, shared, function], self.low[j][kind, row, 0], self.high[j][kind, row, 0])
+            )
+        values, low, high = (np.stack(part) for part in zip(*terms, strict=True))
+        at, zero = line, values.max(axis=0)
+        for _ in range(INNER):
+            distance = values - at
+            weight = np.where(distance >= 0, low, high)
+            total = weight.sum(axis=0)
+            step = (weight * distance).sum(axis=0) / np.maximum(total, 2.0**-900)
+            zero = np.minimum(zero, np.where(total > 0, at + step, zero))
+            at = zero
+        return value, zero
 
 
 def accepted(sums: Floats) -> Bits:

@@ -73,6 +73,7 @@ def _scope(theorem: Theorem) -> Labels:
     require(config.causal or one, "rule paths is for causal models, or one layer read out at the last position")
     (part,) = theorem.parts
     assert isinstance(part, Labels)
+    require(getattr(part, "margin", None) is None, "rule paths is for labels without a margin")
     return part
 
 
