@@ -201,9 +201,8 @@ def _integers(graph: WordGraph, own: list[tuple[int, Floats]], bias: Fraction) -
 
 
 def _floor(x: Floats, power: int) -> Ints:
-    """At most x 2^power, also if that underflows."""
-    found = np.floor(x * 2.0**power)
-    return np.asarray(np.where(x < 0, np.minimum(found, -1), found).astype(np.int64))
+    """At most x 2^power, up to underflows; a sum of integers that is positive is at least 1, which they cannot hide."""
+    return np.asarray(np.floor(x * 2.0**power).astype(np.int64))
 
 
 def _least(graph: WordGraph, sums: _Sums) -> int:

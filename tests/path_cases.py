@@ -225,7 +225,7 @@ def random_tree(rng: np.random.Generator, case: Case, n: int, label: int, depth:
         return [split, *itertools.chain(*below)]
     if rng.random() < 0.05:
         return [["open"]]
-    rivals = [w for w in range(case.config["d_vocab_out"]) if w != label]
+    rivals = [w for w in range(case.config["d_vocab_out"]) if w != label and rng.random() < 0.9]
     return [["leaf", [[w, int(rng.choice([1, 3, 50, 2000]))] for w in rivals]]]
 
 
