@@ -29,6 +29,7 @@ GRID = 2.0**-100
 """x - y with y >= GRID, rounded, is a multiple of 2^-158: below 2^-105 in size it is exact, of numbers over 2^-101."""
 ROUNDS = 12
 INNER = 8
+WIDE = 8
 BACK = 2.0**-30
 Ranks: TypeAlias = npt.NDArray[np.int16]
 Places: TypeAlias = list[tuple[Ints, Ints, Ints]]
@@ -62,13 +63,21 @@ class Prefixes:
         result = np.empty((len(step.first), *here.shape[1:]))
         ranks = np.zeros(result.shape, dtype=np.int16) if chosen is not None else None
         for nodes, edges in step.groups:
+            if len(edges) >= WIDE:
+                for node, chain in zip(nodes, edges.T, strict=True):
+                    sums = best[step.source[chain]] + here[kinds[chain]]
+                    result[node] = sums.min(axis=0)
+                    if ranks is not None:
+                        order = np.arange(len(chain), dtype=np.int16)[:, None, None]
+                        ranks[node] = ((sums == result[node]) * order).max(axis=0)
+                continue
             least = best[step.source[edges[0]]] + here[kinds[edges[0]]]
             rank = np.zeros(least.shape, dtype=np.int16)
             for p in range(1, len(edges)):
-                found = best[step.source[edges[p]]] + here[kinds[edges[p]]]
+                sums = best[step.source[edges[p]]] + here[kinds[edges[p]]]
                 if ranks is not None:
-                    np.maximum(rank, (found < least) * np.int16(p), out=rank)
-                np.minimum(least, found, out=least)
+                    np.maximum(rank, (sums < least) * np.int16(p), out=rank)
+                np.minimum(least, sums, out=least)
             result[nodes] = least
             if ranks is not None:
                 ranks[nodes] = rank
