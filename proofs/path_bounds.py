@@ -133,6 +133,7 @@ class Bounds:
             functions = self._functions(directions if final else 0, final)
             most = max(functions, default=0)
             held = step.classes * max(most, seen) * widest
+            held = max(held, seen * most * max(h.n_heads for h in config.layers) if config.layers else 0)
             require(held <= MAX_FUNCTIONS, f"{step.classes} classes at position {i} are too many for this model")
             heads = [layer.n_heads for layer in config.layers]
             total += step.classes * sum(f * (h * seen + widest) for h, f in zip(heads, functions, strict=True))

@@ -19,7 +19,7 @@ MAX_STATES = 4096
 MAX_CLASSES = 4096
 MAX_MOVES = 2**18
 MAX_REFINEMENT = 2**22
-MAX_MINIMISING = 2**32
+MAX_MINIMISING = 2**28
 Restriction: TypeAlias = tuple[str, int, tuple[int, ...]]
 """("tokens", p, ids): the token at position p is one of these; ("states", p, states): the refinement machine's state
 after p tokens is one of these."""
@@ -36,11 +36,13 @@ def read_refinement(data: Json, width: int) -> Ints:
 
 @dataclass(frozen=True, eq=False)
 class Language:
-    """The words with one label: `step` [class of states, token of the domain], `start`, `accept` [class]."""
+    """The words with one label: `step` [class of states, token of the domain], `start`, `accept` [class]; and what it
+    took to find it."""
 
     step: Ints
     start: int
     accept: Bits
+    work: int = 0
 
 
 def language(delta: Ints, accept: Bits) -> Language:
@@ -54,7 +56,7 @@ def language(delta: Ints, accept: Bits) -> Language:
         _, first, inverse = np.unique(behaviour, axis=0, return_index=True, return_inverse=True)
         block = inverse.reshape(-1)
         if len(first) == count:
-            return Language(block[delta[first]], int(block[0]), accept[first])
+            return Language(block[delta[first]], int(block[0]), accept[first], work)
         count = len(first)
 
 

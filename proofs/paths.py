@@ -31,6 +31,8 @@ MAX_LEVELS = 2**14
 MAX_PATH_LENGTH = 512
 MAX_WORK = 2**38
 MAX_COUNTING = 2**42
+MINIMISING = 64
+PER_POSITION = 64
 BITS = 40
 Rivals: TypeAlias = dict[int, int]
 """Levels at which each listed rival's sums are told apart."""
@@ -102,6 +104,7 @@ class _Checker:
             self.models = {n: PathModel(self.theorem.model, n, vocab)}
         if label not in self.languages:
             self.languages[label] = language(self.part.delta[:, vocab], self.part.labels == label)
+            self._spend(MINIMISING * self.languages[label].work)
         waiting: list[list[Restriction]] = [[]]
         proved = 0
         for number, entry in enumerate(nodes):
@@ -161,6 +164,8 @@ class _Checker:
             return graph.size
         bounds = Bounds(model, graph)
         self._spend(bounds.cost(len(others)))
+        edges = sum(step.classes for step in graph.steps)
+        self._spend(len(others) * (edges + PER_POSITION * n))
         directions = (model.unembed[:, label, None] - model.unembed[:, others]).T
         with np.errstate(all="ignore"):
             own = bounds.own(directions)
@@ -172,7 +177,6 @@ class _Checker:
             if rival not in rivals:
                 require(_least(graph, sums) > 0, f"rival {rival} is not listed, and may win")
                 continue
-            edges = sum(step.classes for step in graph.steps)
             self.counting += rivals[rival] * edges * (graph.size.bit_length() + 64)
             require(self.counting <= MAX_COUNTING, "the counts take too much work")
             failing += _count(graph, sums, rivals[rival])

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from certiformer.proofs import Invalid, Valid
+from certiformer.proofs import Invalid, Valid, path_bounds, path_graph, path_model, paths
 from certiformer.proofs.path_bounds import Bounds
 from certiformer.proofs.path_model import PathModel
 
@@ -237,4 +237,40 @@ def test_huge_certificates_are_refused_quickly() -> None:
     for _ in range(300):
         deep.append(["tokens", 0, [[0, 1]]])
     rejected(case, [{**LEAVES[1], "tree": [*deep, ["leaf", []]]}], None, "deeper than")
+    assert time.monotonic() - start < 20
+
+
+@pytest.mark.parametrize(
+    "owner, name, most, why",
+    [
+        (paths, "MAX_WORK", 100, "too much work"),
+        (paths, "MAX_COUNTING", 100, "too much work"),
+        (paths, "MAX_NODES", 1, "nodes"),
+        (path_graph, "MAX_CLASSES", 1, "classes at position"),
+        (path_graph, "MAX_MOVES", 1, "too many nodes"),
+        (path_graph, "MAX_MINIMISING", 5, "too large to be minimised"),
+        (path_graph, "MAX_REFINEMENT", 1, "too large"),
+        (path_bounds, "MAX_FUNCTIONS", 10, "too many for this model"),
+        (path_bounds, "MAX_TABLE", 1, "too many pairs"),
+        (path_model, "MAX_EMBEDDED", 1, "too many embeddings"),
+        (path_model, "MAX_HEADS", 0, "heads"),
+        (path_model, "LARGEST", 1.0, "too large"),
+    ],
+)
+def test_limits_are_kept(owner: Any, name: str, most: float, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each limit, made small, refuses a proof that is valid."""
+    trees = [{"n": 3, "label": y, "tree": [["leaf", [[1 - y, 100]]]]} for y in (0, 1)]
+    assert isinstance(majority().check(trees, Fraction(1, 8)), Valid)
+    monkeypatch.setattr(owner, name, most)
+    rejected(majority(), trees, Fraction(1, 8), why)
+
+
+def test_many_classes_are_refused_before_they_are_bounded() -> None:
+    """A refinement machine that remembers twelve tokens, and a model of 14 positions."""
+    case = majority()
+    case.config |= {"n_ctx": 14}
+    case.n, case.states = 14, [[2 * s % 4096, (2 * s + 1) % 4096] for s in range(4096)]
+    start = time.monotonic()
+    trees = [{"n": 14, "label": 1, "tree": [["leaf", []]]}]
+    rejected(case, trees, None, "classes at position")
     assert time.monotonic() - start < 20
