@@ -189,8 +189,8 @@ def remembering(case: Case, n: int) -> Json:
 
 def random_case(seed: int) -> Case:
     rng = np.random.default_rng(seed)
-    tokens, n = int(rng.integers(2, 4)), int(rng.integers(1, 5))
-    n = min(n, 4 if tokens == 2 else 3)
+    tokens, n = int(rng.integers(2, 4)), int(rng.integers(1, 6))
+    n = min(n, 5 if tokens == 2 else 3)
     config = random_config(rng, tokens, n)
     weights = random_weights(rng, config, float(rng.choice([0.3, 0.6, 1.0, 3.0, 40.0], p=[0.3, 0.3, 0.2, 0.1, 0.1])))
     states = int(rng.integers(1, 5))
