@@ -30,6 +30,7 @@ from .format import (
     within,
 )
 from .model import Model, parse_model, read_model
+from .paths import check_paths
 from .theorem import Theorem, read_theorem
 
 
@@ -105,6 +106,8 @@ def _check(data: Mapping[str, Json], model: Model) -> Outcome:
         check_enumeration(theorem, proof)
     elif rule == "count":
         check_count(theorem, proof)
+    elif rule == "paths":
+        check_paths(theorem, proof)
     elif rule == "witness":
         check_witness(theorem, proof)
     elif rule == "hole":

@@ -1,0 +1,241 @@
+"""Rule `paths`: at least so many inputs have the right label, for models of any depth (specification, section 8).
+
+Words of one length and label are the paths of a graph; a tree cuts them into disjoint sets by tokens at positions and
+by states of a machine; on each leaf, logit_y - logit_w is at least a sum of numbers, one for each edge on the path.
+Words on which that sum may be 0 or less are counted, in integers, never too few.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import TypeAlias
+
+import flint
+import numpy as np
+
+from .balls import Floats
+from .bodies import Labels
+from .core import Ints
+from .format import Json, integer, integers, listing, record, require, within
+from .path_bounds import Bounds
+from .path_graph import MAX_MOVES, Language, Restriction, WordGraph, language, read_refinement, word_graph
+from .path_model import PathModel
+from .theorem import Theorem
+
+MAX_NODES = 2**16
+MAX_TREES = 2**14
+MAX_TREE_DEPTH = 256
+MAX_LEVELS = 2**14
+MAX_PATH_LENGTH = 512
+MAX_WORK = 2**38
+MAX_COUNTING = 2**42
+MINIMISING = 64
+PER_POSITION = 64
+BITS = 40
+Rivals: TypeAlias = dict[int, int]
+"""Levels at which each listed rival's sums are told apart."""
+
+
+def check_paths(theorem: Theorem, proof: dict[str, Json]) -> None:
+    """Accepts if the leaves' inputs that provably get their label are enough of all."""
+    with within("proof", "paths"):
+        item = record(proof, "proof", ("rule", "states", "trees"))
+        checker = _Checker(theorem, _scope(theorem), read_refinement(item["states"], len(theorem.codec.vocab)))
+        seen: set[tuple[int, int]] = set()
+        proved = 0
+        for number, entry in enumerate(listing(item["trees"], "trees", MAX_TREES)):
+            with within(f"trees[{number}]", "paths"):
+                tree = record(entry, "a tree", ("n", "label", "tree"))
+                n = integer(tree["n"], "n", theorem.domain.lo, theorem.domain.hi)
+                label = integer(tree["label"], "label", 0, len(theorem.codec.outputs) - 1)
+                require((n, label) not in seen, "this length and label has two trees")
+                seen.add((n, label))
+                proved += checker.tree(n, label, listing(tree["tree"], "tree", MAX_NODES, 1))
+        total = theorem.domain.size()
+        require(proved >= theorem.share * total, f"only {proved} of {total} inputs are proved right")
+
+
+def _scope(theorem: Theorem) -> Labels:
+    """The one part of the body; or `Rejected`, if this rule says nothing about such a theorem."""
+    config, domain = theorem.model.config, theorem.domain
+    require(theorem.quantifier in ("forall", "at_least"), "rule paths proves forall and at_least only")
+    require(len(theorem.parts) == 1 and isinstance(theorem.parts[0], Labels), "rule paths is for one `labels` body")
+    require(theorem.codec.categorical, "rule paths is for categorical codecs: it compares logits")
+    require(not theorem.codec.bos, "rule paths is for codecs without BOS")
+    free = not domain.distinct and bool(domain.accept.all()) and not domain.delta.any()
+    require(free and domain.start == 0, "rule paths is for product domains")
+    require(domain.hi <= MAX_PATH_LENGTH, f"rule paths is for at most {MAX_PATH_LENGTH} positions")
+    require(not config.layer_norm, "rule paths is for models without LayerNorm")
+    neurons = any(layer.d_mlp for layer in config.layers)
+    require(config.activation == "relu" or not neurons, "rule paths is for ReLU")
+    require(config.readout in ("last", "mean"), "rule paths is for read-outs 'last' and 'mean'")
+    one = len(config.layers) == 1 and config.readout == "last"
+    require(config.causal or one, "rule paths is for causal models, or one layer read out at the last position")
+    (part,) = theorem.parts
+    assert isinstance(part, Labels)
+    require(getattr(part, "margin", None) is None, "rule paths is for labels without a margin")
+    return part
+
+
+# --- trees -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Checker:
+    """What the trees share. `work`, `counting`: what was spent; more than the limits is refused before it is done."""
+
+    theorem: Theorem
+    part: Labels
+    refinement: Ints
+    work: int = 0
+    counting: int = 0
+    nodes: int = 0
+    models: dict[int, PathModel] = field(default_factory=dict)
+    languages: dict[int, Language] = field(default_factory=dict)
+
+    def tree(self, n: int, label: int, nodes: list[Json]) -> int:
+        """How many inputs a tree's leaves prove right; the nodes are in preorder."""
+        self.nodes += len(nodes)
+        require(self.nodes <= MAX_NODES, f"the trees have over {MAX_NODES} nodes")
+        vocab = np.array([self.theorem.codec.token(token) for token in self.theorem.domain.vocab], dtype=np.int64)
+        if n not in self.models:
+            self.models = {n: PathModel(self.theorem.model, n, vocab)}
+        if label not in self.languages:
+            self.languages[label] = language(self.part.delta[:, vocab], self.part.labels == label)
+            self._spend(MINIMISING * self.languages[label].work)
+        waiting: list[list[Restriction]] = [[]]
+        proved = 0
+        for number, entry in enumerate(nodes):
+            require(waiting, f"node {number} and what follows belong to no parent")
+            with within(f"tree node {number}", "paths"):
+                above = waiting.pop()
+                kind = entry[0] if isinstance(entry, list) and entry else None
+                if kind in ("tokens", "states"):
+                    require(len(above) < MAX_TREE_DEPTH, f"the tree is deeper than {MAX_TREE_DEPTH}")
+                    parts = self._split(str(kind), n, entry)
+                    waiting.extend([*above, part] for part in reversed(parts))
+                elif kind == "leaf":
+                    rivals = self._rivals(entry, label)
+                    graph = self._graph(n, self.languages[label], above, vocab)
+                    proved += self._leaf(n, label, graph, rivals) if graph is not None else 0
+                else:
+                    require(kind == "open" and len(entry) == 1, "a node is 'tokens', 'states', 'leaf' or 'open'")
+        require(not waiting, f"the tree lacks {len(waiting)} nodes")
+        return proved
+
+    def _graph(self, n: int, words: Language, above: list[Restriction], vocab: Ints) -> WordGraph | None:
+        nodes = min(len(words.accept) * len(self.refinement), MAX_MOVES // len(vocab) + 1)
+        self._spend(n * len(vocab) * nodes)
+        return word_graph(words, self.refinement, n, above, vocab)
+
+    def _spend(self, work: int) -> None:
+        self.work += work
+        require(self.work <= MAX_WORK, "the leaves take too much work")
+
+    def _split(self, kind: str, n: int, entry: list[Json]) -> list[Restriction]:
+        """What each child is restricted to; no word meets two of these."""
+        _, place, parts = listing(entry, "a split", 3, 3)
+        last, width = (n - 1, len(self.theorem.codec.vocab)) if kind == "tokens" else (n, len(self.refinement))
+        at = integer(place, "a position", 0, last)
+        found = [integers(part, "a part", 0, width - 1, width) for part in listing(parts, "parts", width, 1)]
+        for part in found:
+            require(part and part == sorted(set(part)), "a part is empty, or does not ascend")
+        require(sum(map(len, found)) == len(set().union(*found)), "two parts of a split overlap")
+        return [(kind, at, tuple(part)) for part in found]
+
+    def _rivals(self, entry: list[Json], label: int) -> Rivals:
+        _, listed = listing(entry, "a leaf", 2, 2)
+        outputs = len(self.theorem.codec.outputs)
+        found: Rivals = {}
+        for data in listing(listed, "rivals", outputs):
+            pair = listing(data, "a rival", 2, 2)
+            rival = integer(pair[0], "a rival", 0, outputs - 1)
+            require(rival != label and rival not in found, "a rival is the label, or is listed twice")
+            found[rival] = integer(pair[1], "levels", 1, MAX_LEVELS)
+        return found
+
+    def _leaf(self, n: int, label: int, graph: WordGraph, rivals: Rivals) -> int:
+        """Words of a leaf, less at most those on which some rival may win."""
+        model = self.models[n]
+        others = [w for w in range(len(self.theorem.codec.outputs)) if w != label]
+        if not others:
+            return graph.size
+        bounds = Bounds(model, graph)
+        self._spend(bounds.cost(len(others)))
+        edges = sum(step.classes for step in graph.steps)
+        self._spend(len(others) * (edges + PER_POSITION * n))
+        directions = (model.unembed[:, label, None] - model.unembed[:, others]).T
+        with np.errstate(all="ignore"):
+            own = bounds.own(directions)
+        require(all(bool(np.isfinite(part).all()) for _, part in own), "a bound is not finite")
+        failing = 0
+        for number, rival in enumerate(others):
+            bias = Fraction(float(model.unembed_bias[label])) - Fraction(float(model.unembed_bias[rival]))
+            sums = _integers(graph, [(i, part[:, number]) for i, part in own], len(own) * bias)
+            if rival not in rivals:
+                require(_least(graph, sums) > 0, f"rival {rival} is not listed, and may win")
+                continue
+            self.counting += rivals[rival] * edges * (graph.size.bit_length() + 64)
+            require(self.counting <= MAX_COUNTING, "the counts take too much work")
+            failing += _count(graph, sums, rivals[rival])
+        return graph.size - min(graph.size, failing)
+
+
+# --- sums along paths, in integers -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class _Sums:
+    """Integers of the edges of each position, and a constant: a path's sum is positive only if logit_y > logit_w."""
+
+    terms: list[Ints]
+    constant: int
+
+
+def _integers(graph: WordGraph, own: list[tuple[int, Floats]], bias: Fraction) -> _Sums:
+    """Rounded down, all times one power of two; terms below 2^40 in size."""
+    top = max(*(float(np.abs(part).max()) for _, part in own), abs(float(bias)), 2.0**-900)
+    power = BITS - 1 - math.ceil(math.log2(top))
+    terms = [np.zeros(step.classes, dtype=np.int64) for step in graph.steps]
+    for i, part in own:
+        terms[i] = _floor(part, power)
+    return _Sums(terms, math.floor(bias * Fraction(2) ** power))
+
+
+def _floor(x: Floats, power: int) -> Ints:
+    """At most x 2^power, up to underflows; a sum of integers that is positive is at least 1, which they cannot hide."""
+    return np.asarray(np.floor(x * 2.0**power).astype(np.int64))
+
+
+def _least(graph: WordGraph, sums: _Sums) -> int:
+    """The least sum over all paths."""
+    best = np.zeros(1, dtype=np.int64)
+    for step, terms in zip(graph.steps, sums.terms, strict=True):
+        best = np.minimum.reduceat(best[step.source] + terms, step.first)
+    return int(best.min()) + sums.constant
+
+
+def _count(graph: WordGraph, sums: _Sums, levels: int) -> int:
+    """At least the number of paths with a sum of at most 0.
+
+    sum t <= bound implies sum floor((t - low) / 2^k) <= floor((bound - sum of lows) / 2^k).
+    """
+    lows = [int(terms.min()) for terms in sums.terms]
+    room = -sums.constant - sum(lows)
+    if room < 0:
+        return 0
+    k = (room // levels).bit_length()
+    top = room >> k
+    state = [flint.fmpz_poly([1])]
+    for step, terms, low in zip(graph.steps, sums.terms, lows, strict=True):
+        following = [flint.fmpz_poly() for _ in step.first]
+        place = step.target * (int(step.source.max()) + 1) + step.source
+        heights = (terms - low) >> k
+        for edges in np.split(np.argsort(place, kind="stable"), np.flatnonzero(np.diff(np.sort(place))) + 1):
+            source, target, here = int(step.source[edges[0]]), int(step.target[edges[0]]), heights[edges]
+            histogram = flint.fmpz_poly(np.bincount(here[here <= top], minlength=1).tolist())
+            following[target] += state[source].mul_low(histogram, top + 1)
+        state = following
+    return sum(int(sum(p.coeffs(), flint.fmpz(0))) for p in state)
