@@ -8,8 +8,7 @@ through boxes that were found, in the same way, for each of their classes:
 - attention: with scores s_j known up to intervals from the classes of the query and of j, and values at least v_j,
       mean = sum_j A_j v_j >= L   iff (by this bound)   min over paths of sum_j e_j (v_j - L) >= 0,
   e_j being the end of the weight's interval that the sign asks for: a shortest-path problem. The best L is its root
-  (Dinkelbach). Several heads, of one layer or of layers below at the same position: each has its own L_h, and what a
-  path has beyond them is added along the same path,
+  (Dinkelbach). Several heads: each has its own L_h, and what a path has beyond them is added along the same path,
       sum_h mean_h >= sum_h L_h + min over paths of sum_j sum_h e_j (v_j - L_h) / (the greatest normaliser of h);
 - ReLU: the usual lines, over the pre-activation's range given the class.
 
@@ -33,6 +32,7 @@ from .bounded_model import Attention, BoundedModel, Neurons
 from .word_graph import WordGraph, least_entering
 
 ROOT_STEPS = 12
+REPAIRS = 4
 CLOSE = 2.0**-16
 LEAST = -690.0
 TINY = 2.0**-900
@@ -112,7 +112,7 @@ class PathBounds:
         if self.model.config.readout == "last":
             classes = len(self.tokens[end])
             c, none = directions.expand(classes, *directions.shape), torch.zeros(classes, len(rivals)).double()
-            found, tables = self.along(last, end, c, none + const - 4 * self.model.rounding * size)
+            found, tables = self.along(end, c, none + const - 4 * self.model.rounding * size)
             tables = tables or [torch.zeros(len(t), classes, len(rivals), dtype=torch.float64) for t in self.tokens]
             others = ~torch.eye(classes, dtype=torch.bool)
             tables[end] = tables[end].masked_fill(others[..., None], torch.inf)
@@ -131,28 +131,42 @@ class PathBounds:
             half = c.shape[1] // 2
             parts = ((c[:, :half], const[:, :half]), (c[:, half:], const[:, half:]))
             return torch.cat([self.lower(layer, i, *part, middle) for part in parts], 1)
-        const, tables = self.along(layer, i, c, const, middle)
-        if not tables:
-            return const
-        return const + shortest(self.graph, i, tables).clamp(min=0.0) * (1 - 2.0**-40)
-
-    def along(self, layer: int, i: int, c: Tensor, const: Tensor, middle: bool = False) -> tuple[Tensor, list[Tensor]]:
-        """As `lower`, along single paths: const [class, k], and for each j <= i a table [class of j, class, k] (none at
-        all without attention), whose sum along a path is at least 0."""
         self.tick()
-        tables: list[Tensor] = []
         for number in range(layer, -1, -1):
-            block = self.model.blocks[number]
-            if block.neurons is not None and not (middle and number == layer):
-                const = self._less(c, const, block.after, 16.0)
-                c, const = self._through_neurons(block.neurons, self._lines[number, i], c, const)
-            if block.attention is not None:
-                const = self._less(c, const, block.middle, 256.0)
-                levels, more = self._means(number, i, block.attention, c)
-                const = const + c @ block.attention.b_o + levels
-                tables = [a + b for a, b in zip(tables, more, strict=True)] if tables else more
+            c, const, tables = self._through(number, i, c, const, middle and number == layer)
+            if tables:
+                const = const + shortest(self.graph, i, tables).clamp(min=0.0) * (1 - 2.0**-40)
+        return self._embedded(i, c, const)
+
+    def along(self, i: int, c: Tensor, const: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """As `lower` after the last layer, along single paths: const [class, k], and for each j <= i a table
+        [class of j, class, k] of what the last layer with attention adds there (none at all without attention)."""
+        self.tick()
+        kept: list[Tensor] = []
+        for number in range(len(self.model.blocks) - 1, -1, -1):
+            c, const, tables = self._through(number, i, c, const, False)
+            if tables and kept:
+                const = const + shortest(self.graph, i, tables).clamp(min=0.0) * (1 - 2.0**-40)
+            kept = kept or tables
+        return self._embedded(i, c, const), kept
+
+    def _through(
+        self, number: int, i: int, c: Tensor, const: Tensor, middle: bool
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """One layer back: coefficients and constant, and what its attention adds along single paths."""
+        block = self.model.blocks[number]
+        if block.neurons is not None and not middle:
+            const = self._less(c, const, block.after, 16.0)
+            c, const = self._through_neurons(block.neurons, self._lines[number, i], c, const)
+        if block.attention is None:
+            return c, const, []
+        const = self._less(c, const, block.middle, 256.0)
+        levels, tables = self._means(number, i, block.attention, c)
+        return c, const + c @ block.attention.b_o + levels, tables
+
+    def _embedded(self, i: int, c: Tensor, const: Tensor) -> Tensor:
         const = self._less(c, const, self.model.blocks[0].before, 16.0)
-        return const + torch.einsum("akd,ad->ak", c, self.model.embedded[i, self.tokens[i]]), tables
+        return const + torch.einsum("akd,ad->ak", c, self.model.embedded[i, self.tokens[i]])
 
     def _less(self, c: Tensor, const: Tensor, size: Tensor, factor: float) -> Tensor:
         """The constant, less what rounding may add to a step whose terms have the magnitudes `size` [d_model]."""
@@ -284,10 +298,15 @@ class _Mean:
         guess = torch.maximum(torch.minimum(guess, self.floor + self.range), self.floor)
         guess = guess + self._step(guess, self.values, self.least, self.most) - 2.0**-40 * self.range
         guess = torch.maximum(torch.nan_to_num(guess, nan=-torch.inf), self.floor)
+        for _ in range(REPAIRS):
+            gains = self.gains(guess)
+            sums = shortest(self.graph, self.i, gains)
+            if not bool((sums < 0).any()):
+                return guess, gains
+            lower = guess + self._step(guess, self.values, self.least, self.most) - 2.0**-36 * self.range
+            guess = torch.where(sums < 0, torch.maximum(torch.minimum(lower, guess), self.floor), guess)
         gains = self.gains(guess)
         sums = shortest(self.graph, self.i, gains)
-        if not bool((sums < 0).any()):
-            return guess, gains
         near = shortest(self.graph, self.i, self.least)
         lost = torch.where(near > TINY, sums / near.clamp(min=TINY), -torch.inf) * (1 + 2.0**-40)
         level = torch.maximum(self.floor, torch.where(sums < 0, guess + lost, guess))
