@@ -22,7 +22,7 @@ from .balls import Floats, exp_near
 from .core import Ints
 from .format import require
 from .path_graph import WordGraph
-from .path_minimum import GRID, Prefixes, Weighted, together
+from .path_minimum import GRID, Prefixes, Weighted, spread, together
 from .path_model import Attention, Neurons, PathModel
 
 FARTHEST = -590.0
@@ -106,6 +106,44 @@ class Bounds:
             for number in range(last + 1):
                 self.powers.pop((number, i), None)
         return found
+
+    def along(self, directions: Floats) -> tuple[Floats, list[Floats]]:
+        """For the read-out `last`: base [class of n - 1, direction], and for each j < n - 1 terms [class of j, class of
+        n - 1, direction]. On a path that ends in class a, c . x_{n-1} after the last layer is at least base[a] + the
+        sum over j of terms[j][class of j, a]: the last layer with attention is bounded along the path."""
+        i = self.model.n - 1
+        for position in range(self.model.n):
+            self._prepare(position, position == i)
+            if position < i:
+                for number in range(len(self.model.blocks)):
+                    self.powers.pop((number, position), None)
+        c, k = directions[None], np.zeros((1, len(directions)))
+        for number in reversed(range(len(self.model.blocks))):
+            block = self.model.blocks[number]
+            if block.neurons is not None:
+                c, k = self._through_neurons(number, i, block.neurons, c, k)
+            if block.attention is None:
+                continue
+            level, terms = self._spread(number, i, block.attention, c)
+            bias = c @ block.attention.out_bias
+            k = _less(k + bias + level, np.abs(k), block.rounding, np.abs(c) @ block.middle)
+            return self.after(number - 1, i, c, k), terms
+        classes = self.graph.steps[i].classes
+        none = [np.zeros((step.classes, classes, len(directions))) for step in self.graph.steps[:i]]
+        return np.broadcast_to(self._embedded(i, c, k), (classes, len(directions))), none
+
+    def _spread(self, number: int, i: int, attention: Attention, c: Floats) -> tuple[Floats, list[Floats]]:
+        """As `_attended`, not minimised over paths: [class, function], and terms [class of j, class, function]."""
+        powers, classes = self.powers[number, i], self.graph.steps[i].classes
+        mid, rad = self._keys(number, i, "V")
+        chosen = np.arange(classes)
+        heads = [
+            self._weighted(number, i, h, c @ attention.out[h].T, mid[h], rad[h], powers, chosen)
+            for h in range(attention.heads)
+        ]
+        level, terms = spread(heads)
+        kinds = [self.boxes[number, j, "V"].kinds for j in range(i)]
+        return level, [part[kind] for part, kind in zip(terms, kinds, strict=True)]
 
     def _prepare(self, i: int, final: bool) -> None:
         """What the bounds of later positions and of position i itself need of position i, layer by layer."""

@@ -86,6 +86,16 @@ class WordGraph:
     steps: tuple[Step, ...]
     size: int
 
+    def sizes_of_last(self) -> list[int]:
+        """How many paths there are through each class of the last position, exactly."""
+        counts = [1]
+        for step in self.steps[:-1]:
+            following = [0] * len(step.first)
+            for source, target in zip(step.source.tolist(), step.target.tolist(), strict=True):
+                following[target] += counts[source]
+            counts = following
+        return [counts[source] for source in self.steps[-1].source.tolist()]
+
 
 def _step(source: Ints, token: Ints, target: Ints) -> Step:
     order = np.argsort(target, kind="stable")

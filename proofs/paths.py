@@ -165,8 +165,11 @@ class _Checker:
         bounds = Bounds(model, graph)
         self._spend(bounds.cost(len(others)))
         edges = sum(step.classes for step in graph.steps)
-        self._spend(len(others) * (edges + PER_POSITION * n))
+        last = model.config.readout == "last"
+        self._spend(len(others) * (edges + PER_POSITION * n) * (graph.steps[-1].classes if last else 1))
         directions = (model.unembed[:, label, None] - model.unembed[:, others]).T
+        if last:
+            return self._by_last(label, graph, bounds, directions, others, rivals)
         with np.errstate(all="ignore"):
             own = bounds.own(directions)
         require(all(bool(np.isfinite(part).all()) for _, part in own), "a bound is not finite")
@@ -181,6 +184,28 @@ class _Checker:
             require(self.counting <= MAX_COUNTING, "the counts take too much work")
             failing += _count(graph, sums, rivals[rival])
         return graph.size - min(graph.size, failing)
+
+    def _by_last(
+        self, label: int, graph: WordGraph, bounds: Bounds, directions: Floats, others: list[int], rivals: Rivals
+    ) -> int:
+        """`_leaf` for the read-out `last`: the words of each class of the last position by themselves."""
+        model, edges = self.models[bounds.model.n], sum(step.classes for step in graph.steps)
+        with np.errstate(all="ignore"):
+            base, terms = bounds.along(directions)
+        require(bool(np.isfinite(base).all()) and all(bool(np.isfinite(t).all()) for t in terms), "not finite")
+        sizes = graph.sizes_of_last()
+        failing = [0] * len(sizes)
+        for number, rival in enumerate(others):
+            bias = Fraction(float(model.unembed_bias[label])) - Fraction(float(model.unembed_bias[rival]))
+            for a in range(len(sizes)):
+                sums = _integers_to(graph, base[a, number], [part[:, a, number] for part in terms], bias)
+                if rival not in rivals:
+                    require(_least_to(graph, sums, a) > 0, f"rival {rival} is not listed, and may win")
+                    continue
+                self.counting += rivals[rival] * edges * (graph.size.bit_length() + 64)
+                require(self.counting <= MAX_COUNTING, "the counts take too much work")
+                failing[a] += _count_to(graph, sums, rivals[rival], a)
+        return sum(size - min(size, lost) for size, lost in zip(sizes, failing, strict=True))
 
 
 # --- sums along paths, in integers -----------------------------------------------------------------------------------
@@ -209,6 +234,32 @@ def _floor(x: Floats, power: int) -> Ints:
     return np.asarray(np.floor(x * 2.0**power).astype(np.int64))
 
 
+def _integers_to(graph: WordGraph, base: float, terms: list[Floats], bias: Fraction) -> _Sums:
+    """As `_integers`, of paths to one class of the last position, whose own number is `base`."""
+    own = [*enumerate(part[:, None] for part in terms)]
+    whole = bias + Fraction(float(base))
+    top = max([*(float(np.abs(part).max()) for _, part in own), abs(float(whole)), 2.0**-900])
+    power = BITS - 1 - math.ceil(math.log2(top))
+    return _Sums([_floor(part, power) for part in terms], math.floor(whole * Fraction(2) ** power))
+
+
+def _least_to(graph: WordGraph, sums: _Sums, a: int) -> int:
+    """The least sum over the paths to class a of the last position."""
+    best = np.zeros(1, dtype=np.int64)
+    for step, terms in zip(graph.steps[:-1], sums.terms, strict=True):
+        best = np.minimum.reduceat(best[step.source] + terms, step.first)
+    return int(best[graph.steps[-1].source[a]]) + sums.constant
+
+
+def _count_to(graph: WordGraph, sums: _Sums, levels: int, a: int) -> int:
+    """As `_count`, of the paths to class a of the last position."""
+    if not sums.terms:
+        return int(sums.constant <= 0)
+    state = _histograms(graph, sums, levels)
+    source = int(graph.steps[-1].source[a])
+    return int(sum(state[source].coeffs(), flint.fmpz(0))) if source in state else 0
+
+
 def _least(graph: WordGraph, sums: _Sums) -> int:
     """The least sum over all paths."""
     best = np.zeros(1, dtype=np.int64)
@@ -218,18 +269,24 @@ def _least(graph: WordGraph, sums: _Sums) -> int:
 
 
 def _count(graph: WordGraph, sums: _Sums, levels: int) -> int:
-    """At least the number of paths with a sum of at most 0.
+    """At least the number of paths with a sum of at most 0."""
+    return sum(int(sum(p.coeffs(), flint.fmpz(0))) for p in _histograms(graph, sums, levels).values())
+
+
+def _histograms(graph: WordGraph, sums: _Sums, levels: int) -> dict[int, flint.fmpz_poly]:
+    """For each node after as many positions as there are terms: its paths by height, of those that may have a sum of at
+    most 0 (none if no path may).
 
     sum t <= bound implies sum floor((t - low) / 2^k) <= floor((bound - sum of lows) / 2^k).
     """
     lows = [int(terms.min()) for terms in sums.terms]
     room = -sums.constant - sum(lows)
     if room < 0:
-        return 0
+        return {}
     k = (room // levels).bit_length()
     top = room >> k
     state = [flint.fmpz_poly([1])]
-    for step, terms, low in zip(graph.steps, sums.terms, lows, strict=True):
+    for step, terms, low in zip(graph.steps, sums.terms, lows, strict=False):
         following = [flint.fmpz_poly() for _ in step.first]
         place = step.target * (int(step.source.max()) + 1) + step.source
         heights = (terms - low) >> k
@@ -238,4 +295,4 @@ def _count(graph: WordGraph, sums: _Sums, levels: int) -> int:
             histogram = flint.fmpz_poly(np.bincount(here[here <= top], minlength=1).tolist())
             following[target] += state[source].mul_low(histogram, top + 1)
         state = following
-    return sum(int(sum(p.coeffs(), flint.fmpz(0))) for p in state)
+    return dict(enumerate(state))

@@ -62,8 +62,13 @@ def check_bounds(seed: int) -> None:
         c = rng.normal(size=(3, case.config["d_model"])) * 10.0 ** rng.integers(-3, 4)
         own = Bounds(model, graph).own(c)
         assert [i for i, _ in own] == [i for i in range(case.n) if final[i]], "the read-out's positions"
+        base, terms = Bounds(model, graph).along(c)
         for word in words:
             run, classes = Run(case, word), path(graph, word)
+            if case.config["readout"] == "last":
+                true = run.stream[len(case.config["layers"]) - 1][case.n - 1] @ c.T.astype(LONG)
+                added = [part[classes[j], classes[-1]].astype(LONG) for j, part in enumerate(terms)]
+                assert (sum(added, base[classes[-1]].astype(LONG)) <= true).all(), "a bound along a path"
             _check_boxes(bounds, run, classes)
             _check_powers(bounds, run, classes)
             _check_lines(bounds, run, classes)

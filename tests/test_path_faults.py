@@ -43,6 +43,14 @@ def around(owner: Any, name: str, change: Callable[..., Any]) -> Callable[[Patch
     return setting(owner, name, lambda *arguments, **more: change(right(*arguments, **more), *arguments))
 
 
+def both(*plants: Callable[[Patch], None]) -> Callable[[Patch], None]:
+    def plant(patch: Patch) -> None:
+        for one in plants:
+            one(patch)
+
+    return plant
+
+
 # --- least means -------------------------------------------------------------------------------------------------
 
 
@@ -237,6 +245,15 @@ def unlike_bias(right: Any) -> Any:
     return lambda graph, own, bias: right(graph, own, -bias)
 
 
+def unlike_bias_to(right: Any) -> Any:
+    return lambda graph, base, terms, bias: right(graph, base, terms, -bias)
+
+
+def spread_too_far(found: Any, *_: Any) -> Any:
+    base, terms = found
+    return base, [part + 2.0**-6 * np.abs(part).max() for part in terms]
+
+
 def no_check_of_parts(checker: Any, kind: str, n: int, entry: Any) -> Any:
     return [(kind, entry[1], tuple(part)) for part in entry[2]]
 
@@ -249,7 +266,25 @@ PROOFS: dict[str, Fault] = {
     "one word not counted": (around(paths, "_count", too_few), check_counts),
     "the bias's sign": (setting(paths, "_integers", unlike_bias(paths._integers)), check_counts),
     "the bias's sign, in proofs": (setting(paths, "_integers", unlike_bias(paths._integers)), check_proof),
-    "an unlisted rival not looked at": (setting(paths, "_least", lambda *_: 1), forgeries),
+    "terms along paths too great": (around(path_bounds, "spread", spread_too_far), check_bounds),
+    "the base of paths too great": (
+        around(path_bounds, "spread", lambda found, *_: (found[0] + 2.0**-6 * np.abs(found[0]), found[1])),
+        check_bounds,
+    ),
+    "an unlisted rival not looked at": (
+        both(setting(paths, "_least", lambda *_: 1), setting(paths, "_least_to", lambda *_: 1)),
+        forgeries,
+    ),
+    "the same for classes of the last position": (setting(paths, "_least_to", lambda *_: 1), check_proof),
+    "nothing fails in a class of the last position": (setting(paths, "_count_to", lambda *_: 0), check_proof),
+    "the bias's sign, in a class of the last position": (
+        setting(paths, "_integers_to", unlike_bias_to(paths._integers_to)),
+        check_proof,
+    ),
+    "sizes of the classes too great": (
+        around(path_graph.WordGraph, "sizes_of_last", lambda found, *_: [size + 1 for size in found]),
+        check_proof,
+    ),
     "the least sum of the wrong paths": (around(paths, "_least", lambda found, *_: found + 1), check_counts),
     "the same in proofs": (setting(paths, "_least", lambda *_: 1), check_proof),
     "nothing fails": (setting(paths, "_count", lambda *_: 0), check_proof),
