@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import itertools
 import time
+from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
 
+import certiformer as cf
 from certiformer.models.codec import Codec
 from certiformer.models.config import LayerConfig, TransformerConfig
 from certiformer.models.labels import LabelMachine
@@ -270,3 +272,22 @@ def claim_of(model: Transformer, machine: LabelMachine, states: LabelMachine | N
     tokens, outputs = tuple(range(model.config.d_vocab)), tuple(range(model.config.d_vocab_out))
     codec = Codec(tokens, False, "categorical", outputs, max_len=model.config.n_ctx)
     return Claim("forall", LabelsBody(Subject(model, codec), machine, "a task", states))
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_the_checker_accepts_what_is_proved_and_nothing_false_is(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    model = random_model(rng, scale=float(rng.choice([0.4, 1.0])))
+    n = 4
+    machine = random_machine(rng, 3, model.config.d_vocab, model.config.d_vocab_out)
+    states = random_machine(rng, 2, model.config.d_vocab, 1)
+    right, total = true_count(model, machine, n)
+    claim, domain = claim_of(model, machine, states), cf.sequences(range(model.config.d_vocab), n)
+    proved = search(model, machine, states, n).proved
+    verdict = cf.prove(claim.at_least(Fraction(proved, total)), domain, engines={"paths"}, seconds=60)
+    assert isinstance(verdict, cf.Proved), verdict
+    if right < total:
+        for false in (claim, claim.at_least(Fraction(right + 1, total))):
+            assert not isinstance(cf.prove(false, domain, engines={"paths"}, seconds=10), cf.Proved)
+    else:
+        assert isinstance(cf.prove(claim, domain, engines={"paths"}, seconds=60), cf.Proved)

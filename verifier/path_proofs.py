@@ -273,8 +273,10 @@ def _cut(
     kind: str, at: int, names: Integers, bounds: npt.NDArray[np.float64], shares: npt.NDArray[np.float64]
 ) -> tuple[float, Split | None]:
     """The names, in the order of their least bounds, in two parts; and the variance of the bounds between them."""
+    meant = np.isfinite(bounds)  # the others do not meet this group
+    names, bounds, shares = names[meant], bounds[meant], shares[meant]
     unique, place = np.unique(names, return_inverse=True)
-    if len(unique) < 2:
+    if len(unique) < 2 or not shares.sum():
         return -1.0, None
     least, weight = np.full(len(unique), np.inf), np.zeros(len(unique))
     np.minimum.at(least, place.reshape(-1), bounds)
