@@ -18,7 +18,7 @@ from .options import Options
 from .report import Cell, Figure, Section, Table
 from .truth import theorem_holds
 
-MUTATIONS = 2500
+MUTATIONS = 5000
 LIMIT = 3600.0
 Path = tuple[str | int, ...]
 
