@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from unittest import mock
 
 from .isolation import Failure, apart
 from .options import Options
-from .report import Cell, Figure, Section, Table, count_text, seconds_text
+from .report import Cell, Figure, Section, Table, Watch, count_text, seconds_text
 
 LIMIT = 3600.0
 BATCH = 4096
@@ -46,16 +45,6 @@ CASES = (
 )
 
 
-class _Watch:
-    """Seconds since its making, on the clock and of this process's CPU time."""
-
-    def __init__(self) -> None:
-        self.start = time.perf_counter(), time.process_time()
-
-    def read(self) -> tuple[float, float]:
-        return time.perf_counter() - self.start[0], time.process_time() - self.start[1]
-
-
 def run_case(case: Case) -> dict[str, Any]:
     """One row: times, sizes and operations."""
     import certiformer as cf
@@ -64,7 +53,7 @@ def run_case(case: Case) -> dict[str, Any]:
     found = zoo.load(case.model)
     model, task = found.model, found.task
     row: dict[str, Any] = {"inputs": task.domain.size(), "margin": None, **_float_run(model, task)}
-    watch = _Watch()
+    watch = Watch()
     if case.claim == "margin":
         row["margin"] = cf.least_margin(model, task, seconds=case.seconds)
         claim = cf.TaskMargin(model, task, row["margin"])
@@ -80,7 +69,7 @@ def run_case(case: Case) -> dict[str, Any]:
         verdict.certificate.save(certificate)
         model.save(file)
         row["bytes"] = certificate.stat().st_size
-        watch = _Watch()
+        watch = Watch()
         checked = cf.check(certificate, file, expect=claim, domain=task.domain)
         row["check_s"], row["check_cpu_s"] = watch.read()
         row["checked"] = type(checked).__name__
@@ -102,7 +91,7 @@ def _float_run(model: Any, task: Any) -> dict[str, Any]:
         model(torch.from_numpy(words))
     each = flops.get_total_flops() // 2 // len(words)
     seen, right, least = 0, 0, float("inf")
-    watch = _Watch()
+    watch = Watch()
     with torch.no_grad():
         for words in task.domain.batches(BATCH):
             logits = model(torch.from_numpy(words))
