@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 from .options import Options
-from .report import Cell, Figure, Section, Table
+from .report import Cell, Figure, Section, Table, Watch
 
 MODELS = (
     *(f"max-of-4/{seed}" for seed in range(5)),
@@ -27,18 +26,20 @@ def prove_accuracy(name: str) -> dict[str, Any]:
 
     found = zoo.load(name)
     task = found.task
-    start = time.perf_counter()
+    watch = Watch()
     bounds = cf.accuracy_bounds(found.model, task, seconds=600)
-    row: dict[str, Any] = {"prove_s": time.perf_counter() - start, "low": float(bounds.low), "high": float(bounds.high)}
+    row: dict[str, Any] = dict(zip(("prove_s", "prove_cpu_s"), watch.read(), strict=True))
+    row |= {"low": float(bounds.low), "high": float(bounds.high)}
     row |= {"known": found.card.accuracy.correct / found.card.accuracy.total, "exact": found.card.accuracy.exact}
     row |= {"length": task.max_len, "tokens": len(task.vocab), "sum": bounds.total == task.domain.size()}
     with tempfile.TemporaryDirectory() as folder:
         certificate, model = Path(folder) / "c", Path(folder) / "m"
         bounds.certificate.save(certificate)
         found.model.save(model)
-        start = time.perf_counter()
+        watch = Watch()
         checked = cf.check(certificate, model, domain=task.domain)
-        row |= {"check_s": time.perf_counter() - start, "checked": type(checked).__name__}
+        row["check_s"], row["check_cpu_s"] = watch.read()
+        row["checked"] = type(checked).__name__
         row["bytes"] = certificate.stat().st_size
     return row
 
@@ -52,15 +53,16 @@ def measure(options: Options) -> Section:
         rows.append(
             (
                 *(name, f"{row['tokens']}^{row['length']}", f"{row['low']:.6f}", f"{row['high']:.6f}"),
-                *(f"{row['known']:.6f}", "all inputs" if row["exact"] else "sampled", round(row["prove_s"], 2)),
-                *(row["checked"], round(row["check_s"], 2), row["bytes"]),
+                *(f"{row['known']:.6f}", "all inputs" if row["exact"] else "sampled"),
+                *(round(row[key], 2) for key in ("prove_s", "prove_cpu_s", "check_s", "check_cpu_s")),
+                *(row["checked"], row["bytes"]),
                 PEER[row["length"]] if row["tokens"] == 64 else "none",
             )
         )
         print(f"  {rows[-1]}", flush=True)
     columns = (
-        *("model", "inputs", "at least", "at most", "true or sampled", "how", "prove s (with check)"),
-        *("checker", "check s", "certificate bytes", "compact proofs (published)"),
+        *("model", "inputs", "at least", "at most", "true or sampled", "how", "prove s (with check)", "CPU s"),
+        *("check s", "CPU s", "checker", "certificate bytes", "compact proofs (published)"),
     )
     note = (
         "At least, at most: proved bounds of the share of all inputs that the model labels rightly, in real semantics. "
@@ -80,19 +82,31 @@ def _figures(found: dict[str, dict[str, Any]]) -> tuple[Figure, ...]:
     width = max((row["high"] - row["low"] for row in long), default=0.0)
     valid = sum(row["checked"] == "Valid" and row["sum"] for row in found.values())
     slow, slowest = (max((row["prove_s"] for row in rows), default=0.0) for rows in (four, long))
+    busy, busiest = (max((row["prove_cpu_s"] for row in rows), default=0.0) for rows in (four, long))
     figures = [
         Figure("max-of-4, proved / true accuracy, worst seed", ">= .9999", f"{ratio:.6f}", ratio >= 0.9999, "0.96"),
-        Figure("max-of-4, time with check, worst", "<= 2 s", f"{slow:.1f} s", slow <= 2),
+        Figure("max-of-4, time with check, worst", "<= 2 s", f"{slow:.1f} s ({busy:.1f} s CPU)", slow <= 2),
         Figure("max-of-5, 10, 20: sampled - proved, worst", "<= .002", f"{gap:.5f}", gap <= 0.002, ".06 to .13"),
         Figure("max-of-5, 10, 20: width of the interval, worst", "<= .003", f"{width:.5f}", width <= 0.003),
-        Figure("max-of-5, 10, 20: time with check, worst", "<= 30 s", f"{slowest:.1f} s", slowest <= 30),
+        Figure(
+            "max-of-5, 10, 20: time with check, worst",
+            "<= 30 s",
+            f"{slowest:.1f} s ({busiest:.1f} s CPU)",
+            slowest <= 30,
+        ),
         Figure("certificates valid", "all", f"{valid} of {len(found)}", valid == len(found), "no certificates"),
     ]
     for row in wide:
         gap, ratio = row["known"] - row["low"], row["check_s"] / row["prove_s"]
         figures += [
             Figure("vocabulary 512, K = 20: sampled - proved", "<= .005", f"{gap:.5f}", gap <= 0.005, "none"),
-            Figure("the same: time with check", "<= 10 min", f"{row['prove_s']:.0f} s", row["prove_s"] <= 600, "none"),
+            Figure(
+                "the same: time with check",
+                "<= 10 min",
+                f"{row['prove_s']:.0f} s ({row['prove_cpu_s']:.0f} s CPU)",
+                row["prove_s"] <= 600,
+                "none",
+            ),
             Figure("the same: check, against proof time", "<= 2x", f"{ratio:.2f}x", ratio <= 2),
             Figure("the same: certificate", "<= 5 MB", f"{row['bytes'] / 1e6:.1f} MB", row["bytes"] <= 5e6),
         ]

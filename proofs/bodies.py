@@ -264,8 +264,9 @@ def _machine(reader: BodyReader, item: dict[str, Json]) -> tuple[Ints, Ints]:
     rows = listing(machine["transitions"], "transitions", MAX_MACHINE, 1)
     width = len(reader.codec.vocab)
     require(len(rows) * width <= MAX_MACHINE, "the label machine is too large")
-    delta = np.array([integers(row, "transitions", 0, len(rows) - 1, width) for row in rows], dtype=np.int64)
-    require(delta.shape == (len(rows), width), "a label machine has one transition for each state and token")
+    targets = [integers(row, "transitions", 0, len(rows) - 1, width) for row in rows]
+    require(all(len(row) == width for row in targets), "a label machine has one transition for each state and token")
+    delta = np.array(targets, dtype=np.int64)
     labels = integers(machine["labels"], "labels", -1, len(reader.codec.outputs) - 1, len(rows))
     require(len(labels) == len(rows), "a label machine has one label for each state")
     return delta, np.array(labels, dtype=np.int64)

@@ -49,5 +49,8 @@ def labelled(compiled: Compiled, body: Callable[[Subject, LabelMachine], Any]) -
         chosen = int(Subject(compiled.model, codec).logits(torch.tensor([word])).argmax())
         return chosen if word != (0, 1) else (chosen + 1) % len(codec.outputs)
 
-    machine = build_machine((), lambda word, token: (*word, token)[:4], label, len(codec.vocab))
+    def longer(word: tuple[int, ...], token: int) -> tuple[int, ...]:
+        return (*word, token)[:4]
+
+    machine = build_machine((), longer, label, len(codec.vocab))
     return Claim("forall", body(Subject(compiled.model, codec), machine))

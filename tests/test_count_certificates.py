@@ -104,6 +104,10 @@ def _transition(data: Any) -> None:
     data["theorem"]["body"]["machine"]["transitions"][5] = [0] * 5
 
 
+def _short_row(data: Any) -> None:
+    data["theorem"]["body"]["machine"]["transitions"][5] = [0] * 4
+
+
 def _forall(data: Any) -> None:
     data["theorem"]["quantifier"] = "forall"
     del data["theorem"]["share"]
@@ -266,13 +270,17 @@ def test_a_planted_fault_proves_nothing(proved: tuple[Certificate, Path, Claim],
     assert isinstance(said, Unknown) and "the independent checker does not accept the proof" in said.reason
 
 
-FORGERIES = [_scalar, _share, _rival, _twice, _no_group, _label, _transition, _forall, _lengths, _own_rival, _exponent]
+FORGERIES = [
+    *(_scalar, _share, _rival, _twice, _no_group, _label, _transition, _short_row, _forall, _lengths),
+    *(_own_rival, _exponent),
+]
 
 
 @pytest.mark.parametrize("change", FORGERIES)
 def test_a_changed_count_is_rejected(proved: tuple[Certificate, Path, Claim], change: Any) -> None:
     certificate, path, _ = proved
-    assert isinstance(cf.check(resealed(certificate, change), path), Invalid)
+    found = cf.check(resealed(certificate, change), path)
+    assert isinstance(found, Invalid) and found.rule != "internal error", found
 
 
 def test_max_of_4_is_proved_nearly_as_good_as_it_is() -> None:

@@ -179,7 +179,7 @@ def test_counts_and_least_sums_against_all_words(seed: int) -> None:
     sums = [[int(sum(t[j, x] for j, x in enumerate(w))) for w in words] for t in tables]
     cut = tables[:, :, arrows.tokens]
     assert set(place) >= {x for w in words for x in w}
-    assert arrows.least(cut).tolist() == [min(s) for s in sums]
+    assert arrows.least(cut.astype(np.float64)).tolist() == [min(s) for s in sums]
     bound = int(rng.integers(-30, 30))
     assert arrows.count_not_above(cut[0], bound) == sum(s <= bound for s in sums[0])
     real = cut[0] * 2.0**-3 + rng.choice([0.0, 0.01, -1e-9])
@@ -197,6 +197,7 @@ def test_rounded_sums_never_miss(seed: int) -> None:
     rng = np.random.default_rng(seed)
     n, exponent = int(rng.integers(1, 40)), int(rng.integers(-6, 6))
     x = rng.integers(-64, 64, size=n) * 2.0 ** -int(rng.integers(0, 8)) + rng.choice([0.0, 1e-13, -1e-13], size=n)
+    x = x.astype(np.float64)
     exact = sum(map(Fraction, x.tolist()), Fraction(0))
     for whole in (rounded_down(x, exponent, n), _integers(x, exponent, n)):
         assert exact > 0 or int(whole.sum()) <= 0

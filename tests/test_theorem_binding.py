@@ -100,13 +100,14 @@ def test_what_the_checker_rejects_is_not_called_proved(reverse: Compiled, monkey
 
 
 def test_composition_keeps_to_its_time() -> None:
+    """In CPU time of this thread, which does not depend on what else the machine does; the whole proof takes 19 s."""
     entry = LIBRARY["dyck2_bounded"]
     made = cf.compile(entry.build(), vocab=entry.vocab(30), max_len=50, causal=entry.causal)
     said: list[str] = []
-    began = time.monotonic()
+    began = time.thread_time()
     verdict = cf.prove(cf.Computes(made), cf.sequences(made.vocab, range(1, 51)), seconds=2.5, progress=said.append)
     assert isinstance(verdict, Unknown) and "time was up" in verdict.reason
-    assert time.monotonic() - began < 6
+    assert time.thread_time() - began < 6
     assert any(line.startswith("composing: ") for line in said)
 
 

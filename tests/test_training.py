@@ -233,6 +233,7 @@ class TestLearning:
                     losses.append(float(loss_of(model, task, ids, torch.device("cpu"))))
                     parameter -= side * direction
             slope = (losses[0] - losses[1]) / 2e-5
+            assert parameter.grad is not None
             assert slope == pytest.approx(float((parameter.grad * direction).sum()), rel=1e-5, abs=1e-8)
 
     def test_it_learns(self) -> None:

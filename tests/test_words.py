@@ -49,7 +49,7 @@ def theorem(case: Case | None = None, **changes: Any) -> dict[str, Any]:
     ],
 )
 def test_quantifiers(quantifier: str, share: Any, opening: str) -> None:
-    most = {"most": {"num": 3, "den": 4}} if quantifier == "between" else {}
+    most: Any = {"most": {"num": 3, "den": 4}} if quantifier == "between" else {}
     stated = theorem(quantifier=quantifier, **({} if share is None else {"share": share}), **most)
     read_statement(stated)
     told = sentence(stated)

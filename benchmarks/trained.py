@@ -1,0 +1,205 @@
+"""Trained models: what is proved of every input, beside running every input in float32; in seconds and operations."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from .isolation import Failure, apart
+from .options import Options
+from .report import Cell, Figure, Section, Table, Watch, count_text, seconds_text
+
+LIMIT = 3600.0
+BATCH = 4096
+RUN = 2**17
+"""Of more inputs than this, only so many are run in float32, and the time for all is calculated."""
+EXHAUSTIVE = "exhaustive interval proof, no certificate: about 2 h"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A claim about a model of the zoo. `margin`: `TaskMargin` with the margin that `least_margin` finds; `labels`:
+    `Labels`. `prove_s`, `check_s`: the targets."""
+
+    model: str
+    what: str
+    claim: str = "margin"
+    engine: str = "enumeration"
+    prove_s: float = 60.0
+    check_s: float = 60.0
+    seconds: float = 600.0
+    peer: str = "none"
+    quick: bool = False
+
+
+CASES = (
+    Case("dyck-1-16", "Dyck-1, length 16", peer=EXHAUSTIVE),
+    Case("dyck-1-16-layernorm-gelu", "the same with LayerNorm and GELU"),
+    Case("bracket-type-12", "bracket type, length 12"),
+    Case("modular-addition-113", "modular addition, p = 113", prove_s=5, check_s=5, quick=True),
+)
+
+
+def run_case(case: Case) -> dict[str, Any]:
+    """One row: times, sizes and operations."""
+    import certiformer as cf
+    from certiformer.models import zoo
+
+    found = zoo.load(case.model)
+    model, task = found.model, found.task
+    row: dict[str, Any] = {"inputs": task.domain.size(), "margin": None, **_float_run(model, task)}
+    watch = Watch()
+    if case.claim == "margin":
+        row["margin"] = cf.least_margin(model, task, seconds=case.seconds)
+        claim = cf.TaskMargin(model, task, row["margin"])
+    else:
+        claim = cf.Labels(model, task)
+    verdict = cf.prove(claim, task.domain, engines={case.engine}, seconds=case.seconds)
+    row["prove_s"], row["prove_cpu_s"] = watch.read()
+    row["verdict"] = type(verdict).__name__
+    if not isinstance(verdict, cf.Proved):
+        return row | {"why": str(getattr(verdict, "reason", verdict))}
+    with tempfile.TemporaryDirectory() as folder:
+        certificate, file = Path(folder) / "c", Path(folder) / "m"
+        verdict.certificate.save(certificate)
+        model.save(file)
+        row["bytes"] = certificate.stat().st_size
+        watch = Watch()
+        checked = cf.check(certificate, file, expect=claim, domain=task.domain)
+        row["check_s"], row["check_cpu_s"] = watch.read()
+        row["checked"] = type(checked).__name__
+        with counted() as counts:
+            if case.claim == "margin":
+                cf.least_margin(model, task, seconds=2 * case.seconds)
+            cf.prove(claim, task.domain, engines={case.engine}, seconds=2 * case.seconds)
+    return row | counts
+
+
+def _float_run(model: Any, task: Any) -> dict[str, Any]:
+    """Every input, or the first RUN, in float32 by batches: time, the share labelled rightly, the least margin, and the
+    multiply-adds of all of them."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    words = next(iter(task.domain.batches(16)))
+    with torch.no_grad(), FlopCounterMode(display=False) as flops:
+        model(torch.from_numpy(words))
+    each = flops.get_total_flops() // 2 // len(words)
+    seen, right, least = 0, 0, float("inf")
+    watch = Watch()
+    with torch.no_grad():
+        for words in task.domain.batches(BATCH):
+            logits = model(torch.from_numpy(words))
+            label = torch.from_numpy(task.labels(words))[:, None]
+            own = logits.gather(1, label)
+            lead = (own - logits.scatter(1, label, -torch.inf).amax(1, keepdim=True)).amin(1)
+            seen, right, least = seen + len(words), right + int((lead > 0).sum()), min(least, float(lead.min()))
+            if seen >= RUN:
+                break
+    spent, cpu = (part * task.domain.size() / seen for part in watch.read())
+    return {
+        "float_s": spent,
+        "float_cpu_s": cpu,
+        "float_share": right / seen,
+        "float_margin": least,
+        "float_all": seen == task.domain.size(),
+        "brute_ops": each * task.domain.size(),
+    }
+
+
+@contextmanager
+def counted() -> Iterator[dict[str, int]]:
+    """Multiply-adds in products of matrices, by the prover (in torch) and by the checker (in numpy)."""
+    import numpy as np
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from certiformer.proofs.balls import Ball
+
+    counts = {"proof_ops": 0, "check_ops": 0}
+    multiply = Ball.__matmul__
+
+    def counting(left: Any, right: Any) -> Any:
+        found = multiply(left, right)
+        products = 2 + bool(np.any(right.rad))
+        counts["check_ops"] += products * found.mid.size * left.mid.shape[-1]
+        return found
+
+    with mock.patch.object(Ball, "__matmul__", counting), FlopCounterMode(display=False) as flops:
+        yield counts
+    counts["proof_ops"] = flops.get_total_flops() // 2
+
+
+def measure(options: Options) -> Section:
+    """All cases, each in a process of its own with one thread."""
+    figures: list[Figure] = []
+    rows: list[tuple[Cell, ...]] = []
+    missed: list[tuple[Cell, ...]] = []
+    for case in CASES:
+        if options.quick and not case.quick:
+            continue
+        row = apart(run_case, (case,), LIMIT)
+        if isinstance(row, Failure) or row["verdict"] != "Proved":
+            why = row.why if isinstance(row, Failure) else row["why"]
+            missed.append((case.model, case.claim, why))
+            figures.append(Figure(f"{case.what}: {case.claim}", "proved", f"not proved: {why}"[:200], False, case.peer))
+            continue
+        rows.append(_cells(case, row))
+        figures += _figures(case, row)
+        print(f"  {rows[-1]}", flush=True)
+    columns = (
+        *("model", "claim", "engine", "inputs", "margin", "float32 margin", "prove s (with check)", "CPU s", "check s"),
+        *("CPU s", "certificate bytes", "float32 run s", "CPU s", "multiply-adds, prover", "checker", "float32 run"),
+    )
+    tables = [Table("Proved of every input.", columns, tuple(rows))]
+    if missed:
+        tables.append(Table("Not proved.", ("model", "claim", "why"), tuple(missed)))
+    notes = (
+        "Float32 run: every input through the model in batches, which proves nothing. Prove: the margin is looked for, "
+        "each input is enclosed over the reals, the certificate is checked. All with one thread.",
+        "Multiply-adds: those in products of matrices; a rigorous product is two or three of them.",
+    )
+    return Section("trained", "Trained models", tuple(figures), tuple(tables), notes)
+
+
+def _cells(case: Case, row: dict[str, Any]) -> tuple[Cell, ...]:
+    about = "" if row["float_all"] else "about "
+    return (
+        *(case.model, case.claim, case.engine, count_text(row["inputs"]), row["margin"], row["float_margin"]),
+        *(row["prove_s"], row["prove_cpu_s"], row["check_s"], row["check_cpu_s"], row["bytes"]),
+        *(about + seconds_text(row["float_s"]), row["float_cpu_s"]),
+        *(_scaled(row["proof_ops"]), _scaled(row["check_ops"]), _scaled(row["brute_ops"])),
+    )
+
+
+def _scaled(number: int) -> str:
+    return f"{number:.2g}"
+
+
+def _figures(case: Case, row: dict[str, Any]) -> list[Figure]:
+    inputs, ran = count_text(row["inputs"]), f"{seconds_text(row['float_s'])} in float32, no proof"
+    said = f", at least {row['margin']:.4g}" if row["margin"] is not None else ""
+    good = row["checked"] == "Valid"
+    operations = f"{_scaled(row['proof_ops'])} + {_scaled(row['check_ops'])} to check"
+    return [
+        Figure(
+            f"{case.what}: {case.claim}{said}, all {inputs} inputs, with certificate",
+            f"<= {case.prove_s:g} s",
+            f"{row['prove_s']:.1f} s ({row['prove_cpu_s']:.1f} s CPU)",
+            row["prove_s"] <= case.prove_s,
+            case.peer,
+            ran,
+        ),
+        Figure(
+            "the same: checked",
+            f"<= {case.check_s:g} s",
+            f"{row['check_s']:.1f} s ({row['check_cpu_s']:.1f} s CPU), {row['bytes']:,} bytes, {row['checked']}",
+            good and row["check_s"] <= case.check_s,
+            "no certificate",
+        ),
+        Figure("the same: multiply-adds", "reported", operations, None, "", f"{_scaled(row['brute_ops'])} (float32)"),
+    ]
