@@ -199,9 +199,9 @@ class _Checker:
             bias = Fraction(float(model.unembed_bias[label])) - Fraction(float(model.unembed_bias[rival]))
             for a in range(len(sizes)):
                 sums = _integers_to(graph, base[a, number], [part[:, a, number] for part in terms], bias)
-                if rival not in rivals:
-                    require(_least_to(graph, sums, a) > 0, f"rival {rival} is not listed, and may win")
+                if _least_to(graph, sums, a) > 0:
                     continue
+                require(rival in rivals, f"rival {rival} is not listed, and may win")
                 self.counting += rivals[rival] * edges * (graph.size.bit_length() + 64)
                 require(self.counting <= MAX_COUNTING, "the counts take too much work")
                 failing[a] += _count_to(graph, sums, rivals[rival], a)

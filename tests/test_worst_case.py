@@ -31,11 +31,11 @@ def exact(model: Transformer, n: int) -> float:
     return float((logits[:, 0] - logits[:, 1]).min())
 
 
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", range(16))
 def test_the_least_difference_lies_between_its_bounds(seed: int) -> None:
     rng = np.random.default_rng(seed)
     model = random_model(rng, scale=float(rng.choice([0.3, 1.0])))
-    n = int(rng.integers(1, 6))
+    n = int(rng.integers(1, 5))
     domain = cf.sequences(range(model.config.d_vocab), n)
     true = exact(model, n)
     for seconds, gap in ((0.001, 0.0), (30.0, 1e-3 * (1 + abs(true)))):
@@ -52,10 +52,10 @@ def test_the_least_difference_lies_between_its_bounds(seed: int) -> None:
 def test_an_interrupted_search_goes_on(tmp_path: Path) -> None:
     rng = np.random.default_rng(4)
     model = random_model(rng, scale=0.5)
-    domain, file = cf.sequences(range(model.config.d_vocab), 5), tmp_path / "search.json"
+    domain, file = cf.sequences(range(model.config.d_vocab), 4), tmp_path / "search.json"
     whole = cf.least_difference(model, 0, 1, domain, codec=codec_of(model), gap=1e-3)
     found = None
-    for _ in range(2000):
+    for _ in range(400):
         found = cf.least_difference(model, 0, 1, domain, codec=codec_of(model), gap=1e-3, seconds=1e-9, resume=file)
         if found.gap <= 1e-3:
             break

@@ -221,7 +221,16 @@ def _choice(found: Margins, least: Tensor, unproved: list[int]) -> Split | None:
     if len(unproved) > 1 and (choice := _by_last(found.graph, unproved)):
         return choice
     group = max(range(len(unproved)), key=unproved.__getitem__)
-    return _best_split(found.graph, *found.of(group, int(least[group].argmin())))
+    return _best_split(found.graph, *found.of(group, int(least[group].argmin()))) or _any_split(found.graph)
+
+
+def _any_split(graph: WordGraph) -> Split | None:
+    """The first token that a position may have, against the others."""
+    for position, edges in enumerate(graph.edges):
+        first, *others = np.unique(edges.token).tolist()
+        if others:
+            return "tokens", position, [[first], others]
+    return None
 
 
 def _by_last(graph: WordGraph, unproved: list[int]) -> Split | None:
@@ -273,7 +282,7 @@ def _cut(
     kind: str, at: int, names: Integers, bounds: npt.NDArray[np.float64], shares: npt.NDArray[np.float64]
 ) -> tuple[float, Split | None]:
     """The names, in the order of their least bounds, in two parts; and the variance of the bounds between them."""
-    meant = np.isfinite(bounds)  # the others do not meet this group
+    every, meant = np.unique(names), np.isfinite(bounds)  # what is infinite does not meet this group of paths
     names, bounds, shares = names[meant], bounds[meant], shares[meant]
     unique, place = np.unique(names, return_inverse=True)
     if len(unique) < 2 or not shares.sum():
@@ -288,11 +297,8 @@ def _cut(
     apart = ((weight * value).sum() - moment) / right - moment / np.maximum(left, 2.0**-60)
     score = left * right * apart**2
     k = int(score.argmax())
-    return float(score[k]), (
-        kind,
-        at,
-        [np.sort(unique[order[: k + 1]]).tolist(), np.sort(unique[order[k + 1 :]]).tolist()],
-    )
+    chosen = np.sort(unique[order[: k + 1]])
+    return float(score[k]), (kind, at, [chosen.tolist(), np.setdiff1d(every, chosen).tolist()])
 
 
 def prove_by_paths(
