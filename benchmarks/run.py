@@ -14,7 +14,17 @@ from importlib import import_module
 from .options import Options
 from .report import REPORT, Section, load, machine, markdown, record, show
 
-BENCHMARKS = ("library", "compile", "forward", "agreement", "random_programs", "faults", "mutations", "accuracy")
+BENCHMARKS = (
+    "library",
+    "compile",
+    "forward",
+    "agreement",
+    "random_programs",
+    "faults",
+    "mutations",
+    "accuracy",
+    "radius",
+)
 _MODULES = {"compile": "compile_times"}
 
 

@@ -40,7 +40,19 @@ class Unsupported(CertiformerError):
 
 
 class RunsProgram(Protocol):
-    """What is evaluated: a `Transformer`, an edited copy of one, or all models near one (`perturbed`)."""
+    """What is evaluated: a `Transformer`, or an edited copy of one."""
+
+    @property
+    def program(self) -> Program: ...
+
+    @property
+    def config(self) -> TransformerConfig: ...
+
+    def parameter(self, name: str) -> Tensor: ...
+
+
+class ReadsWeights(Protocol):
+    """What is evaluated by balls: what `RunsProgram`, or all models near one (`perturbed`)."""
 
     @property
     def program(self) -> Program: ...
@@ -261,7 +273,7 @@ class _Run:
 
 
 def enclose(
-    model: RunsProgram,
+    model: ReadsWeights,
     tokens: Tensor,
     sites: tuple[str, ...] = (LOGITS,),
     replace: Mapping[str, Callable[[Ball], Ball]] | None = None,

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 
 from ..models.config import ROOT_SCALE, TransformerConfig
-from .balls import Ball, RunsProgram, U, add, as_ball, exact, exp, matmul, multiply, negate
+from .balls import Ball, ReadsWeights, U, add, as_ball, exact, exp, matmul, multiply, negate
 from .balls import Unsupported as Unsupported
 
 Floats = npt.NDArray[np.float64]
@@ -92,7 +92,7 @@ def _scaled(low: Floats, least: Floats, most: Floats) -> Floats:
     return np.asarray(product - (np.abs(product) * 2.0**-50 + 2.0**-1000))
 
 
-def first_layer(model: RunsProgram, n: int) -> FirstLayer:
+def first_layer(model: ReadsWeights, n: int) -> FirstLayer:
     """The tables of a model (or of all models near one: `perturbed`) at length n.
 
     Raises `Unsupported` for other models, and if scores are known too roughly.

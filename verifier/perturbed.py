@@ -18,7 +18,7 @@ from .balls import Ball
 class PerturbedWeights:
     """The models of one configuration with real weights in these balls. It cannot run: no weight is a number.
 
-    Where a `Transformer` is read through `RunsProgram`, this gives bounds that hold for every one of the models, since
+    Where a model is read through `ReadsWeights`, this gives bounds that hold for every one of the models, since
     every rule for balls holds for any reals inside. (Whoever needs numbers meets a `Ball` and fails.)
     """
 

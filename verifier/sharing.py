@@ -18,7 +18,7 @@ from ..models import program as ops
 from ..models.config import TransformerConfig
 from ..models.program import LOGITS, Operation, Program, needed, reads
 from ..models.transformer import Transformer
-from .balls import RULES, Ball, RunsProgram, _finite, _Run, as_ball, check_arithmetic
+from .balls import RULES, Ball, ReadsWeights, _finite, _Run, as_ball, check_arithmetic
 from .perturbed import PerturbedWeights
 
 Level: TypeAlias = Literal["token", "prefix", "last"]
@@ -85,7 +85,7 @@ class _Rows:
         return ball.map(lambda t: _by_head(t, index))
 
 
-def logits_of_words(model: RunsProgram, tokens: Tensor) -> Ball:
+def logits_of_words(model: ReadsWeights, tokens: Tensor) -> Ball:
     """Balls around the real logits [batch, pos, out], of token ids [batch, pos]; without positions if the model has one
     read-out. As `enclose` gives them, up to rounding. Raises `Unsupported` as that does.
     """
@@ -124,7 +124,7 @@ def _only_last(program: Program, config: TransformerConfig) -> set[str]:
 
 
 def _computed(
-    op: Operation, found: dict[str, tuple[Level, Ball]], rows: _Rows, model: RunsProgram, alone: bool
+    op: Operation, found: dict[str, tuple[Level, Ball]], rows: _Rows, model: ReadsWeights, alone: bool
 ) -> tuple[Level, Ball]:
     finest: Level = "last" if alone else "prefix"
 
