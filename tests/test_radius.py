@@ -23,6 +23,7 @@ from certiformer.models.transformer import Transformer
 from certiformer.verifier import balls, perturbed, radius, sharing
 from certiformer.verifier.balls import Ball, Unsupported
 from certiformer.verifier.claims import Claim
+from certiformer.verifier.first_layer import first_layer
 from certiformer.verifier.label_bodies import LabelsBody
 from certiformer.verifier.perturbed import PerturbedWeights
 from certiformer.verifier.radius import WeightRadius, rounded_down, weight_radius
@@ -125,6 +126,44 @@ def test_the_bounds_hold_for_every_model_of_the_ball(seed: int, relative: bool) 
                     for ball in found:
                         at = (w, i, o) if ball.mid.dim() == 3 else (w, o)
                         assert not abs(value - flint.arb(float(ball.mid[at]))) > flint.arb(float(ball.rad[at]))
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_each_parameter_counts(seed: int) -> None:
+    """Only one tensor of weights is perturbed: whoever reads it as exact is found out at once."""
+    flint.ctx.prec = 192
+    model, _, words = test_configurations.random_case(seed)
+    rng, tokens = np.random.default_rng(seed), torch.from_numpy(words[:1])
+    whole, none = (PerturbedWeights.of(model, eps, relative=True) for eps in (0.0625, 0.0))
+    for name in none.weights:
+        near = PerturbedWeights(model.config, model.program, {**none.weights, name: whole.weights[name]})
+        signs = {n: s * (n == name) for n, s in random_signs(model, rng).items()}
+        exact = exact_logits(moved(model, 0.0625, True, signs), words[0].tolist())
+        for ball in (balls.enclose(near, tokens)["logits"], sharing.logits_of_words(near, tokens)):
+            for i, row in enumerate(exact):
+                for o, value in enumerate(row):
+                    at = (0, i, o) if ball.mid.dim() == 3 else (0, o)
+                    assert not abs(value - flint.arb(float(ball.mid[at]))) > flint.arb(float(ball.rad[at])), name
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_attention_in_tables_reaches_both_ends(sign: float) -> None:
+    """One dimension: the score of token 1 for query 0 is a product of four weights, all with one relative error."""
+    config = TransformerConfig(
+        1, 2, 2, 1, (LayerConfig(1, 1, 0),), positional="none", readout="last", attention_scale=1.0
+    )
+    model, eps = Transformer(config), 0.0625
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+        model.parameter("embed.W_E").copy_(torch.tensor([[1.0], [2.0 * sign]]))
+        for letter in "QK":
+            model.parameter(f"blocks.0.attn.W_{letter}").fill_(1.0)
+    tables = first_layer(PerturbedWeights.of(model, eps, relative=True), 2)
+    ends = sorted(2 * sign * (1 + side * eps) ** 4 - max(1.0, 2 * sign) for side in (-1, 1))
+    for place in range(2):
+        low, high = float(tables.least[0, place, 1]), float(tables.most[0, place, 1])
+        assert 0.8 * math.exp(ends[0]) < low < math.exp(ends[0]) < math.exp(ends[1]) < high < 1.2 * math.exp(ends[1])
 
 
 def test_small_balls_are_narrow() -> None:
