@@ -18,6 +18,14 @@ SHARES = (*(f"max-of-4/{seed}" for seed in range(5)), *(f"max-of-10/{seed}" for 
 LABELS = ("dyck-1-16", "modular-addition-113", "dyck-1-16-layernorm-gelu", "bracket-type-12")
 GIVEN_UP = Fraction(1, 1000)
 """Of the share that is proved of the exact weights, so much less is claimed."""
+NOTES = (
+    "Proved up to: the largest eps, found by bisection and rounded down, such that the claim is proved of every model "
+    "whose real weights each differ from the given ones by at most eps times their own magnitude. The engine's word: "
+    "these proofs have no certificate that the independent checker verifies again.",
+    "An attack breaks it at: signs of gradients on eight inputs of small margin, in float64; but for its rounding, no "
+    "radius is larger. The distance between the two columns is what interval arithmetic loses, layer by layer. Of "
+    "shares, no attack is made.",
+)
 SAMPLED = 4096
 ATTACKED = 8
 
@@ -26,6 +34,7 @@ def radius_of(name: str, seconds: float = 240.0) -> dict[str, Any]:
     """The radius of one model's claim: its accuracy as proved less a little, or its labels on every input."""
     import certiformer as cf
     from certiformer.models import zoo
+    from certiformer.verifier.radius import rounded_down
 
     found = zoo.load(name)
     claim = cf.Labels(found.model, found.task)
@@ -37,7 +46,7 @@ def radius_of(name: str, seconds: float = 240.0) -> dict[str, Any]:
     radius = cf.weight_radius(claim, found.task.domain, seconds=seconds)
     row |= {"seconds": time.perf_counter() - start, "inputs": found.task.domain.size(), "eps": 0.0, "engine": "-"}
     if isinstance(radius, cf.WeightRadius):
-        row |= {"eps": radius.eps, "engine": radius.setting.engine, "notes": radius.setting.notes}
+        row |= {"eps": float(rounded_down(radius.eps)), "engine": radius.setting.engine, "notes": radius.setting.notes}
     if name not in SHARES:
         row["broken"] = broken_at(claim, found.task.domain)
     return row
@@ -103,22 +112,14 @@ def measure(options: Options) -> Section:
         rows.append((name, row["claim"], inputs, row["engine"], row["eps"], row["broken"], round(row["seconds"], 1)))
         print(f"  {rows[-1]}", flush=True)
     columns = ("model", "claim", "inputs", "engine", "proved up to", "an attack breaks it at", "seconds")
-    notes = (
-        "Proved up to: the largest eps, found by bisection, such that the claim is proved of every model whose real "
-        "weights each differ from the given ones by at most eps times their own magnitude. The engine's word: these "
-        "proofs have no certificate that the independent checker verifies again.",
-        "An attack breaks it at: signs of gradients on eight inputs of small margin, in float64; no radius can be "
-        "larger. The distance between the two columns is what interval arithmetic loses, layer by layer. Of shares, "
-        "no attack is made.",
-    )
     positive = sum(eps > 0 for eps in radii)
     figure = Figure(
         "largest weight perturbation under which a proof stands, zoo",
         "reported",
-        f"{min(radii):.2g} to {max(radii):.2g}",
+        f"{min(radii):g} to {max(radii):g}",
         positive == len(radii),
         "none",
     )
     return Section(
-        "radius", "Weight radii", (figure,), (Table("Relative, all weights at once.", columns, tuple(rows)),), notes
+        "radius", "Weight radii", (figure,), (Table("Relative, all weights at once.", columns, tuple(rows)),), NOTES
     )
