@@ -24,6 +24,7 @@ BENCHMARKS = (
     "mutations",
     "accuracy",
     "trained",
+    "radius",
 )
 _MODULES = {"compile": "compile_times"}
 

@@ -28,11 +28,23 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+
+def _number(text: object) -> float:
+    try:
+        return float(str(text))
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a number") from None
+
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
 Model = Annotated[
     Path, typer.Argument(metavar="MODEL", help="A model saved by `certiformer compile` or `train`, or zoo:NAME.")
 ]
 Certificate = Annotated[Path, typer.Argument(metavar="CERT", help="A certificate.")]
+AtMost = Annotated[str | None, typer.Option(help="For accuracy: the share that it does not exceed.")]
+Lengths = Annotated[str | None, typer.Option(help="FIRST:LAST, for example 1:32. Default: all the model takes.")]
+Vocab = Annotated[str | None, typer.Option(help="Only sequences of these tokens: a,b,c. Default: all.")]
+Seconds = Annotated[float, typer.Option(parser=_number, metavar="<float>", help="Time limit.")]
 Program = Annotated[str, typer.Argument(metavar="PROGRAM", help="A library program, or path.py:name for your own.")]
 
 
@@ -50,13 +62,6 @@ def _integer(text: object) -> int:
         return int(str(text))
     except ValueError:
         raise typer.BadParameter(f"{text!r} is not a whole number") from None
-
-
-def _number(text: object) -> float:
-    try:
-        return float(str(text))
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is not a number") from None
 
 
 @app.callback()
@@ -121,7 +126,7 @@ def prove(
             help="For margin and task-margin: the bound (task-margin: or one is found); for accuracy: the share."
         ),
     ] = None,
-    at_most: Annotated[str | None, typer.Option(help="For accuracy: the share that it does not exceed.")] = None,
+    at_most: AtMost = None,
     outputs: Annotated[str | None, typer.Option(help="For never-outputs: values, separated by commas.")] = None,
     relabel: Annotated[
         str | None, typer.Option(help="For invariant: a=b,c=d; replacing these tokens leaves the outputs as they are.")
@@ -138,11 +143,9 @@ def prove(
     ] = None,
     tolerance: Annotated[str | None, typer.Option(help="For attends: the largest error. Default: 0.001.")] = None,
     ablation: Annotated[str | None, typer.Option(help="For faithful: zero or resample.")] = None,
-    lengths: Annotated[
-        str | None, typer.Option(help="FIRST:LAST, for example 1:32. Default: all the model takes.")
-    ] = None,
-    vocab: Annotated[str | None, typer.Option(help="Only sequences of these tokens: a,b,c. Default: all.")] = None,
-    seconds: Annotated[float, typer.Option(parser=_number, metavar="<float>", help="Time limit.")] = 60.0,
+    lengths: Lengths = None,
+    vocab: Vocab = None,
+    seconds: Seconds = 60.0,
     engine: Annotated[
         list[str] | None, typer.Option(help="Use this engine only (may be repeated). Default: all that apply.")
     ] = None,
@@ -187,6 +190,32 @@ def bound(
     from .bounding import bound_difference
 
     return bound_difference(model, output, rival, gap, seconds, resume, as_json)
+
+
+@app.command("radius", epilog=EPILOG)
+def radius(
+    model: Model,
+    claim: Annotated[
+        str, typer.Option(help="computes, margin; of a trained model: accuracy, labels, task-margin.")
+    ] = "computes",
+    at_least: Annotated[
+        str | None, typer.Option(help="For margin and task-margin: the bound; for accuracy: the share.")
+    ] = None,
+    at_most: AtMost = None,
+    lengths: Lengths = None,
+    vocab: Vocab = None,
+    absolute: Annotated[
+        bool, typer.Option("--absolute", help="Weights change by so much each. Default: relative to their magnitude.")
+    ] = False,
+    seconds: Seconds = 60.0,
+    as_json: AsJson = False,
+) -> int:
+    """How much all weights may change at once with a claim still proved, for every input. No certificate."""
+    from .commands import Wanted
+    from .radius import weight_radius_of
+
+    wanted = Wanted(claim, at_least=at_least, at_most=at_most, lengths=lengths, vocab=vocab)
+    return weight_radius_of(model, wanted, not absolute, seconds, as_json)
 
 
 @app.command("check", epilog=EPILOG)

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from ..compiler.compiled import Compiled
     from ..models import Language
     from ..models.cards import Trained
-    from ..verifier.verdicts import Refuted
+    from ..verifier.claims import Claim
+    from ..verifier.verdicts import EmptyDomain, Refuted, Unknown, Vacuous
 
 
 def compile_program(
@@ -122,17 +123,14 @@ def prove_claim(
     path: Path, wanted: Wanted, seconds: float, engines: Sequence[str] | None, output: Path | None, as_json: bool
 ) -> int:
     """`Proved` with a certificate, `Refuted` with a witness, or `Unknown` with what is left."""
-    from ..compiler.compiled import Compiled
     from ..verifier.portfolio import prove
-    from ..verifier.verdicts import EmptyDomain, Proved, Refuted, Unknown, Vacuous
+    from ..verifier.verdicts import Proved
 
     if not seconds > 0:
         raise BadInput(f"--seconds must be above 0, got {seconds:g}")
     screen = Screen(as_json)
     file = inputs.model_file(path)
-    model = inputs.load_trained_model(path) if wanted.claim in OF_TASKS else Compiled.load(file)
-    claim = claim_of(model, wanted)
-    domain = _domain(model, wanted) if isinstance(model, Compiled) else _task_domain(model, wanted)
+    claim, domain = question(path, wanted)
     source = inputs.source_file(wanted.program) if wanted.program else None
     target = _target(output, f"{file.stem}.cert", file, source) if output else None
     size = digits_of(domain.size())
@@ -149,6 +147,24 @@ def prove_claim(
             saved = [f"certificate: {target}"] if target else []
             screen.show(data, str(verdict), *saved)
             return ExitCode.OK
+        case _:
+            return not_proved(verdict, data, screen)
+
+
+def question(path: Path, wanted: Wanted) -> tuple[Claim, Language]:
+    """The claim that was typed, and the inputs it is about."""
+    from ..compiler.compiled import Compiled
+
+    model = inputs.load_trained_model(path) if wanted.claim in OF_TASKS else Compiled.load(inputs.model_file(path))
+    claim = claim_of(model, wanted)
+    return claim, _domain(model, wanted) if isinstance(model, Compiled) else _task_domain(model, wanted)
+
+
+def not_proved(verdict: Refuted | Unknown | EmptyDomain | Vacuous, data: dict[str, object], screen: Screen) -> int:
+    """Shows a verdict that is no proof; the exit code."""
+    from ..verifier.verdicts import EmptyDomain, Refuted, Unknown, Vacuous
+
+    match verdict:
         case Refuted():
             data |= {"verdict": "refuted", "evidence": verdict.evidence, "outcome": outcome_data(verdict)}
             screen.show(data, str(verdict))

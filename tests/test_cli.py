@@ -23,7 +23,7 @@ from certiformer.compiler import programs
 from certiformer.proofs import Holey
 from certiformer.proofs.format import MAX_BYTES
 
-COMMANDS = ["compile", "run", "prove", "check", "show", "programs", "demo", "train", "zoo"]
+COMMANDS = ["compile", "run", "prove", "check", "show", "programs", "demo", "train", "zoo", "radius"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(certiformer.__file__).parents[1])}
 Run = Callable[..., tuple[int, str, str]]
 
@@ -217,6 +217,23 @@ class TestTrainedModels:
     def test_bad_input(self, run: Run, options: tuple[str, ...], said: str) -> None:
         code, _, err = run("prove", "zoo:max-of-4", "--claim", "accuracy", *options)
         assert code == 3 and said in err
+
+    def test_the_weight_radius_of_a_claim(self, run: Run, made: Path) -> None:
+        """With what is not claimed; a false claim is refuted, one that no radius is proved of unknown."""
+        model = made / "sort.safetensors"
+        code, out, _ = run("radius", model, "--lengths", "1:3")
+        assert code == 0 and out.startswith("Weight radius") and "no certificate" in out
+        code, out, _ = run("radius", model, "--lengths", "1:3", "--claim", "margin", "--at-least", "0.01", "--json")
+        data = parsed(out)
+        assert code == 0 and 0 < data["eps"] < data["beyond"] and data["relative"] and data["engine"] == "enumeration"
+        assert any("no certificate" in text for text in data["not_claimed"])
+        code, out, _ = run("radius", model, "--lengths", "1:3", "--absolute", "--json")
+        assert code == 0 and parsed(out)["relative"] is False and "each" in parsed(out)["proved_of"]
+        assert run("radius", model, "--lengths", "1:2", "--claim", "margin", "--at-least", "1000000")[0] == 1
+        code, out, _ = run("radius", model, "--lengths", "1:3", "--seconds", "1e-9", "--json")
+        assert code == 2 and parsed(out)["verdict"] == "unknown"
+        for options in (("--seconds", "0"), ("--claim", "faithful"), ("--claim", "margin"), ("--vocab", "9")):
+            assert run("radius", model, *options)[0] == 3
 
     def test_labels_and_margins_of_a_zoo_model_are_proved_by_enumeration(self, run: Run, tmp_path: Path) -> None:
         certificate, name = tmp_path / "sum.cert", "zoo:modular-addition-113"

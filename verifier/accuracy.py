@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..models.labels import NO_LABEL, LabelMachine
-from ..models.transformer import Transformer
+from .balls import ReadsWeights
 from .counting import Arrows, Floats, Integers, exponent_for, over_count
 from .first_layer import FirstLayer, first_layer
 from .tilting import Tilted, tilt
@@ -94,7 +94,7 @@ class Counted:
 
 
 def count_groups(
-    model: Transformer, machine: LabelMachine, letters: Integers, lengths: list[int], aim: Aim | None = None
+    model: ReadsWeights, machine: LabelMachine, letters: Integers, lengths: list[int], aim: Aim | None = None
 ) -> Counted:
     """Groups with their bounds, greatest labels' mass first, until the aim is met; and the mass proved and refuted.
 

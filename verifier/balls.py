@@ -12,7 +12,7 @@ and underflows gradually (`check_arithmetic` tests both). With u = 2^-53:
 - a radius is computed by a chain of at most eight roundings of non-negative terms, so that multiplying it by 1 + 32 u
   and adding 2^-1000 (`_up`) makes it an upper bound; radii of dot products use gamma as well.
 
-Weights are exact float32 numbers. LayerNorm and smooth activations: `activations`.
+Weights are exact float32 numbers, or balls around them (`perturbed`). LayerNorm and smooth activations: `activations`.
 """
 
 from __future__ import annotations
@@ -49,6 +49,18 @@ class RunsProgram(Protocol):
     def config(self) -> TransformerConfig: ...
 
     def parameter(self, name: str) -> Tensor: ...
+
+
+class ReadsWeights(Protocol):
+    """What is evaluated by balls: what `RunsProgram`, or all models near one (`perturbed`)."""
+
+    @property
+    def program(self) -> Program: ...
+
+    @property
+    def config(self) -> TransformerConfig: ...
+
+    def parameter(self, name: str) -> Tensor | Ball: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +103,11 @@ def exact(value: Tensor) -> Ball:
     """A tensor of float32 or float64 numbers, taken exactly."""
     mid = value.detach().to(torch.float64)
     return Ball(mid, torch.zeros_like(mid))
+
+
+def as_ball(value: Tensor | Ball) -> Ball:
+    """A weight or constant as it is read: one that is a ball already stays as wide as it is."""
+    return value if isinstance(value, Ball) else exact(value)
 
 
 def _up(radius: Tensor) -> Tensor:
@@ -244,20 +261,19 @@ class _Run:
 
     tokens: Tensor
     config: TransformerConfig
-    parameter: Callable[[str], Tensor]
+    parameter: Callable[[str], Tensor | Ball]
     constants: Mapping[str, Tensor | Ball]
     values: dict[str, Ball] = field(default_factory=dict)
 
     def weight(self, name: str) -> Ball:
-        return exact(self.parameter(name))
+        return as_ball(self.parameter(name))
 
     def constant(self, name: str) -> Ball:
-        value = self.constants[name]
-        return value if isinstance(value, Ball) else exact(value)
+        return as_ball(self.constants[name])
 
 
 def enclose(
-    model: RunsProgram,
+    model: ReadsWeights,
     tokens: Tensor,
     sites: tuple[str, ...] = (LOGITS,),
     replace: Mapping[str, Callable[[Ball], Ball]] | None = None,

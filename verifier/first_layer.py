@@ -17,14 +17,15 @@ import numpy.typing as npt
 import torch
 
 from ..models.config import ROOT_SCALE, TransformerConfig
-from ..models.transformer import Transformer
-from .balls import Ball, U, add, exact, exp, matmul, multiply, negate
+from .balls import Ball, ReadsWeights, U, add, as_ball, exact, exp, matmul, multiply, negate
 from .balls import Unsupported as Unsupported
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 SLACK = 2.0**-32
 """Terms are lowered by this share of the greatest of their group: less than any count can tell."""
+ROUGHEST = 32.0
+"""Scores known no better than this would give terms near the end of float64's range."""
 
 
 def obstacle(config: TransformerConfig) -> str | None:
@@ -91,14 +92,17 @@ def _scaled(low: Floats, least: Floats, most: Floats) -> Floats:
     return np.asarray(product - (np.abs(product) * 2.0**-50 + 2.0**-1000))
 
 
-def first_layer(model: Transformer, n: int) -> FirstLayer:
-    """The tables of a model at length n. Raises `Unsupported` for other models, and if scores are known too roughly."""
+def first_layer(model: ReadsWeights, n: int) -> FirstLayer:
+    """The tables of a model (or of all models near one: `perturbed`) at length n.
+
+    Raises `Unsupported` for other models, and if scores are known too roughly.
+    """
     config = model.config
     if why := obstacle(config):
         raise Unsupported(why)
 
     def weight(name: str) -> Ball:
-        return exact(model.parameter(name))
+        return as_ball(model.parameter(name))
 
     def head(letter: str, x: Ball) -> Ball:
         w, b = weight(f"blocks.0.attn.W_{letter}"), weight(f"blocks.0.attn.b_{letter}")
@@ -118,16 +122,17 @@ def first_layer(model: Transformer, n: int) -> FirstLayer:
     else:
         scores = multiply(scores, exact(torch.tensor(float(config.attention_scale), dtype=torch.float64)))
     top = Ball(scores.mid.amax(1, keepdim=True), torch.zeros(1, dtype=torch.float64))
-    if bool((scores.rad > 0.25).any()) or not bool(torch.isfinite(scores.mid).all()):
+    if not bool((scores.rad <= ROUGHEST).all()) or not bool(torch.isfinite(scores.mid).all()):
         raise Unsupported("the scores are known too roughly for float64")
-    powers = exp(add(scores, negate(top)))
+    below_top = add(scores, negate(top))
+    least, most = exp(exact(below_top.low())).low(), exp(exact(below_top.high())).high()
     shape = (len(scores.mid), n, -1)
     unembed = weight("unembed.W_U")
     mixed = matmul(head("V", stream), weight("blocks.0.attn.W_O").map(lambda t: t[0]))
     direct = matmul(add(last, weight("blocks.0.attn.b_O")), unembed)
     return FirstLayer(
-        powers.low().clamp(min=0.0).reshape(shape).numpy(),
-        powers.high().reshape(shape).numpy(),
+        least.clamp(min=0.0).reshape(shape).numpy(),
+        most.reshape(shape).numpy(),
         matmul(mixed, unembed),
         add(direct, weight("unembed.b_U")),
     )

@@ -48,19 +48,10 @@ def prove(
     `Proved` means that the independent checker accepts the certificate. Raises `InputError` when the domain has tokens
     or lengths that the claim has no meaning for, or the weights are not finite float32 numbers.
     """
-    if not isinstance(claim, Claim):
-        raise InputError(f"prove takes a claim, such as Computes(compiled), got {claim!r}")
-    if not isinstance(domain, Language):
-        raise InputError(f"prove takes a token language, such as sequences(vocab, length), got {domain!r}")
-    if not isinstance(claim.subject.model, Transformer):
-        raise InputError("prove takes claims about a Transformer; an edited copy has no weights of its own to certify")
-    claim.subject.model.require_float32()
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds > 0:
-        raise InputError(f"seconds must be a positive number, got {seconds!r}")
+    check_question("prove", claim, domain, seconds)
     if semantics not in ("real", "float32"):
         raise InputError(f"semantics is 'real' or 'float32', got {semantics!r}")
     chosen = _engines(engines)
-    check_domain(claim, domain)
     say = progress or (lambda _: None)
     attempt = _Attempt(claim.snapshot(), domain, semantics, time.monotonic(), float(seconds), chosen, say)
     if domain.is_empty:
@@ -82,6 +73,21 @@ def _engines(engines: Collection[str] | None) -> tuple[str, ...]:
         shown = ", ".join(map(repr, unknown)) or "none"
         raise InputError(f"engines are {', '.join(map(repr, ENGINES))}; got {shown}")
     return tuple(name for name in ENGINES if name in names)
+
+
+def check_question(who: str, claim: Claim, domain: Language, seconds: float) -> None:
+    """Raises `InputError` unless these are a claim about finite float32 weights, a domain that it has a meaning for,
+    and a positive time."""
+    if not isinstance(claim, Claim):
+        raise InputError(f"{who} takes a claim, such as Computes(compiled), got {claim!r}")
+    if not isinstance(domain, Language):
+        raise InputError(f"{who} takes a token language, such as sequences(vocab, length), got {domain!r}")
+    if not isinstance(claim.subject.model, Transformer):
+        raise InputError(f"{who} takes claims about a Transformer; an edited copy has no weights of its own to certify")
+    claim.subject.model.require_float32()
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds > 0:
+        raise InputError(f"seconds must be a positive number, got {seconds!r}")
+    check_domain(claim, domain)
 
 
 def check_domain(claim: Claim, domain: Language) -> None:

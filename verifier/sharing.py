@@ -18,14 +18,15 @@ from ..models import program as ops
 from ..models.config import TransformerConfig
 from ..models.program import LOGITS, Operation, Program, needed, reads
 from ..models.transformer import Transformer
-from .balls import RULES, Ball, _finite, _Run, check_arithmetic
+from .balls import RULES, Ball, ReadsWeights, _finite, _Run, as_ball, check_arithmetic
+from .perturbed import PerturbedWeights
 
 Level: TypeAlias = Literal["token", "prefix", "last"]
 
 
 def shareable(model: object) -> bool:
     """Whether it pays: causal models, and one layer read out at the last position. (Not for edited models.)"""
-    if not isinstance(model, Transformer):
+    if not isinstance(model, (Transformer, PerturbedWeights)):
         return False
     config = model.config
     return config.causal or (config.readout == "last" and config.n_layers <= 1)
@@ -84,7 +85,7 @@ class _Rows:
         return ball.map(lambda t: _by_head(t, index))
 
 
-def logits_of_words(model: Transformer, tokens: Tensor) -> Ball:
+def logits_of_words(model: ReadsWeights, tokens: Tensor) -> Ball:
     """Balls around the real logits [batch, pos, out], of token ids [batch, pos]; without positions if the model has one
     read-out. As `enclose` gives them, up to rounding. Raises `Unsupported` as that does.
     """
@@ -123,7 +124,7 @@ def _only_last(program: Program, config: TransformerConfig) -> set[str]:
 
 
 def _computed(
-    op: Operation, found: dict[str, tuple[Level, Ball]], rows: _Rows, model: Transformer, alone: bool
+    op: Operation, found: dict[str, tuple[Level, Ball]], rows: _Rows, model: ReadsWeights, alone: bool
 ) -> tuple[Level, Ball]:
     finest: Level = "last" if alone else "prefix"
 
@@ -132,8 +133,7 @@ def _computed(
         return _Run(tokens, model.config, model.parameter, {}, values)
 
     if isinstance(op, ops.Position):
-        weight = model.parameter(op.weight).detach().to(torch.float64)[rows.at["token"]].unsqueeze(1)
-        return "token", Ball(weight, torch.zeros_like(weight))
+        return "token", as_ball(model.parameter(op.weight)).map(lambda w: w[rows.at["token"]].unsqueeze(1))
     if isinstance(op, ops.Pool):
         level, x = found[op.input]
         if op.how == "last":

@@ -49,6 +49,8 @@ if TYPE_CHECKING:
     from .verifier.claims import Margin as Margin
     from .verifier.claims import NeverOutputs as NeverOutputs
     from .verifier.portfolio import prove as prove
+    from .verifier.radius import WeightRadius as WeightRadius
+    from .verifier.radius import weight_radius as weight_radius
     from .verifier.shares import AccuracyBounds as AccuracyBounds
     from .verifier.shares import accuracy_bounds as accuracy_bounds
     from .verifier.task_claims import Accuracy as Accuracy
@@ -112,7 +114,9 @@ _NAMES: dict[str, str] = {
     "Unknown": "verifier.verdicts",
     "Vacuous": "verifier.verdicts",
     "least_margin": "verifier.task_claims",
+    "WeightRadius": "verifier.radius",
     "prove": "verifier.portfolio",
+    "weight_radius": "verifier.radius",
 }
 __all__ = sorted([*_NAMES, "check", "compile", "__version__"])
 
