@@ -25,6 +25,7 @@ BENCHMARKS = (
     "accuracy",
     "trained",
     "radius",
+    "heads",
 )
 _MODULES = {"compile": "compile_times"}
 
