@@ -114,6 +114,6 @@ def measure(options: Options) -> Section:
         tables.append(Table("Not bounded.", ("tokens", "length", "seed", "why"), tuple(failed)))
     note = (
         "One layer, four heads, d_model 32, random normal weights, read out last. The range is that of all inputs, or "
-        "what coordinate search reaches at both ends (at most the true one, so that the gap's share is not under-stated)."
+        "what coordinate search reaches at both ends (at most the true one: the gap's share is not under-stated)."
     )
     return Section("heads", "Four heads, worst case", tuple(figures), tuple(tables), (note,))

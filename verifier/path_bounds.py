@@ -127,7 +127,8 @@ class PathBounds:
     def lower(self, layer: int, i: int, c: Tensor, const: Tensor, middle: bool = False) -> Tensor:
         """[class, k]: lower bounds of c [class, k, d_model] . x + const, x the stream at i after a layer (`middle`:
         after its attention), over all paths through each class of i."""
-        if c.shape[0] * c.shape[1] * max(map(len, self.tokens)) > ENTRIES and c.shape[1] > 1:
+        heads = max(layer.n_heads for layer in self.model.config.layers)
+        if c.shape[0] * c.shape[1] * max(map(len, self.tokens)) * heads > ENTRIES and c.shape[1] > 1:
             half = c.shape[1] // 2
             parts = ((c[:, :half], const[:, :half]), (c[:, half:], const[:, half:]))
             return torch.cat([self.lower(layer, i, *part, middle) for part in parts], 1)
@@ -255,37 +256,30 @@ class PathBounds:
         """What the heads add to c . x at i: at least levels [class, k] + the sum over j <= i of tables
         [class of j, class, k] along any path, a sum that is never negative."""
         least, most = self._bounds_of_weights(layer, i, attention)
-        total = torch.zeros(c.shape[:2], dtype=torch.float64)
-        beyond: list[Tensor] = []
-        for head in range(len(attention.b_q)):
-            w = c @ attention.w_o[head].T  # [class, k, d_head]
-            values = []
-            for port in self._ports[layer][: i + 1]:
-                mid, rad = port.value.mid[head], port.value.rad[head]
-                low = torch.einsum("be,ake->bak", mid, w)
-                if bool(rad.any()):
-                    low -= torch.einsum("be,ake->bak", rad, w.abs()) * (1 + 2.0**-40)
-                values.append(low)
-            problem = _Mean(self.graph, i, values, [x[head] for x in least], [x[head] for x in most])
-            level, gains = problem.level()
-            total += level
-            parts = problem.beyond(gains)
-            beyond = [a + b for a, b in zip(beyond, parts, strict=True)] if beyond else parts
-        return total, beyond
+        w = torch.einsum("akd,hed->ahke", c, attention.w_o)
+        values = []
+        for port in self._ports[layer][: i + 1]:
+            low = torch.einsum("hbe,ahke->bahk", port.value.mid, w)
+            if layer:
+                low -= torch.einsum("hbe,ahke->bahk", port.value.rad, w.abs()) * (1 + 2.0**-40)
+            values.append(low)
+        problem = _Mean(self.graph, i, values, least, most)
+        level, gains = problem.level()
+        return level.sum(1), [gain.sum(2) for gain in problem.beyond(gains)]
 
 
 class _Mean:
-    """The least softmax mean at a query position i over paths: `values` [class of j, class, k], weights between `least`
-    and `most` [class, class of j], for each position j up to i."""
+    """The least softmax means of heads at a query position i over paths: `values` [class of j, class, head, k], weights
+    between `least` and `most` [head, class, class of j], for each position j up to i."""
 
     def __init__(self, graph: WordGraph, i: int, values: list[Tensor], least: list[Tensor], most: list[Tensor]) -> None:
         self.graph, self.i, self.values = graph, i, values
-        self.least, self.most = [[x.T[..., None].contiguous() for x in xs] for xs in (least, most)]
+        self.least, self.most = [[x.permute(2, 1, 0)[..., None].contiguous() for x in xs] for xs in (least, most)]
         self.floor = torch.stack([v.amin(0) for v in values]).amin(0)
         self.range = torch.stack([v.amax(0) for v in values]).amax(0) - self.floor
 
     def gains(self, level: Tensor) -> list[Tensor]:
-        """At most e (v - level) for every weight e within its bounds [class of j, class, k]."""
+        """At most e (v - level) for every weight e within its bounds [class of j, class, head, k]."""
         found = []
         for value, least, most in zip(self.values, self.least, self.most, strict=True):
             away = value - level
@@ -293,7 +287,7 @@ class _Mean:
         return found
 
     def level(self) -> tuple[Tensor, list[Tensor]]:
-        """A level [class, k] that no path's mean is below, and the gains there."""
+        """A level [class, head, k] that no path's mean is below, and the gains there."""
         guess = torch.nan_to_num(self._search().double(), nan=-torch.inf)
         guess = torch.maximum(torch.minimum(guess, self.floor + self.range), self.floor)
         guess = guess + self._step(guess, self.values, self.least, self.most) - 2.0**-40 * self.range
@@ -340,14 +334,13 @@ class _Mean:
         return gain / weight.clamp(min=torch.finfo(weight.dtype).tiny)
 
     def beyond(self, gains: list[Tensor]) -> list[Tensor]:
-        """What each class of j adds to the mean beyond the level, at least [class of j, class, k]."""
+        """What each class of j adds to the means beyond the level, at least [class of j, class, head, k]."""
         greatest = -shortest(self.graph, self.i, [-most for most in self.most])
         return [gain / greatest for gain in gains]
 
 
 def shortest(graph: WordGraph, i: int, costs: list[Tensor]) -> Tensor:
-    """[class of i, k]: the least sum of costs [class of j, class of i, k] over j <= i, on paths through each class of
-    i."""
+    """[class of i, ...]: the least sum of costs [class of j, class of i, ...], j <= i, on paths through each class of i."""
     best = torch.zeros(len(graph.nodes[0]), *costs[0].shape[1:], dtype=costs[0].dtype)
     for j in range(i):
         best = least_entering(best[graph.sources[j]] + costs[j], graph.entering[j])
