@@ -340,7 +340,7 @@ class _Mean:
 
 
 def shortest(graph: WordGraph, i: int, costs: list[Tensor]) -> Tensor:
-    """[class of i, ...]: the least sum of costs [class of j, class of i, ...], j <= i, on paths through each class of i."""
+    """[class of i, ...]: the least sum of costs [class of j, class of i, ...] on paths to each class of i."""
     best = torch.zeros(len(graph.nodes[0]), *costs[0].shape[1:], dtype=costs[0].dtype)
     for j in range(i):
         best = least_entering(best[graph.sources[j]] + costs[j], graph.entering[j])
