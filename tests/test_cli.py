@@ -23,7 +23,7 @@ from certiformer.compiler import programs
 from certiformer.proofs import Holey
 from certiformer.proofs.format import MAX_BYTES
 
-COMMANDS = ["compile", "run", "prove", "check", "show", "programs", "demo", "train", "zoo", "radius"]
+COMMANDS = ["compile", "run", "prove", "check", "show", "programs", "demo", "train", "zoo", "radius", "bound"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(certiformer.__file__).parents[1])}
 Run = Callable[..., tuple[int, str, str]]
 
@@ -693,3 +693,19 @@ class TestShow:
         assert "alone decodes on x as the model does" in shown and "taken from y" in shown
         assert "69,904 pairs of inputs, from 340 inputs" in shown
         assert re.search(r"a0\.h0 +q: input +k: input +v: input", shown)
+
+
+def test_bound_from_both_sides(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "search.json"
+    arguments = ("bound", "zoo:max-of-4", "--output", 40, "--rival", 39, "--seconds", 3, "--resume", file)
+    code, out, _ = run(*arguments, "--gap", 1000, "--json")
+    found = parsed(out)
+    assert code == 0 and found["upper"] >= found["lower"] - 1e-4 and len(found["word"]) == 4 and file.exists()
+    code, out, _ = run("bound", "zoo:max-of-10-mlp", "--output", 40, "--rival", 39, "--seconds", 0.001)
+    assert code == 2 and "least difference" in out
+    code, _, err = run("bound", "zoo:max-of-4", "--output", 64, "--rival", 1)
+    assert code == 3 and "unknown token '64'" in err
+    code, _, err = run("bound", "zoo:modular-addition-113", "--output", 1, "--rival", 1)
+    assert code == 3 and "both 1" in err
+    code, _, err = run("bound", "zoo:dyck-1-16-layernorm-gelu", "--output", "True", "--rival", "False")
+    assert code == 3 and "LayerNorm" in err
