@@ -260,9 +260,9 @@ def test_huge_certificates_are_refused_quickly() -> None:
 def test_limits_are_kept(owner: Any, name: str, most: float, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each limit, made small, refuses a proof that is valid."""
     trees = [{"n": 3, "label": y, "tree": [["leaf", [[1 - y, 100]]]]} for y in (0, 1)]
-    assert isinstance(majority().check(trees, Fraction(1, 8)), Valid)
+    assert isinstance(wrong_labels().check(trees, Fraction(1, 8)), Valid)
     monkeypatch.setattr(owner, name, most)
-    rejected(majority(), trees, Fraction(1, 8), why)
+    rejected(wrong_labels(), trees, Fraction(1, 8), why)
 
 
 def test_many_classes_are_refused_before_they_are_bounded() -> None:
