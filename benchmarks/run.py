@@ -26,6 +26,7 @@ BENCHMARKS = (
     "trained",
     "radius",
     "heads",
+    "explanations",
 )
 _MODULES = {"compile": "compile_times"}
 
