@@ -233,6 +233,9 @@ def test_models_outside_the_method_are_refused() -> None:
     config = TransformerConfig(4, 4, 2, 2, (LayerConfig(1, 2, 0),) * 2, readout="last")
     with pytest.raises(Unsupported, match="causal"):
         BoundedModel(Transformer(config), 3)
+    config = TransformerConfig(4, 40, 2, 2, (), readout="last")
+    with pytest.raises(Unsupported, match="at least one layer"):
+        BoundedModel(Transformer(config), 3)
 
 
 def test_counts_of_a_leaf_are_never_too_low() -> None:

@@ -21,6 +21,8 @@ WIDER = 1 + 2.0**-20
 def obstacle(model: Transformer) -> str | None:
     """Why a model has no path bounds; None if it has."""
     config = model.config
+    if not config.layers:
+        return "path bounds are for models with at least one layer"
     if config.layer_norm is not None:
         return "path bounds do not cover LayerNorm yet"
     if config.activation != "relu" and any(layer.d_mlp for layer in config.layers):
