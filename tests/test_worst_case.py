@@ -81,3 +81,17 @@ def test_bad_input() -> None:
         cf.least_difference(model, 0, 0, cf.sequences(range(2), 3), codec=codec)
     with pytest.raises(InputError, match="one length"):
         cf.least_difference(model, 0, 1, cf.sequences(range(2), range(1, 4)), codec=codec)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_search_run_to_its_end_keeps_a_rigorous_bound(seed: int) -> None:
+    """When nothing is left to split, the bound is that of single words, not the float32 run's value."""
+    rng = np.random.default_rng(seed)
+    model = random_model(rng, scale=1.0)
+    n = int(rng.integers(1, 4))
+    domain = cf.sequences(range(model.config.d_vocab), n)
+    found = cf.least_difference(model, 0, 1, domain, codec=codec_of(model), seconds=60)
+    true = exact(model, n)
+    assert found.lower <= true
+    assert found.lower >= true - 1e-3 * (1 + abs(true))
+    assert found.seconds < 60

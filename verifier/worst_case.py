@@ -113,11 +113,13 @@ class _Search:
         self.letters, self.groups, self.upper = letters, 0, float("inf")
         self.word = np.full(self.n, letters[0])
         self.queue: list[tuple[float, tuple[Restriction, ...], Restriction | None]] = [(-float("inf"), (), None)]
+        self.settled = float("inf")
+        """The least bound of the groups that cannot be split: single words. The float32 run is no bound of theirs."""
         self.identity = [subject.model.weights_sha256(), list(self.at), letters.tolist(), self.n]
 
     @property
     def lower(self) -> float:
-        return min(self.queue[0][0] if self.queue else self.upper, self.upper)
+        return min(self.queue[0][0] if self.queue else self.upper, self.settled, self.upper)
 
     def result(self) -> LeastDifference:
         word = tuple(self.subject.codec.vocab[int(t)] for t in self.word)
@@ -125,27 +127,29 @@ class _Search:
         return LeastDifference(self.output, self.rival, self.lower, self.upper, word, self.groups, spent)
 
     def run(self, gap: float, deadline: float, progress: Callable[[LeastDifference], None] | None) -> None:
-        """Splits the group with the least bound."""
+        """Splits the group with the least bound, as long as that can raise it."""
         said = time.monotonic()
-        while self.queue and self.upper - self.lower > gap and time.monotonic() < deadline:
+        while self.queue and self.queue[0][0] < self.settled:
+            if self.upper - self.lower <= gap or time.monotonic() >= deadline:
+                break
             bound, limits, split = heapq.heappop(self.queue)
             try:
-                parts = [limits] if split is None and not limits else self._parts(limits, split)
-                found = [self._look(part) for part in parts]
+                found = [self._look(part) for part in (self._parts(limits, split) if split else [limits])]
             except KeyboardInterrupt:
                 heapq.heappush(self.queue, (bound, limits, split))
                 raise
             for least, part, choice in found:
-                if max(least, bound) < self.upper:
-                    heapq.heappush(self.queue, (max(least, bound), part, choice))
+                least = max(least, bound)
+                if choice is None:
+                    self.settled = min(self.settled, least)
+                elif least < self.upper:
+                    heapq.heappush(self.queue, (least, part, choice))
             if progress and time.monotonic() > said + 0.5:
                 said = time.monotonic()
                 progress(self.result())
 
-    def _parts(self, limits: tuple[Restriction, ...], split: Restriction | None) -> list[tuple[Restriction, ...]]:
+    def _parts(self, limits: tuple[Restriction, ...], split: Restriction) -> list[tuple[Restriction, ...]]:
         """A split's tokens one by one at the query; elsewhere against the others."""
-        if split is None:
-            return []
         position, tokens = split
         here = next((set(kept) for at, kept in limits if at == position), set(self.letters.tolist()))
         others = tuple(item for item in limits if item[0] != position)
@@ -170,7 +174,7 @@ class _Search:
         return bound, limits, self._split(graph, found, group)
 
     def _split(self, graph: WordGraph, found: Margins, group: int) -> Restriction | None:
-        """The last position first; then where leaving out the least word's token helps most."""
+        """The last position first; then where leaving out the least word's token helps most. None: a single word."""
         counts = [len(np.unique(edges.token)) for edges in graph.edges]
         if max(counts) == 1:
             return None
@@ -219,6 +223,7 @@ class _Search:
             "identity": self.identity,
             "groups": self.groups,
             "upper": self.upper,
+            "settled": self.settled,
             "word": self.word.tolist(),
             "queue": [[bound, limits, split] for bound, limits, split in sorted(self.queue, key=lambda x: x[:2])],
         }
@@ -231,7 +236,7 @@ class _Search:
                 raise InputError(
                     f"{path} belongs to another search: other weights, outputs or domain; choose another file"
                 )
-            self.groups, self.upper = int(data["groups"]), float(data["upper"])
+            self.groups, self.upper, self.settled = int(data["groups"]), float(data["upper"]), float(data["settled"])
             self.word = np.array(data["word"], dtype=np.int64)
             self.queue = [
                 (
