@@ -180,7 +180,7 @@ def bound(
     output: Annotated[str, typer.Option(help="An output of the model.")],
     rival: Annotated[str, typer.Option(help="Another one.")],
     gap: Annotated[float, typer.Option(parser=_number, metavar="<float>", help="How far the bounds may differ.")] = 0.0,
-    seconds: Annotated[float, typer.Option(parser=_number, metavar="<float>", help="Time limit.")] = 60.0,
+    seconds: Seconds = 60.0,
     resume: Annotated[
         Path | None, typer.Option(help="A file to go on from, and to write what is left to (also after Ctrl-C).")
     ] = None,

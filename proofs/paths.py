@@ -189,7 +189,7 @@ class _Checker:
         self, label: int, graph: WordGraph, bounds: Bounds, directions: Floats, others: list[int], rivals: Rivals
     ) -> int:
         """`_leaf` for the read-out `last`: the words of each class of the last position by themselves."""
-        model, edges = self.models[bounds.model.n], sum(step.classes for step in graph.steps)
+        model, edges = bounds.model, sum(step.classes for step in graph.steps)
         with np.errstate(all="ignore"):
             base, terms = bounds.along(directions)
         require(bool(np.isfinite(base).all()) and all(bool(np.isfinite(t).all()) for t in terms), "not finite")

@@ -79,6 +79,16 @@ def test_bad_input() -> None:
         cf.least_difference(model, 0, 99, cf.sequences(range(2), 3), codec=codec)
     with pytest.raises(InputError, match="both 0"):
         cf.least_difference(model, 0, 0, cf.sequences(range(2), 3), codec=codec)
+    with pytest.raises(InputError, match="does not know|do not know"):
+        cf.least_difference(model, 0, 1, cf.sequences(range(99), 3), codec=codec)
+    with pytest.raises(InputError, match="reads at most 5"):
+        cf.least_difference(model, 0, 1, cf.sequences(range(2), 6), codec=codec)
+    with pytest.raises(InputError, match="float32"):
+        cf.least_difference(
+            random_model(np.random.default_rng(4)).double(), 0, 1, cf.sequences(range(2), 3), codec=codec
+        )
+    with pytest.raises(InputError, match="positive"):
+        cf.least_difference(model, 0, 1, cf.sequences(range(2), 3), codec=codec, seconds=0)
     with pytest.raises(InputError, match="one length"):
         cf.least_difference(model, 0, 1, cf.sequences(range(2), range(1, 4)), codec=codec)
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..models.labels import LabelMachine
+from ..models.languages import Language
 from ..models.values import Value
 from .bodies import STATUS, Ids, _texts
 from .reading import Subject, distance, judge, lead_bounds
@@ -111,3 +112,20 @@ class LabelMarginBody:
     def to_json(self) -> dict[str, object]:
         least = number_to_json(self.at_least)
         return {"kind": self.kind, "name": self.name, "machine": self.machine.to_json(), "at_least": least}
+
+
+def not_counted(subject: Subject, domain: Language) -> str | None:
+    """Why counts over all words of a domain do not apply to a subject; None if they do."""
+    lengths = [n for n in domain.lengths if domain.size(n)]
+    if len({domain.alphabet(n) for n in lengths}) != 1 or not domain.is_product():
+        return "only domains that are products are covered"
+    if subject.codec.bos or subject.codec.kind != "categorical":
+        return "only categorical codecs without BOS are covered"
+    return None
+
+
+def token_places(subject: Subject, domain: Language) -> dict[int, int]:
+    """The tokens of a product domain, as token ids, and their places as `domain_to_json` lists them."""
+    alphabet = domain.alphabet(next(n for n in domain.lengths if domain.size(n)))
+    ids = [subject.codec.index[token] for token in domain.vocab if token in alphabet]
+    return {token: place for place, token in enumerate(ids)}

@@ -85,6 +85,11 @@ class Margins:
         return float(self.const[group, rival]), [table[:, group, rival] for table in self.tables]
 
 
+def magnitude(const: float, tables: list[Tensor]) -> float:
+    """At least the size of every finite sum of a constant and one entry of each table."""
+    return abs(const) + sum(float(torch.where(torch.isfinite(table), table, 0.0).abs().max()) for table in tables)
+
+
 class PathBounds:
     """Of one model over one graph. `tick` is called now and then, and may raise `OutOfTime`."""
 

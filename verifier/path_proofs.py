@@ -27,11 +27,11 @@ from ..models.languages import Language
 from .balls import Unsupported, check_arithmetic
 from .bounded_model import BoundedModel
 from .claims import Claim
-from .label_bodies import LabelsBody
-from .path_bounds import Margins, OutOfTime, PathBounds
+from .label_bodies import LabelsBody, not_counted, token_places
+from .path_bounds import Margins, OutOfTime, PathBounds, magnitude
 from .theorems import domain_to_json
 from .verdicts import Certificate
-from .word_graph import Integers, WordGraph, least_entering, one_state, word_graph
+from .word_graph import Integers, WordGraph, one_state, word_graph
 
 BINS = (64, 1024)
 FINE = 1e-6
@@ -40,8 +40,6 @@ BITS = 40
 SAFE = 1e-9
 """A least bound must be so much above 0, relative to the size of the sums, to be trusted to the checker's rounding."""
 MAX_CLASSES = 4096
-
-
 NEVER = 2**50
 """Stands for infinity in tables of integers."""
 
@@ -164,7 +162,7 @@ class Search:
             self._push(tree, node, True)
 
     def _split(self, tree: Tree, node: Node) -> None:
-        """The parts of a group take its place, if they prove more."""
+        """The parts of a group take its place (none of it, if time runs out on the way)."""
         if node.choice is None:
             return
         kind, position, parts = node.choice
@@ -183,12 +181,7 @@ class Search:
 
 def _safe(found: Margins, group: int, k: int, least: float) -> bool:
     """A least bound that the checker's rounding will not turn negative."""
-    const, tables = found.of(group, k)
-    return least > SAFE * (abs(const) + sum(float(_finite(table).abs().max()) for table in tables))
-
-
-def _finite(table: Tensor) -> Tensor:
-    return torch.where(torch.isfinite(table), table, 0.0)
+    return least > SAFE * magnitude(*found.of(group, k))
 
 
 def _failing(found: Margins, groups: list[int], k: int, sizes: list[int]) -> tuple[dict[int, int], int]:
@@ -207,11 +200,9 @@ def _failing(found: Margins, groups: list[int], k: int, sizes: list[int]) -> tup
 
 def _integers(const: float, tables: list[Tensor]) -> tuple[list[Integers], int]:
     """Tables and the bound for sums in integers of BITS bits: const + sum <= 0 implies sum of integers <= bound."""
-    scale = abs(const) + sum(float(_finite(table).abs().max()) for table in tables)
-    unit = 2.0 ** (BITS - np.ceil(np.log2(max(scale, 2.0**-900))))
+    unit = 2.0 ** (BITS - np.ceil(np.log2(max(magnitude(const, tables), 2.0**-900))))
     whole = [
-        np.where(torch.isfinite(table).numpy(), np.floor(_finite(table).numpy() * unit), NEVER).astype(np.int64)
-        for table in tables
+        torch.where(torch.isfinite(table), torch.floor(table * unit), NEVER).to(torch.int64).numpy() for table in tables
     ]
     return whole, -int(np.floor(const * unit))
 
@@ -251,7 +242,7 @@ def _best_split(graph: WordGraph, const: float, tables: list[Tensor]) -> Split |
 
     What is compared is, for each state or token, the least bound of the words through it, weighted by their number.
     """
-    ahead, behind = _through(graph, tables)
+    ahead, behind = graph.ahead(tables), graph.behind(tables)
     before, after = graph.shares()
     best: tuple[float, Split | None] = (-1.0, None)
     for j in range(graph.n):
@@ -263,19 +254,6 @@ def _best_split(graph: WordGraph, const: float, tables: list[Tensor]) -> Split |
         share = before[j + 1] * after[j + 1]
         best = max(best, _cut("states", j + 1, graph.nodes[j + 1][:, 1], bound, share), key=lambda found: found[0])
     return best[1]
-
-
-def _through(graph: WordGraph, tables: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """At each time the least sums [node] of the paths up to there, and from there on."""
-    ahead = [torch.zeros(len(graph.nodes[0]), dtype=torch.float64)]
-    for j, table in enumerate(tables):
-        ahead.append(least_entering(ahead[-1][graph.sources[j]] + table, graph.entering[j]))
-    behind = [torch.zeros(len(graph.nodes[-1]), dtype=torch.float64)]
-    for j in range(graph.n - 1, -1, -1):
-        onward = behind[0][graph.targets[j]] + tables[j]
-        least = torch.full((len(graph.nodes[j]),), torch.inf, dtype=torch.float64)
-        behind.insert(0, least.scatter_reduce(0, graph.sources[j], onward, "amin"))
-    return ahead, behind
 
 
 def _cut(
@@ -307,15 +285,11 @@ def prove_by_paths(
     """A certificate for a claim about labels (all inputs, or a share of them); or why there is none."""
     body = claim.body
     assert isinstance(body, LabelsBody)
+    if why := not_counted(body.subject, domain):
+        return None, why
     lengths = [n for n in domain.lengths if domain.size(n)]
-    alphabets = {domain.alphabet(n) for n in lengths}
-    if len(alphabets) != 1 or not domain.is_product():
-        return None, "only domains that are products are covered"
-    if body.subject.codec.bos or body.subject.codec.kind != "categorical":
-        return None, "only categorical codecs without BOS are covered"
-    place = {token: i for i, token in enumerate(body.subject.codec.vocab)}
-    letters = np.array(sorted(place[token] for token in next(iter(alphabets))), dtype=np.int64)
-    states = (body.states or one_state(len(place))).transitions.astype(np.int64)
+    letters = np.array(sorted(token_places(body.subject, domain)), dtype=np.int64)
+    states = (body.states or one_state(len(body.subject.codec.vocab))).transitions.astype(np.int64)
     check_arithmetic()
 
     def say(mass: Mass) -> None:

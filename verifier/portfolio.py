@@ -9,11 +9,12 @@ from dataclasses import dataclass, field, replace
 from ..models.errors import InputError
 from ..models.languages import Language
 from ..models.transformer import Transformer
+from ..models.values import Value
 from .bodies import InvariantBody
 from .claims import Claim
 from .enumeration import MAX_INPUTS, Tally, enumerate_inputs, size_of
 from .label_bodies import LabelsBody
-from .reading import FALSE, TRUE
+from .reading import FALSE, TRUE, Subject
 from .refute import Candidate, Hint, Search, search_for_failure
 from .sampling import sample_accuracy
 from .shrinking import shrink
@@ -39,8 +40,9 @@ def prove(
     """Proves or refutes a claim on a domain, or says what is left.
 
     In order: a quick search for a counterexample (unless there are few inputs); enumeration, if there are at most
-    2^14; composition; counting (of shares of the inputs that a task labels); enumeration up to 2^20 inputs; a longer
-    search. `engines` (of `refute`, `enumeration`, `composition`, `counting`) restricts this to those named. The weights
+    2^14; composition; counting (of shares of the inputs that a task labels); enumeration up to 2^20 inputs; paths (of
+    what a task labels); a longer search. `engines` (of `refute`, `enumeration`, `composition`, `counting`, `paths`)
+    restricts this to those named. The weights
     are copied at the start. `progress` is called with a line now and then. Ctrl-C gives `Unknown`. Once a proof is
     found, it is checked even if the time is up.
     `semantics`: what the verdict is about. `real`: the exact weights over the reals; inputs on which only the float32
@@ -80,22 +82,26 @@ def check_question(who: str, claim: Claim, domain: Language, seconds: float) -> 
     and a positive time."""
     if not isinstance(claim, Claim):
         raise InputError(f"{who} takes a claim, such as Computes(compiled), got {claim!r}")
+    check_setting(who, claim.subject, domain, seconds)
+    check_readable(*claim.body.readable(), domain)
+
+
+def check_setting(who: str, subject: Subject, domain: Language, seconds: float) -> None:
+    """As `check_question`, of all but the claim."""
     if not isinstance(domain, Language):
         raise InputError(f"{who} takes a token language, such as sequences(vocab, length), got {domain!r}")
-    if not isinstance(claim.subject.model, Transformer):
+    if not isinstance(subject.model, Transformer):
         raise InputError(f"{who} takes claims about a Transformer; an edited copy has no weights of its own to certify")
-    claim.subject.model.require_float32()
+    subject.model.require_float32()
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds > 0:
         raise InputError(f"seconds must be a positive number, got {seconds!r}")
-    check_domain(claim, domain)
 
 
-def check_domain(claim: Claim, domain: Language) -> None:
-    """Raises `InputError` naming the tokens and lengths of the domain for which the claim has no meaning."""
+def check_readable(vocab: Sequence[Value], longest: int, domain: Language) -> None:
+    """Raises `InputError` naming the tokens and lengths of the domain that are not read."""
     lengths = [n for n in domain.lengths if domain.size(n)]
     if not lengths:
         return
-    vocab, longest = claim.body.readable()
     if max(lengths) > longest:
         raise InputError(f"the domain has sequences of length {max(lengths)}, the claim reads at most {longest}")
     letters = frozenset[object]().union(*(domain.alphabet(n) for n in lengths))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -18,7 +18,7 @@ from .accuracy import Aim, Counted, Mass, count_groups, proof_of
 from .balls import Unsupported
 from .claims import Claim
 from .enumeration import MAX_INPUTS, enumerate_inputs
-from .label_bodies import LabelsBody
+from .label_bodies import LabelsBody, not_counted, token_places
 from .recheck import objection
 from .task_claims import Labels
 from .theorems import domain_to_json
@@ -83,7 +83,7 @@ def accuracy_bounds(
         found, why = count_claim(claim, domain, Aim(both=True, deadline=began + seconds, progress=_teller(say)))
     if found is not None:
         true, false, engine = found.mass.proved, found.mass.refuted, "counting"
-        proof = proof_of(found, _order(claim, domain))
+        proof = proof_of(found, token_places(claim.subject, domain))
     elif size <= MAX_INPUTS:
         tally = enumerate_inputs(claim.at_least(0), domain, seconds - (time.monotonic() - began), progress=say)
         if not tally.complete or tally.semantics != "real":
@@ -126,31 +126,21 @@ def prove_share(
     if not settled:
         kept = {key: value for key, value in stated.items() if key not in ("share", "most")}
         stated = {**kept, **claim.negated_by(mass.proved, mass.refuted, mass.total)}
-    return Certificate.of(stated, proof_of(found, _order(claim, domain))), ""
+    return Certificate.of(stated, proof_of(found, token_places(claim.subject, domain))), ""
 
 
 def count_claim(claim: Claim, domain: Language, aim: Aim) -> tuple[Counted | None, str]:
     """What counting finds for the body of a claim on a domain; or why it does not apply."""
     body = claim.body
     assert isinstance(body, LabelsBody)
+    if why := not_counted(body.subject, domain):
+        return None, why
     lengths = [n for n in domain.lengths if domain.size(n)]
-    if len({domain.alphabet(n) for n in lengths}) != 1 or not domain.is_product():
-        return None, "only domains that are products are covered"
-    if body.subject.codec.bos or body.subject.codec.kind != "categorical":
-        return None, "only categorical codecs without BOS are covered"
-    letters = np.array(list(_order(claim, domain)), dtype=np.int64)
+    letters = np.array(list(token_places(body.subject, domain)), dtype=np.int64)
     try:
         return count_groups(body.subject.model, body.machine, letters, lengths, aim), ""
     except Unsupported as error:
         return None, str(error)
-
-
-def _order(claim: Claim, domain: Language) -> Mapping[int, int]:
-    """The domain's tokens, as token ids, and their places as `domain_to_json` lists them."""
-    position = claim.subject.codec.index
-    alphabet = domain.alphabet(next(n for n in domain.lengths if domain.size(n)))
-    ids: list[int] = [position[token] for token in domain.vocab if token in alphabet]
-    return {token: place for place, token in enumerate(ids)}
 
 
 def _teller(progress: Callable[[str], None]) -> Callable[[Mass], None]:

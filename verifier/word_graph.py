@@ -49,13 +49,7 @@ class WordGraph:
     @cached_property
     def size(self) -> int:
         """The number of words, exactly."""
-        counts = [1] * len(self.nodes[0])
-        for j, edges in enumerate(self.edges):
-            following = [0] * len(self.nodes[j + 1])
-            for source, target in zip(edges.source.tolist(), edges.target.tolist(), strict=True):
-                following[target] += counts[source]
-            counts = following
-        return sum(counts)
+        return sum(self.sizes_of_last())
 
     def sizes_of_last(self) -> list[int]:
         """The number of words through each class of the last position."""
@@ -140,17 +134,30 @@ class WordGraph:
             after.insert(0, counts / counts.max())
         return before, after
 
+    def ahead(self, tables: Sequence[Tensor]) -> list[Tensor]:
+        """At each time, [node, ...]: the least sum up to there, over paths of one table [class, ...] a position."""
+        best = [torch.zeros(len(self.nodes[0]), *tables[0].shape[1:], dtype=tables[0].dtype)]
+        for j, table in enumerate(tables):
+            best.append(least_entering(best[j][self.sources[j]] + table, self.entering[j]))
+        return best
+
+    def behind(self, tables: Sequence[Tensor]) -> list[Tensor]:
+        """At each time, [node]: the least sum from there on, over paths of one table [class] a position."""
+        best = [torch.zeros(len(self.nodes[-1]), dtype=tables[0].dtype)]
+        for j in range(self.n - 1, -1, -1):
+            onward = best[0][self.targets[j]] + tables[j]
+            none = torch.full((len(self.nodes[j]),), torch.inf, dtype=onward.dtype)
+            best.insert(0, none.scatter_reduce(0, self.sources[j], onward, "amin"))
+        return best
+
     def least(self, tables: Sequence[Tensor]) -> Tensor:
         """[...]: the least sum over paths of one table [class, ...] for each position; rounded to nearest."""
-        best = torch.zeros(len(self.nodes[0]), *tables[0].shape[1:], dtype=tables[0].dtype)
-        for j, table in enumerate(tables):
-            best = least_entering(best[self.sources[j]] + table, self.entering[j])
-        return best.amin(0)
+        return self.ahead(tables)[-1].amin(0)
 
     def count_not_above(self, tables: Sequence[Integers], bound: int, bins: int) -> int:
         """At least the number of paths whose sum of integers, one table [class] a position, is at most `bound`.
 
-        As `counting.Arrows.count_not_above`: sums are told apart at `bins` levels or fewer.
+        Sums are told apart at `bins` levels or fewer, rounded down: with enough levels the count is exact.
         """
         lows = [int(table.min()) for table in tables]
         room = bound - sum(lows)
@@ -186,37 +193,19 @@ def least_entering(costs: Tensor, entering: Tensor) -> Tensor:
 
 def word_graph(labels: LabelMachine, label: int, states: Integers, letters: Integers, n: int) -> WordGraph:
     """All words of length n over `letters` (token ids) with this label; `states`: transitions [state, token id]."""
-    automaton = Automaton(labels.transitions[:, :], labels.labels == label)
-    blocks = _residuals(automaton, letters)
-    step = np.zeros((int(blocks.max()) + 1, automaton.n_symbols), dtype=np.int64)
-    accepting = np.zeros(len(step), dtype=bool)
-    for state, block in enumerate(blocks.tolist()):
-        step[block] = blocks[automaton.transitions[state]]
-        accepting[block] = automaton.accepting[state]
-    nodes = [np.array([[blocks[0], 0]], dtype=np.int64)]
+    words = Automaton(labels.transitions[:, letters], labels.labels == label).minimised()
+    nodes = [np.zeros((1, 2), dtype=np.int64)]
     edges = []
     for _ in range(n):
         here = nodes[-1]
-        following = np.stack([step[here[:, :1], letters], states[here[:, 1:], letters]], -1)  # [node, letter, 2]
+        following = np.stack([words.transitions[here[:, 0]], states[here[:, 1:], letters]], -1)  # [node, letter, 2]
         unique, inverse = np.unique(following.reshape(-1, 2), axis=0, return_inverse=True)
         source, token = np.repeat(np.arange(len(here)), len(letters)), np.tile(letters, len(here))
         edges.append(Edges(source, token, inverse.reshape(-1).astype(np.int64)))
         nodes.append(unique)
     chosen = [np.ones(len(e), dtype=bool) for e in edges]
-    chosen[-1] = accepting[nodes[-1][edges[-1].target, 0]]
+    chosen[-1] = words.accepting[nodes[-1][edges[-1].target, 0]]
     return WordGraph(tuple(nodes), tuple(edges)).keep(chosen)
-
-
-def _residuals(automaton: Automaton, letters: Integers) -> Integers:
-    """[state]: equal numbers for states that accept the same words over the letters (Moore)."""
-    block: Integers = automaton.accepting.astype(np.int64)
-    while True:
-        rows = np.column_stack([block, block[automaton.transitions[:, letters]]])
-        _, finer = np.unique(rows, axis=0, return_inverse=True)
-        finer = finer.reshape(-1).astype(np.int64)
-        if finer.max() == block.max():
-            return finer
-        block = finer
 
 
 def one_state(tokens: int) -> LabelMachine:

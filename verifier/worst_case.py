@@ -28,7 +28,9 @@ from ..models.values import Value
 from .balls import check_arithmetic
 from .bounded_model import BoundedModel
 from .claims import subject_of
-from .path_bounds import Margins, PathBounds
+from .label_bodies import token_places
+from .path_bounds import Margins, PathBounds, magnitude
+from .portfolio import check_readable, check_setting
 from .reading import Subject
 from .word_graph import WordGraph, one_state, word_graph
 
@@ -75,6 +77,8 @@ def least_difference(
     from if it is there, and writes what is left to (atomically, also after Ctrl-C). Raises `InputError`.
     """
     subject = subject_of(model, codec)
+    check_setting("least_difference", subject, domain, seconds)
+    check_readable(subject.codec.vocab, subject.longest, domain)
     search = _Search(subject, output, rival, domain, time.monotonic())
     if resume is not None and Path(resume).exists():
         search.read(Path(resume))
@@ -103,8 +107,7 @@ class _Search:
         if len(lengths) != 1 or not domain.is_product():
             raise InputError("least_difference takes a product domain of one length, such as sequences(vocab, 10)")
         (self.n,) = lengths
-        place = {token: i for i, token in enumerate(subject.codec.vocab)}
-        letters = np.array(sorted(place[token] for token in domain.alphabet(self.n)), dtype=np.int64)
+        letters = np.array(sorted(token_places(subject, domain)), dtype=np.int64)
         self.subject, self.output, self.rival, self.began = subject, output, rival, began
         self.at = outputs.index(output), outputs.index(rival)
         self.model = BoundedModel(subject.model, self.n)
@@ -167,7 +170,7 @@ class _Search:
         least = found.least()[:, 0]
         group = int(least.argmin())
         times = self.n if self.subject.model.config.readout == "mean" else 1
-        slack = self.model.rounding * (float(least[group].abs()) + sum(_size(t[:, group, 0]) for t in found.tables))
+        slack = 2 * self.model.rounding * magnitude(*found.of(group, 0))
         bound = (float(least[group]) - slack) / times
         bound -= abs(bound) * 2.0**-50
         self._try(_least_word(found, group))
@@ -250,19 +253,10 @@ class _Search:
             raise InputError(f"{path} is no file of an interrupted search ({error}); remove it to begin anew") from None
 
 
-def _size(table: Tensor) -> float:
-    finite = table[torch.isfinite(table)]
-    return float(finite.abs().max()) if len(finite) else 0.0
-
-
 def _least_word(found: Margins, group: int) -> np.ndarray[Any, np.dtype[np.int64]]:
     """The word along the least path of a group."""
     graph, (_, tables) = found.graph, found.of(group, 0)
-    behind = [torch.zeros(len(graph.nodes[-1]), dtype=torch.float64)]
-    for j in range(graph.n - 1, -1, -1):
-        onward = behind[0][graph.targets[j]] + tables[j]
-        least = torch.full((len(graph.nodes[j]),), torch.inf, dtype=torch.float64)
-        behind.insert(0, least.scatter_reduce(0, graph.sources[j], onward, "amin"))
+    behind = graph.behind(tables)
     node, word = int(behind[0].argmin()), []
     for j, edges in enumerate(graph.edges):
         onward = torch.where(graph.sources[j] == node, behind[j + 1][graph.targets[j]] + tables[j], torch.inf)
