@@ -47,13 +47,15 @@ def proved_with(name: str) -> dict[str, Any]:
     from certiformer.models import zoo
     from certiformer.verifier.bounded_model import BoundedModel
     from certiformer.verifier.path_proofs import Search
+    from certiformer.verifier.word_graph import Inputs
 
     found = zoo.load(MODEL)
     n = found.task.max_len
     states = _machines(n)[name]().transitions.astype(np.int64)
     with torch.no_grad():
         model = {n: BoundedModel(found.model, n)}
-        search = Search(model, found.task.machine, states, np.arange(2), time.monotonic() + SECONDS, lambda _: None)
+        limit = time.monotonic() + SECONDS
+        search = Search(model, found.task.machine, states, Inputs(np.arange(2)), limit, lambda _: None)
         cpu = time.process_time()
         search.run(1)  # the greatest group only
         spent = time.process_time() - cpu

@@ -163,23 +163,27 @@ def _induction(length: int, vocab: int) -> Parts:
         return np.where(earlier.any(axis=1), _at(ids, last + 1), ids[:, 0])
 
     def machine() -> LabelMachine:
-        """For each token what followed it last (-1: nothing yet), and the last token (-1: none yet)."""
+        """The last token (-1: not read yet), what followed it last (-1: nothing yet), and whether it is just before."""
 
-        def after(state: tuple[tuple[int, ...], int], symbol: int) -> tuple[tuple[int, ...], int]:
-            followers, last = state
-            if last >= 0:
-                followers = (*followers[:last], symbol, *followers[last + 1 :])
-            return followers, symbol
+        def after(state: tuple[int, int, bool], symbol: int) -> tuple[int, int, bool]:
+            wanted, follower, just_before = state
+            if wanted < 0:
+                return symbol, -1, False
+            return wanted, symbol if just_before else follower, symbol == wanted
 
-        def label(state: tuple[tuple[int, ...], int]) -> int:
-            followers, last = state
-            return followers[last] if last >= 0 else NO_LABEL
+        def label(state: tuple[int, int, bool]) -> int:
+            wanted, follower, just_before = state
+            return wanted if just_before else follower
 
-        return build_machine(((-1,) * vocab, -1), after, label, vocab)
+        return build_machine((-1, -1, False), after, label, vocab, last_first=True)
+
+    def states() -> LabelMachine:
+        """The token before."""
+        return build_machine(-1, lambda _, symbol: symbol, lambda _: 0, vocab)
 
     tokens = tuple(range(vocab))
     domain = Language(tokens, (length,), build((0, False), step, lambda state: state[1], vocab))
-    return Parts(domain, tokens, "last", rule, build_machine=machine)
+    return Parts(domain, tokens, "last", rule, build_machine=machine, build_states=states)
 
 
 def _quotes(length: int, letters: int) -> Parts:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import time
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 import certiformer as cf
+from certiformer.models.automata import Automaton
 from certiformer.models.codec import Codec
 from certiformer.models.config import LayerConfig, TransformerConfig
 from certiformer.models.labels import LabelMachine
@@ -24,7 +26,7 @@ from certiformer.verifier.label_bodies import LabelsBody
 from certiformer.verifier.path_bounds import Margins, PathBounds
 from certiformer.verifier.path_proofs import Search
 from certiformer.verifier.reading import Subject
-from certiformer.verifier.word_graph import WordGraph, word_graph
+from certiformer.verifier.word_graph import Inputs, WordGraph, word_graph
 
 from .path_models import random_machine, random_model
 
@@ -68,7 +70,7 @@ def test_no_word_of_a_graph_is_below_its_bound(seed: int) -> None:
     with torch.no_grad():
         prepared = BoundedModel(model, n)
         for label in range(outputs):
-            graph = word_graph(labels, label, states.transitions.astype(np.int64), np.arange(tokens), n)
+            graph = word_graph(labels, label, states.transitions.astype(np.int64), Inputs(np.arange(tokens)), n)
             words = words_of(graph)
             every = np.array(list(itertools.product(range(tokens), repeat=n)))
             assert graph.size == len(words) == int((labels.run(every) == label).sum())
@@ -95,7 +97,7 @@ def test_bounds_are_exact_where_the_states_determine_everything(seed: int) -> No
     place = {word: i for i, word in enumerate(prefixes)}
     step = [[place.get((*word, t), 0) for t in range(tokens)] for word in prefixes]
     everything = LabelMachine(np.zeros((1, tokens), dtype=np.int32), np.zeros(1, dtype=np.int64))
-    graph = word_graph(everything, 0, np.array(step), np.arange(tokens), n)
+    graph = word_graph(everything, 0, np.array(step), Inputs(np.arange(tokens)), n)
     with torch.no_grad():
         found = PathBounds(BoundedModel(model, n), graph).margins(0, [1])
     for word, classes in words_of(graph):
@@ -113,7 +115,11 @@ def test_saturated_attention_has_finite_bounds() -> None:
         with torch.no_grad():
             _, cache = model.run_with_cache(torch.zeros(1, 4, dtype=torch.int64))
             graph = word_graph(
-                random_machine(rng, 2, tokens, 1), 0, np.zeros((1, tokens), dtype=np.int64), np.arange(tokens), 4
+                random_machine(rng, 2, tokens, 1),
+                0,
+                np.zeros((1, tokens), dtype=np.int64),
+                Inputs(np.arange(tokens)),
+                4,
             )
             if not graph.size:
                 continue
@@ -131,7 +137,7 @@ def true_count(model: Transformer, machine: LabelMachine, n: int) -> tuple[int, 
 
 
 def search(model: Transformer, machine: LabelMachine, states: LabelMachine, n: int) -> Search:
-    letters = np.arange(model.config.d_vocab)
+    letters = Inputs(np.arange(model.config.d_vocab))
     deadline = time.monotonic() + 60
     with torch.no_grad():
         models = {n: BoundedModel(model, n)}
@@ -152,6 +158,59 @@ def test_what_is_proved_is_true_and_splitting_comes_near(seed: int) -> None:
     assert found.total == total
     assert found.proved <= right
     assert found.proved >= right - 1  # tiny domains are split down to words
+
+
+def some_inputs(rng: np.random.Generator, tokens: int) -> Inputs:
+    """Words over some of the tokens that an automaton accepts."""
+    letters = np.sort(rng.choice(tokens, size=int(rng.integers(1, tokens + 1)), replace=False))
+    count = int(rng.integers(1, 5))
+    moves = rng.integers(0, count, (count, len(letters))).astype(np.int32)
+    return Inputs(letters, Automaton(moves, rng.random(count) < 0.6))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_graphs_of_any_domain_and_any_order_of_reading(seed: int) -> None:
+    """Each input with the label is one path, and nothing else is."""
+    rng = np.random.default_rng(seed)
+    tokens, n = int(rng.integers(1, 4)), int(rng.integers(1, 5))
+    machine = replace(random_machine(rng, 4, tokens, 3, -1), last_first=bool(seed % 2))
+    states = random_machine(rng, 2, tokens, 1).transitions.astype(np.int64)
+    inputs = some_inputs(rng, tokens)
+    every = np.array(list(itertools.product(inputs.letters, repeat=n)), dtype=np.int64)
+    assert inputs.automaton is not None
+    accepted = inputs.automaton.accepts(np.searchsorted(inputs.letters, every))
+    assert inputs.size(n) == accepted.sum()
+    for label in range(3):
+        wanted = every[accepted & (machine.run(every) == label)].tolist()
+        if machine.last_first:
+            graphs = {last: word_graph(machine, label, states, inputs, n, last) for last in inputs.letters.tolist()}
+            assert all(word[-1] == last for last, graph in graphs.items() for word, _ in words_of(graph))
+        else:
+            graphs = {0: word_graph(machine, label, states, inputs, n)}
+        found = [word for graph in graphs.values() for word, _ in words_of(graph)]
+        assert sorted(found) == wanted
+        assert sum(graph.size for graph in graphs.values()) == len(wanted)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_what_is_proved_of_any_domain_is_true(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    model = random_model(rng)
+    n, tokens = 3, model.config.d_vocab
+    machine = replace(random_machine(rng, 3, tokens, model.config.d_vocab_out, -1), last_first=bool(seed % 2))
+    inputs = some_inputs(rng, tokens)
+    every = np.array(list(itertools.product(inputs.letters, repeat=n)), dtype=np.int64)
+    assert inputs.automaton is not None
+    every = every[inputs.automaton.accepts(np.searchsorted(inputs.letters, every))]
+    with torch.no_grad():
+        right = (
+            int((model(torch.from_numpy(every)).argmax(-1).numpy() == machine.run(every)).sum()) if len(every) else 0
+        )
+        states = random_machine(rng, 2, tokens, 1).transitions.astype(np.int64)
+        found = Search({n: BoundedModel(model, n)}, machine, states, inputs, time.monotonic() + 60, lambda _: None)
+        found.run(max(found.total, 1))
+    assert found.total == len(every)
+    assert right - 1 <= found.proved <= right
 
 
 def planted_bounds(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,7 +303,7 @@ def test_counts_of_a_leaf_are_never_too_low() -> None:
         tokens = int(rng.integers(2, 4))
         machine = random_machine(rng, 3, tokens, 1)
         graph = word_graph(
-            machine, 0, random_machine(rng, 2, tokens, 1).transitions.astype(np.int64), np.arange(tokens), 4
+            machine, 0, random_machine(rng, 2, tokens, 1).transitions.astype(np.int64), Inputs(np.arange(tokens)), 4
         )
         if not graph.size:
             continue
@@ -259,7 +318,7 @@ def test_counts_of_a_leaf_are_never_too_low() -> None:
 def test_restrictions_keep_the_right_words() -> None:
     rng = np.random.default_rng(9)
     machine, states = random_machine(rng, 3, 3, 1), random_machine(rng, 3, 3, 1)
-    graph = word_graph(machine, 0, states.transitions.astype(np.int64), np.arange(3), 4)
+    graph = word_graph(machine, 0, states.transitions.astype(np.int64), Inputs(np.arange(3)), 4)
     tokens = [word for word, _ in words_of(graph)]
     after = LabelMachine(states.transitions, np.arange(3))
     for time_ in range(1, 5):

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..models.labels import NO_LABEL, LabelMachine
-from .balls import ReadsWeights
+from .balls import ReadsWeights, Unsupported
 from .counting import Arrows, Floats, Integers, exponent_for, over_count
 from .first_layer import FirstLayer, first_layer
 from .tilting import Tilted, tilt
@@ -101,6 +101,8 @@ def count_groups(
     The inputs: all words over `letters` (token ids) of these lengths. Raises `Unsupported` for models that
     `first_layer` does not cover.
     """
+    if machine.last_first:
+        raise Unsupported("label machines that read the last token first are not covered")
     aim = aim or Aim()
     mass = Mass(sum(len(letters) ** n for n in lengths))
     if aim.both:

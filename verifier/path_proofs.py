@@ -22,16 +22,18 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ..models.automata import Automaton
 from ..models.labels import LabelMachine
 from ..models.languages import Language
 from .balls import Unsupported, check_arithmetic
 from .bounded_model import BoundedModel
 from .claims import Claim
-from .label_bodies import LabelsBody, not_counted, token_places
+from .label_bodies import LabelsBody, token_places
 from .path_bounds import Margins, OutOfTime, PathBounds, magnitude
+from .reading import Subject
 from .theorems import domain_to_json
 from .verdicts import Certificate
-from .word_graph import Integers, WordGraph, one_state, word_graph
+from .word_graph import Inputs, Integers, WordGraph, one_state, word_graph
 
 BINS = (64, 1024)
 FINE = 1e-6
@@ -74,11 +76,16 @@ class Node:
 
 @dataclass(frozen=True)
 class Tree:
-    """The words of length n with a label."""
+    """The words of length n with a label, and with a last token if the label machine reads it first."""
 
     n: int
     label: int
+    last: int | None
     root: Node
+
+    def to_json(self) -> dict[str, object]:
+        last = {} if self.last is None else {"last": self.last}
+        return {"n": self.n, "label": self.label, **last, "tree": list(self.root.to_json())}
 
 
 @dataclass(frozen=True)
@@ -98,25 +105,26 @@ class Search:
         models: dict[int, BoundedModel],
         labels: LabelMachine,
         states: Integers,
-        letters: Integers,
+        inputs: Inputs,
         deadline: float,
         progress: Callable[[Mass], None],
     ) -> None:
         config = next(iter(models.values())).config
         self.models, self.outputs, self.last = models, config.d_vocab_out, config.readout == "last"
         self.deadline, self.progress = deadline, progress
-        self.total = sum(len(letters) ** n for n in models)
+        self.total = sum(inputs.size(n) for n in models)
         self.proved = self.groups = 0
         self.trees: list[Tree] = []
         self._order = itertools.count()
         self._queue: list[tuple[int, int, Tree, Node, bool]] = []
-        for n in models:
-            for label in sorted(set(labels.labels[labels.labels >= 0].tolist())):
-                graph = word_graph(labels, label, states, letters, n)
-                if graph.size:
-                    tree = Tree(n, label, Node(graph))
-                    self.trees.append(tree)
-                    self._push(tree, tree.root, False)
+        every = sorted(set(labels.labels[labels.labels >= 0].tolist()))
+        endings = inputs.letters.tolist() if labels.last_first else [None]
+        for n, label, last in itertools.product(models, every, endings):
+            graph = word_graph(labels, label, states, inputs, n, last)
+            if graph.size:
+                tree = Tree(n, label, last, Node(graph))
+                self.trees.append(tree)
+                self._push(tree, tree.root, False)
 
     def _push(self, tree: Tree, node: Node, seen: bool) -> None:
         heapq.heappush(self._queue, (node.proved - node.graph.size, next(self._order), tree, node, seen))
@@ -285,10 +293,14 @@ def prove_by_paths(
     """A certificate for a claim about labels (all inputs, or a share of them); or why there is none."""
     body = claim.body
     assert isinstance(body, LabelsBody)
-    if why := not_counted(body.subject, domain):
-        return None, why
+    if body.subject.codec.bos or body.subject.codec.kind != "categorical":
+        return None, "only categorical codecs without BOS are covered"
+    if domain.distinct:
+        return None, "domains of words without repetition are not covered"
     lengths = [n for n in domain.lengths if domain.size(n)]
-    letters = np.array(sorted(token_places(body.subject, domain)), dtype=np.int64)
+    inputs = _inputs(body.subject, domain)
+    if inputs is None:
+        return None, "the domain's vocabulary has tokens that the model does not know"
     states = (body.states or one_state(len(body.subject.codec.vocab))).transitions.astype(np.int64)
     check_arithmetic()
 
@@ -296,12 +308,12 @@ def prove_by_paths(
         share = mass.proved / mass.total
         progress(f"paths: {share:.4%} proved right, {1 - share:.4%} undecided, {mass.groups} groups")
 
-    total = sum(len(letters) ** n for n in lengths)
+    total = sum(inputs.size(n) for n in lengths)
     enough = total if claim.quantifier == "forall" else -(-claim.share.numerator * total // claim.share.denominator)
     try:
         with torch.no_grad():
             models = {n: BoundedModel(body.subject.model, n) for n in lengths}
-            search = Search(models, body.machine, states, letters, deadline, say)
+            search = Search(models, body.machine, states, inputs, deadline, say)
             search.run(enough)
     except Unsupported as error:
         return None, str(error)
@@ -310,11 +322,17 @@ def prove_by_paths(
     return Certificate.of({**claim.theorem(), "domain": domain_to_json(domain)}, proof_of(search, states)), ""
 
 
+def _inputs(subject: Subject, domain: Language) -> Inputs | None:
+    """The domain over token ids; None if its vocabulary has others."""
+    if domain.is_product() and len({domain.alphabet(n) for n in domain.lengths if domain.size(n)}) == 1:
+        return Inputs(np.array(sorted(token_places(subject, domain)), dtype=np.int64))
+    ids = [subject.codec.index.get(token, -1) for token in domain.vocab]
+    order = np.argsort(ids)
+    automaton = Automaton(domain.automaton.transitions[:, order], domain.automaton.accepting)
+    return Inputs(np.array(ids, dtype=np.int64)[order], automaton) if min(ids) >= 0 else None
+
+
 def proof_of(search: Search, states: Integers) -> dict[str, object]:
-    """Rule `paths`: the machine of states, and the tree of each length and label of which something is proved."""
-    trees = [
-        {"n": tree.n, "label": tree.label, "tree": list(tree.root.to_json())}
-        for tree in sorted(search.trees, key=lambda tree: (tree.n, tree.label))
-        if tree.root.kind != "open"
-    ]
+    """Rule `paths`: the machine of states, and the trees in which something is proved."""
+    trees = [tree.to_json() for tree in search.trees if tree.root.kind != "open"]
     return {"rule": "paths", "states": states.tolist(), "trees": trees}

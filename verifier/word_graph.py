@@ -191,21 +191,68 @@ def least_entering(costs: Tensor, entering: Tensor) -> Tensor:
     return found
 
 
-def word_graph(labels: LabelMachine, label: int, states: Integers, letters: Integers, n: int) -> WordGraph:
-    """All words of length n over `letters` (token ids) with this label; `states`: transitions [state, token id]."""
-    words = Automaton(labels.transitions[:, letters], labels.labels == label).minimised()
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """The words over `letters` (token ids, ascending) that an automaton over their places accepts; None: all."""
+
+    letters: Integers
+    automaton: Automaton | None = None
+
+    def size(self, n: int) -> int:
+        """How many there are of length n, exactly."""
+        return self.automaton.counts(n)[n][0] if self.automaton else len(self.letters) ** n
+
+
+def word_graph(
+    labels: LabelMachine, label: int, states: Integers, inputs: Inputs, n: int, last: int | None = None
+) -> WordGraph:
+    """The inputs of length n with this label; `states`: transitions [state, token id].
+
+    `last`, for machines that read the last token first, and only for these: it is this one.
+    """
+    words = _labelled(labels, label, inputs, last)
     nodes = [np.zeros((1, 2), dtype=np.int64)]
     edges = []
-    for _ in range(n):
+    for j in range(n):
         here = nodes[-1]
-        following = np.stack([words.transitions[here[:, 0]], states[here[:, 1:], letters]], -1)  # [node, letter, 2]
+        closing = last is not None and j == n - 1
+        letters = np.array([last]) if closing else inputs.letters
+        blocks = np.zeros((len(here), 1), dtype=np.int64) if closing else words.transitions[here[:, 0]]
+        following = np.stack([blocks, states[here[:, 1:], letters]], -1)  # [node, letter, 2]
         unique, inverse = np.unique(following.reshape(-1, 2), axis=0, return_inverse=True)
         source, token = np.repeat(np.arange(len(here)), len(letters)), np.tile(letters, len(here))
         edges.append(Edges(source, token, inverse.reshape(-1).astype(np.int64)))
         nodes.append(unique)
     chosen = [np.ones(len(e), dtype=bool) for e in edges]
-    chosen[-1] = words.accepting[nodes[-1][edges[-1].target, 0]]
+    ends = nodes[-1][edges[-1].target, 0] if last is None else nodes[-2][edges[-1].source, 0]
+    chosen[-1] = words.accepting[ends]
     return WordGraph(tuple(nodes), tuple(edges)).keep(chosen)
+
+
+def _labelled(labels: LabelMachine, label: int, inputs: Inputs, last: int | None) -> Automaton:
+    """The inputs with this label, or with `last` the words that it makes such inputs; minimal, over letters' places."""
+    assert labels.last_first == (last is not None)
+    moves, right = labels.transitions[:, inputs.letters].astype(np.int64), labels.labels == label
+    if inputs.automaton is None:
+        if last is None:
+            return Automaton(moves.astype(np.int32), right).minimised()
+        domain = Automaton(np.zeros((1, len(inputs.letters)), dtype=np.int32), np.ones(1, dtype=bool))
+    else:
+        domain = inputs.automaton
+    steps, ends = domain.transitions.astype(np.int64), domain.accepting
+    if last is not None:
+        ends = ends[steps[:, int(np.searchsorted(inputs.letters, last))]]
+    count = len(steps)
+    start = count * int(labels.transitions[0, last]) if last is not None else 0
+    known = frontier = np.array([start], dtype=np.int64)  # pairs (state of the labels, of the domain) as one number
+    while frontier.size:
+        after = np.unique(moves[frontier // count] * count + steps[frontier % count])
+        frontier = np.setdiff1d(after, known)
+        known = np.concatenate([known, frontier])
+    place = np.argsort(known)
+    codes = moves[known // count] * count + steps[known % count]
+    transitions = place[np.searchsorted(known, codes, sorter=place)]
+    return Automaton(transitions.astype(np.int32), right[known // count] & ends[known % count]).minimised()
 
 
 def one_state(tokens: int) -> LabelMachine:
