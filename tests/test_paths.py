@@ -218,19 +218,19 @@ def planted_bounds(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if name == "no radius of queries and keys":
         kept = path_bounds.PathBounds._port
 
-        def port(self, layer, attention, i):  # type: ignore[no-untyped-def]
-            found = kept(self, layer, attention, i)
+        def port(self, layer, attention, i, asked):  # type: ignore[no-untyped-def]
+            found = kept(self, layer, attention, i, True)
             query, key = (path_bounds.Ball(x.mid, torch.zeros_like(x.rad)) for x in (found.query, found.key))
-            return path_bounds.Port(query, key, found.value)
+            return path_bounds.Port(key, found.value, query)
 
         monkeypatch.setattr(path_bounds.PathBounds, "_port", port)
     elif name == "no radius of values":
         kept_port = path_bounds.PathBounds._port
 
-        def other(self, layer, attention, i):  # type: ignore[no-untyped-def]
-            found = kept_port(self, layer, attention, i)
+        def other(self, layer, attention, i, asked):  # type: ignore[no-untyped-def]
+            found = kept_port(self, layer, attention, i, asked)
             zero = path_bounds.Ball(found.value.mid, torch.zeros_like(found.value.rad))
-            return path_bounds.Port(found.query, found.key, zero)
+            return path_bounds.Port(found.key, zero, found.query)
 
         monkeypatch.setattr(path_bounds.PathBounds, "_port", other)
     elif name == "the tangent for the chord":

@@ -46,11 +46,11 @@ class OutOfTime(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Port:
-    """Queries, keys and values at one position: balls [head, class, d_head]."""
+    """Keys, values and, where they are read, queries at one position: balls [head, class, d_head]."""
 
-    query: Ball
     key: Ball
     value: Ball
+    query: Ball | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +103,8 @@ class PathBounds:
         for layer, block in enumerate(model.blocks):
             whole = layer < last or model.config.readout == "mean"
             if block.attention is not None:
-                self._ports[layer] = [self._port(layer, block.attention, i) for i in range(self.n)]
+                asked = [whole or i == self.n - 1 for i in range(self.n)]
+                self._ports[layer] = [self._port(layer, block.attention, i, asked[i]) for i in range(self.n)]
             if block.neurons is not None:
                 for i in range(self.n) if whole else (self.n - 1,):
                     self._lines[layer, i] = self._relax(layer, block.neurons, i)
@@ -210,19 +211,22 @@ class PathBounds:
             torch.where(on | off, 0.0, shift),
         )
 
-    def _port(self, layer: int, attention: Attention, i: int) -> Port:
-        weights = (attention.w_q, attention.w_k, attention.w_v)
-        biases = (attention.b_q, attention.b_k, attention.b_v)
+    def _port(self, layer: int, attention: Attention, i: int, asked: bool) -> Port:
+        (q_size, k_size, v_size), count = attention.sizes, 3 if asked else 2
+        weights = (attention.w_k, attention.w_v, attention.w_q)[:count]
+        biases = (attention.b_k, attention.b_v, attention.b_q)[:count]
         heads, d_model, d_head = attention.w_q.shape
         rows = torch.cat([w.transpose(1, 2).reshape(heads * d_head, d_model) for w in weights])
-        bias, size = torch.cat([b.flatten() for b in biases]), torch.cat([s.flatten() for s in attention.sizes])
+        bias = torch.cat([b.flatten() for b in biases])
+        size = torch.cat([s.flatten() for s in (k_size, v_size, q_size)[:count]])
         if layer:
             ball = self._range(layer - 1, i, rows, bias, size, False)
         else:
             mid = self.model.embedded[i, self.tokens[i]] @ rows.T + bias
             ball = Ball(mid, (4 * self.model.rounding * size).expand_as(mid))
-        parts = ball.map(lambda t: t.view(len(self.tokens[i]), 3, heads, d_head).permute(1, 2, 0, 3))
-        return Port(*(parts.map(lambda t, x=x: t[x]) for x in range(3)))  # type: ignore[misc]
+        parts = ball.map(lambda t: t.view(len(self.tokens[i]), count, heads, d_head).permute(1, 2, 0, 3))
+        key, value, *query = (Ball(parts.mid[x], parts.rad[x]) for x in range(count))
+        return Port(key, value, query[0] if query else None)
 
     # Attention
 
@@ -232,6 +236,7 @@ class PathBounds:
         if (layer, i) in self._weights:
             return self._weights[layer, i]
         query, keys = self._ports[layer][i].query, [port.key for port in self._ports[layer][: i + 1]]
+        assert query is not None
         mid, rad = torch.cat([k.mid for k in keys], 1), torch.cat([k.rad for k in keys], 1)
         scores = torch.einsum("hae,hbe->hab", query.mid, mid)
         centre = torch.einsum("hab,hbe->hae", (scores * attention.scale.mid).softmax(-1), mid)
