@@ -26,7 +26,7 @@ from certiformer.verifier.label_bodies import LabelsBody
 from certiformer.verifier.path_bounds import Margins, PathBounds
 from certiformer.verifier.path_proofs import Search
 from certiformer.verifier.reading import Subject
-from certiformer.verifier.word_graph import Inputs, WordGraph, word_graph
+from certiformer.verifier.word_graph import Inputs, WordGraph, whole_graph, word_graph
 
 from .path_models import random_machine, random_model
 
@@ -85,6 +85,32 @@ def test_no_word_of_a_graph_is_below_its_bound(seed: int) -> None:
                 seen += 1
             assert bool((found.least().amin(0) <= exact.amin(0)).all())
     assert seen
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("seed", range(30))
+def test_no_word_is_below_a_bound_that_is_shared(seed: int, shared: bool) -> None:
+    """Bounds of a part of the words, with what was found over all of them."""
+    rng = np.random.default_rng(seed)
+    model = random_model(rng, scale=float(rng.choice([0.3, 1.0, 3.0])))
+    tokens, outputs, n = model.config.d_vocab, model.config.d_vocab_out, int(rng.integers(1, 6))
+    labels, states = random_machine(rng, 4, tokens, outputs), random_machine(rng, int(rng.integers(1, 4)), tokens, 1)
+    moves, letters = states.transitions.astype(np.int64), np.arange(tokens)
+    with torch.no_grad():
+        prepared = BoundedModel(model, n)
+        base = PathBounds(prepared, whole_graph(moves, letters, n))
+        for label in range(outputs):
+            graph = word_graph(labels, label, moves, Inputs(letters), n)
+            position = int(rng.integers(n))
+            graph = graph.by_token(position, letters[rng.random(tokens) < 0.6])
+            if not graph.size:
+                continue
+            rivals = [w for w in range(outputs) if w != label]
+            found = PathBounds(prepared, graph, base=base, shared=shared).margins(label, rivals)
+            words = words_of(graph)
+            exact = margins(model, [t for t, _ in words], label)[:, rivals]
+            for (_, classes), value in zip(words, exact, strict=True):
+                assert bool((along(found, classes) <= value).all())
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -203,9 +229,8 @@ def test_what_is_proved_of_any_domain_is_true(seed: int) -> None:
     assert inputs.automaton is not None
     every = every[inputs.automaton.accepts(np.searchsorted(inputs.letters, every))]
     with torch.no_grad():
-        right = (
-            int((model(torch.from_numpy(every)).argmax(-1).numpy() == machine.run(every)).sum()) if len(every) else 0
-        )
+        outputs = model(torch.from_numpy(every)).argmax(-1).numpy() if len(every) else np.zeros(0)
+        right = int((outputs == machine.run(every)).sum())
         states = random_machine(rng, 2, tokens, 1).transitions.astype(np.int64)
         found = Search({n: BoundedModel(model, n)}, machine, states, inputs, time.monotonic() + 60, lambda _: None)
         found.run(max(found.total, 1))
@@ -234,13 +259,13 @@ def planted_bounds(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
         monkeypatch.setattr(path_bounds.PathBounds, "_port", other)
     elif name == "the tangent for the chord":
-        kept_lines = path_bounds.PathBounds._relax
+        kept_lines = path_bounds.lines
 
-        def relax(self, layer, neurons, i):  # type: ignore[no-untyped-def]
-            lines = kept_lines(self, layer, neurons, i)
-            return path_bounds.Lines(lines.low, lines.slope, torch.zeros_like(lines.shift))
+        def lines(low, high):  # type: ignore[no-untyped-def]
+            found = kept_lines(low, high)
+            return path_bounds.Lines(found.low, found.slope, torch.zeros_like(found.shift))
 
-        monkeypatch.setattr(path_bounds.PathBounds, "_relax", relax)
+        monkeypatch.setattr(path_bounds, "lines", lines)
     elif name == "greatest path":
         monkeypatch.setattr(path_bounds, "shortest", lambda graph, i, costs: -KEPT(graph, i, [-x for x in costs]))
     elif name == "weights swapped":

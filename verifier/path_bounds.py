@@ -90,12 +90,34 @@ def magnitude(const: float, tables: list[Tensor]) -> float:
     return abs(const) + sum(float(torch.where(torch.isfinite(table), table, 0.0).abs().max()) for table in tables)
 
 
-class PathBounds:
-    """Of one model over one graph. `tick` is called now and then, and may raise `OutOfTime`."""
+def lines(low: Tensor, high: Tensor) -> Lines:
+    """For pre-activations between these bounds [class, neuron]."""
+    on, off = low >= 0, high <= 0
+    slope = torch.where(on, 1.0, torch.where(off, 0.0, high / (high - low).clamp(min=2.0**-900)))
+    shift = torch.maximum(-slope * low, high - slope * high) * (1 + 2.0**-48)
+    return Lines(
+        torch.where(on, 1.0, torch.where(off, 0.0, (high > -low).double())), slope, torch.where(on | off, 0.0, shift)
+    )
 
-    def __init__(self, model: BoundedModel, graph: WordGraph, tick: Callable[[], None] = lambda: None) -> None:
+
+class PathBounds:
+    """Of one model over one graph. `tick` is called now and then, and may raise `OutOfTime`.
+
+    `base`: the same over a graph that has all these paths, and more, with the same states. Neurons that are stable
+    there need no range here; with `shared`, queries, keys, values and all layers' neurons but the last's are its.
+    """
+
+    def __init__(
+        self,
+        model: BoundedModel,
+        graph: WordGraph,
+        tick: Callable[[], None] = lambda: None,
+        base: PathBounds | None = None,
+        shared: bool = False,
+    ) -> None:
         self.model, self.graph, self.n, self.tick = model, graph, graph.n, tick
         self.tokens = [torch.from_numpy(edges.token) for edges in graph.edges]
+        self.base, self.places = base, graph.places_in(base.graph) if base else []
         self._ports: dict[int, list[Port]] = {}
         self._lines: dict[tuple[int, int], Lines] = {}
         self._weights: dict[tuple[int, int], tuple[list[Tensor], list[Tensor]]] = {}
@@ -103,11 +125,13 @@ class PathBounds:
         for layer, block in enumerate(model.blocks):
             whole = layer < last or model.config.readout == "mean"
             if block.attention is not None:
-                asked = [whole or i == self.n - 1 for i in range(self.n)]
-                self._ports[layer] = [self._port(layer, block.attention, i, asked[i]) for i in range(self.n)]
+                for i in range(self.n):
+                    taken = self._shared_port(layer, i) if shared and layer else None
+                    port = taken or self._port(layer, block.attention, i, whole or i == self.n - 1)
+                    self._ports.setdefault(layer, []).append(port)
             if block.neurons is not None:
                 for i in range(self.n) if whole else (self.n - 1,):
-                    self._lines[layer, i] = self._relax(layer, block.neurons, i)
+                    self._lines[layer, i] = self._relax(layer, block.neurons, i, shared and layer < last)
 
     def margins(self, label: int, rivals: list[int]) -> Margins:
         """Lower bounds of logit_label - logit_rival, times n if the read-out is the mean."""
@@ -199,17 +223,37 @@ class PathBounds:
         mid = (low + high) / 2
         return Ball(mid, torch.maximum(high - mid, mid - low) * (1 + 2.0**-50) + 2.0**-1000)
 
-    def _relax(self, layer: int, neurons: Neurons, i: int) -> Lines:
-        ball = self._range(layer, i, neurons.w_in.T, neurons.b_in, neurons.size, True)
-        low, high = ball.low(), ball.high()
-        on, off = low >= 0, high <= 0
-        slope = torch.where(on, 1.0, torch.where(off, 0.0, high / (high - low).clamp(min=2.0**-900)))
-        shift = torch.maximum(-slope * low, high - slope * high) * (1 + 2.0**-48)
-        return Lines(
-            torch.where(on, 1.0, torch.where(off, 0.0, (high > -low).double())),
-            slope,
-            torch.where(on | off, 0.0, shift),
-        )
+    def _relax(self, layer: int, neurons: Neurons, i: int, shared: bool) -> Lines:
+        known = self._shared_lines(layer, i)
+        doubtful = torch.ones(neurons.w_in.shape[1], dtype=torch.bool)
+        if known is not None:
+            doubtful = ((known.low != known.slope) | (known.shift != 0.0)).any(0)
+            if shared or not bool(doubtful.any()):
+                return known
+        ball = self._range(layer, i, neurons.w_in.T[doubtful], neurons.b_in[doubtful], neurons.size[doubtful], True)
+        found = lines(ball.low(), ball.high())
+        if known is None:
+            return found
+        for into, value in zip(
+            (known.low, known.slope, known.shift), (found.low, found.slope, found.shift), strict=True
+        ):
+            into[:, doubtful] = value
+        return known
+
+    def _shared_port(self, layer: int, i: int) -> Port | None:
+        """The base's, for the classes here."""
+        if self.base is None:
+            return None
+        port, place = self.base._ports[layer][i], self.places[i]
+        query = port.query.map(lambda t: t[:, place]) if port.query else None
+        return Port(port.key.map(lambda t: t[:, place]), port.value.map(lambda t: t[:, place]), query)
+
+    def _shared_lines(self, layer: int, i: int) -> Lines | None:
+        """The base's, for the classes here (a copy)."""
+        if self.base is None:
+            return None
+        known, place = self.base._lines[layer, i], self.places[i]
+        return Lines(known.low[place], known.slope[place], known.shift[place])
 
     def _port(self, layer: int, attention: Attention, i: int, asked: bool) -> Port:
         (q_size, k_size, v_size), count = attention.sizes, 3 if asked else 2

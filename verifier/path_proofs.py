@@ -16,6 +16,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +34,7 @@ from .path_bounds import Margins, OutOfTime, PathBounds, magnitude
 from .reading import Subject
 from .theorems import domain_to_json
 from .verdicts import Certificate
-from .word_graph import Inputs, Integers, WordGraph, one_state, word_graph
+from .word_graph import Inputs, Integers, WordGraph, one_state, whole_graph, word_graph
 
 BINS = (64, 1024)
 FINE = 1e-6
@@ -41,7 +42,11 @@ FINE = 1e-6
 BITS = 40
 SAFE = 1e-9
 """A least bound must be so much above 0, relative to the size of the sums, to be trusted to the checker's rounding."""
+SMALL, FEW = 0.1, 4
+"""A group with at most this share of all classes, or so many words, gets bounds of its own."""
 MAX_CLASSES = 4096
+Stage: TypeAlias = Literal["shared", "own", "split"]
+"""What is done with a group next: bounds with what all groups share, bounds of its own, or its parts."""
 NEVER = 2**50
 """Stands for infinity in tables of integers."""
 
@@ -64,8 +69,8 @@ class Node:
 
     def to_json(self) -> Iterator[object]:
         """Preorder."""
-        if self.kind == "leaf":
-            yield ["leaf", [list(pair) for pair in self.counts]]
+        if self.kind in ("leaf", "shared"):
+            yield [self.kind, [list(pair) for pair in self.counts]]
         elif self.kind == "open":
             yield ["open"]
         else:
@@ -116,7 +121,9 @@ class Search:
         self.proved = self.groups = 0
         self.trees: list[Tree] = []
         self._order = itertools.count()
-        self._queue: list[tuple[int, int, Tree, Node, bool]] = []
+        self._queue: list[tuple[int, int, Tree, Node, Stage]] = []
+        self._states, self._letters, self._bases = states, inputs.letters, dict[int, PathBounds]()
+        self._deep = sum(layer.n_heads > 0 for layer in config.layers) > 1
         every = sorted(set(labels.labels[labels.labels >= 0].tolist()))
         endings = inputs.letters.tolist() if labels.last_first else [None]
         for n, label, last in itertools.product(models, every, endings):
@@ -124,19 +131,20 @@ class Search:
             if graph.size:
                 tree = Tree(n, label, last, Node(graph))
                 self.trees.append(tree)
-                self._push(tree, tree.root, False)
+                self._push(tree, tree.root, "shared" if self._deep else "own")
 
-    def _push(self, tree: Tree, node: Node, seen: bool) -> None:
-        heapq.heappush(self._queue, (node.proved - node.graph.size, next(self._order), tree, node, seen))
+    def _push(self, tree: Tree, node: Node, stage: Stage) -> None:
+        heapq.heappush(self._queue, (node.proved - node.graph.size, next(self._order), tree, node, stage))
 
     def run(self, enough: int) -> None:
         """Until `enough` inputs are proved, no group is worth splitting, or time is up."""
         while self._queue and self.proved < enough:
-            unproved, _, tree, node, seen = heapq.heappop(self._queue)
-            if seen and -unproved < FINE * self.total and self.total - self.proved > 64 * -unproved:
+            unproved, _, tree, node, stage = heapq.heappop(self._queue)
+            fine = -unproved < FINE * self.total and self.total - self.proved > 64 * -unproved
+            if stage == "split" and fine:
                 continue
             try:
-                self._split(tree, node) if seen else self._look(tree, node)
+                self._split(tree, node) if stage == "split" else self._look(tree, node, stage)
             except OutOfTime:
                 return
             self.progress(Mass(self.proved, self.total, self.groups))
@@ -145,29 +153,42 @@ class Search:
         if time.monotonic() > self.deadline:
             raise OutOfTime
 
-    def _look(self, tree: Tree, node: Node) -> None:
-        """Bounds a group of words; then it waits, with what of it is not proved."""
+    def _look(self, tree: Tree, node: Node, stage: Stage) -> None:
+        """Bounds a group of words; then it waits, with what of it is not proved, for its next stage."""
         graph = node.graph
         if max(map(len, graph.edges)) > MAX_CLASSES:
             raise Unsupported(f"a position has more than {MAX_CLASSES} classes (states times tokens)")
         self.groups += 1
         rivals = [w for w in range(self.outputs) if w != tree.label]
-        found = PathBounds(self.models[tree.n], graph, self._tick).margins(tree.label, rivals)
+        base = self._base(tree.n) if self._deep else None
+        bounds = PathBounds(self.models[tree.n], graph, self._tick, base, stage == "shared")
+        found = bounds.margins(tree.label, rivals)
         least = found.least()
         sizes = graph.sizes_of_last() if self.last else [graph.size]
-        left = list(sizes)
+        left, listed = list(sizes), list[tuple[int, int]]()
         for k, rival in enumerate(rivals):
             doubtful = [g for g in range(len(least)) if not _safe(found, g, k, float(least[g, k]))]
             if not doubtful:
                 continue
             counts, levels = _failing(found, doubtful, k, left)
             left = [max(0, size - counts.get(g, 0)) for g, size in enumerate(left)]
-            node.counts.append((rival, levels))
-        node.kind, node.proved = ("leaf", sum(left)) if any(left) else ("open", 0)
-        self.proved += node.proved
-        if node.proved < graph.size and graph.size > 1:
-            node.choice = _choice(found, least, [size - proved for size, proved in zip(sizes, left, strict=True)])
-            self._push(tree, node, True)
+            listed.append((rival, levels))
+        if node.kind == "open" or sum(left) > node.proved:
+            self.proved += sum(left) - node.proved
+            node.kind, node.proved, node.counts = ("shared" if stage == "shared" else "leaf"), sum(left), listed
+            node.choice = None if node.proved == graph.size else _choice(found, least, _unproved(sizes, left))
+        if not node.proved:
+            node.kind, node.counts = "open", []
+        if node.proved < graph.size:
+            alone = stage == "shared" and base is not None and _is_small(graph, base.graph)
+            self._push(tree, node, "own" if alone else "split")
+
+    def _base(self, n: int) -> PathBounds:
+        """Bounds over all words of length n, which those of every group can share."""
+        if n not in self._bases:
+            graph = whole_graph(self._states, self._letters, n)
+            self._bases[n] = PathBounds(self.models[n], graph, self._tick)
+        return self._bases[n]
 
     def _split(self, tree: Tree, node: Node) -> None:
         """The parts of a group take its place (none of it, if time runs out on the way)."""
@@ -180,11 +201,21 @@ class Search:
         self.proved -= node.proved
         for child in children:
             try:
-                self._look(tree, child)
+                self._look(tree, child, "shared" if self._deep else "own")
             except OutOfTime:
                 self.proved = before
                 raise
         node.kind, node.position, node.parts, node.children, node.counts = kind, position, parts, children, []
+
+
+def _is_small(graph: WordGraph, whole: WordGraph) -> bool:
+    """Whether bounds of its own are worth their cost, which grows with the square of the number of classes."""
+    classes, most = (sum(map(len, g.edges)) for g in (graph, whole))
+    return graph.size <= FEW or classes <= SMALL * most
+
+
+def _unproved(sizes: list[int], left: list[int]) -> list[int]:
+    return [size - proved for size, proved in zip(sizes, left, strict=True)]
 
 
 def _safe(found: Margins, group: int, k: int, least: float) -> bool:

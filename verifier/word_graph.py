@@ -101,6 +101,19 @@ class WordGraph:
             chosen[0][:] = False
         return self.keep(chosen)
 
+    def places_in(self, other: WordGraph) -> list[Tensor]:
+        """For each position, [class]: the other graph's class of the same state and token, which must be there."""
+        found = []
+        for rows, edges, theirs, others in zip(self.nodes, self.edges, other.nodes, other.edges, strict=False):
+            width = 1 + int(max(edges.token.max(), others.token.max()))
+            known = theirs[others.source, 1] * width + others.token
+            wanted = rows[edges.source, 1] * width + edges.token
+            order = np.argsort(known)
+            place = order[np.searchsorted(known, wanted, sorter=order)]
+            assert (known[place] == wanted).all() and len(np.unique(known)) == len(known)
+            found.append(torch.from_numpy(place))
+        return found
+
     @cached_property
     def entering(self) -> tuple[Tensor, ...]:
         """For each position, the edges into each node at the next time, int64 [at most, node]; filled by repetition."""
@@ -253,6 +266,12 @@ def _labelled(labels: LabelMachine, label: int, inputs: Inputs, last: int | None
     codes = moves[known // count] * count + steps[known % count]
     transitions = place[np.searchsorted(known, codes, sorter=place)]
     return Automaton(transitions.astype(np.int32), right[known // count] & ends[known % count]).minimised()
+
+
+def whole_graph(states: Integers, letters: Integers, n: int) -> WordGraph:
+    """All words of length n over the letters; a node is a state."""
+    trivial = one_state(int(states.shape[1]))
+    return word_graph(trivial, 0, states, Inputs(letters), n)
 
 
 def one_state(tokens: int) -> LabelMachine:

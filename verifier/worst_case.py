@@ -32,7 +32,7 @@ from .label_bodies import token_places
 from .path_bounds import Margins, PathBounds, magnitude
 from .portfolio import check_readable, check_setting
 from .reading import Subject
-from .word_graph import Inputs, WordGraph, one_state, word_graph
+from .word_graph import WordGraph, whole_graph
 
 Restriction = tuple[int, tuple[int, ...]]
 
@@ -111,8 +111,7 @@ class _Search:
         self.subject, self.output, self.rival, self.began = subject, output, rival, began
         self.at = outputs.index(output), outputs.index(rival)
         self.model = BoundedModel(subject.model, self.n)
-        trivial = one_state(len(subject.codec.vocab))
-        self.whole = word_graph(trivial, 0, trivial.transitions.astype(np.int64), Inputs(letters), self.n)
+        self.whole = whole_graph(np.zeros((1, len(subject.codec.vocab)), dtype=np.int64), letters, self.n)
         self.letters, self.groups, self.upper = letters, 0, float("inf")
         self.word = np.full(self.n, letters[0])
         self.queue: list[tuple[float, tuple[Restriction, ...], Restriction | None]] = [(-float("inf"), (), None)]
