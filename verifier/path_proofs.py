@@ -43,7 +43,9 @@ BITS = 40
 SAFE = 1e-9
 """A least bound must be so much above 0, relative to the size of the sums, to be trusted to the checker's rounding."""
 SMALL, FEW = 0.1, 4
-"""A group with at most this share of all classes, or so many words, gets bounds of its own."""
+"""A group with at most this share of all classes, or so many words, always gets bounds of its own."""
+WORTH = 0.25
+"""Others, as long as these prove at least this share of what the shared ones left."""
 MAX_CLASSES = 4096
 Stage: TypeAlias = Literal["shared", "own", "split"]
 """What is done with a group next: bounds with what all groups share, bounds of its own, or its parts."""
@@ -123,6 +125,7 @@ class Search:
         self._order = itertools.count()
         self._queue: list[tuple[int, int, Tree, Node, Stage]] = []
         self._states, self._letters, self._bases = states, inputs.letters, dict[int, PathBounds]()
+        self._worthwhile = True  # whether bounds of a large group's own gained much, when last tried
         self._deep = sum(layer.n_heads > 0 for layer in config.layers) > 1
         every = sorted(set(labels.labels[labels.labels >= 0].tolist()))
         endings = inputs.letters.tolist() if labels.last_first else [None]
@@ -173,15 +176,18 @@ class Search:
             counts, levels = _failing(found, doubtful, k, left)
             left = [max(0, size - counts.get(g, 0)) for g, size in enumerate(left)]
             listed.append((rival, levels))
-        if node.kind == "open" or sum(left) > node.proved:
-            self.proved += sum(left) - node.proved
+        gained = sum(left) - node.proved
+        if node.kind == "open" or gained > 0:
+            self.proved += gained
             node.kind, node.proved, node.counts = ("shared" if stage == "shared" else "leaf"), sum(left), listed
             node.choice = None if node.proved == graph.size else _choice(found, least, _unproved(sizes, left))
         if not node.proved:
             node.kind, node.counts = "open", []
         if node.proved < graph.size:
-            alone = stage == "shared" and base is not None and _is_small(graph, base.graph)
-            self._push(tree, node, "own" if alone else "split")
+            small = base is None or _is_small(graph, base.graph)
+            if stage == "own" and not small:
+                self._worthwhile = gained >= WORTH * (gained + graph.size - node.proved)
+            self._push(tree, node, "own" if stage == "shared" and (small or self._worthwhile) else "split")
 
     def _base(self, n: int) -> PathBounds:
         """Bounds over all words of length n, which those of every group can share."""
