@@ -88,8 +88,9 @@ def _step(source: Ints, token: Ints, target: Ints) -> Step:
 
 @dataclass(frozen=True, eq=False)
 class _Moves:
-    """What edges there may be: the words' language, the refinement machine over the domain's tokens, the length, and the
-    restrictions (`tokens` at positions, `allowed` states at times). A node at time j < n is class * states + state."""
+    """What edges there may be: the words' language, the refinement machine over the domain's tokens, the length, and
+    the restrictions (`tokens` at positions, `allowed` states at times). A node at time j < n is class * states + state.
+    """
 
     words: Language
     refinement: Ints
@@ -126,8 +127,8 @@ def word_graph(
 ) -> WordGraph | None:
     """The graph of the words of length n of a language that meet all restrictions; None if there are none.
 
-    `refinement` [state, token of the codec]; `vocab` [token of the domain]: its id in the codec; `spend` is told how many
-    moves (a node and a token) are looked at, before they are. Raises `Rejected` for more than `MAX_CLASSES` edges at a
+    `refinement` [state, token of the codec]; `vocab` [token of the domain]: its id in the codec; `spend` is told how
+    many moves (a node and a token) are looked at, before they are. Raises `Rejected` for more than `MAX_CLASSES` edges at a
     position, `MAX_MOVES` moves at one, or `MAX_PLACES` nodes altogether.
     """
     states = len(refinement)

@@ -28,8 +28,8 @@ ROUND = 2**11
 class Language:
     """The words of a domain with one label (and, if the last token is read first, one last token).
 
-    `step` [class, token of the domain]: the next class; `closes` [class, token]: whether a word may end so; `start`: the
-    class of the empty prefix; `work`: what it took to find this, in cells of tables.
+    `step` [class, token of the domain]: the next class; `closes` [class, token]: whether a word may end so; `start`:
+    the class of the empty prefix; `work`: what it took to find this, in cells of tables.
     """
 
     step: Ints

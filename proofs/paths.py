@@ -84,7 +84,7 @@ def _scope(theorem: Theorem) -> Labels:
 
 @dataclass(frozen=True)
 class _Which:
-    """What a tree's words have in common: length, label, and last token (of the codec; None if it is not read first)."""
+    """What a tree's words have in common: length, label, last token (of the codec; None if it is not read first)."""
 
     n: int
     label: int

@@ -93,9 +93,7 @@ class Question:
         return self.check({"rule": "paths", "states": self.case.states, "trees": trees}, share)
 
     def language(self, label: int, last: int | None) -> Language:
-        part = Labels(
-            np.array(self.case.labels["transitions"]), np.array(self.case.labels["labels"]), self.last_first
-        )
+        part = Labels(np.array(self.case.labels["transitions"]), np.array(self.case.labels["labels"]), self.last_first)
         place = None if last is None else self.ids.index(last)
         return language(part, self.automaton(), np.array(self.ids), label, place)
 
@@ -134,7 +132,14 @@ def random_domain(rng: np.random.Generator, names: list[str], hi: int) -> Json:
     delta = rng.integers(-1 if rng.random() < 0.7 else 0, states, size=(states, len(vocab)))
     accept = [s for s in range(states) if rng.random() < 0.5]
     start = int(rng.integers(states))
-    return {"kind": "dfa", "vocab": vocab, "lengths": lengths, "start": start, "accept": accept, "delta": delta.tolist()}
+    return {
+        "kind": "dfa",
+        "vocab": vocab,
+        "lengths": lengths,
+        "start": start,
+        "accept": accept,
+        "delta": delta.tolist(),
+    }
 
 
 def random_question(seed: int, certain: bool = False) -> Question:

@@ -80,8 +80,8 @@ def test_the_partition_is_the_coarsest() -> None:
 
 
 def first_token() -> Question:
-    """Three tokens, the domain's being t2 and t0, in this order, of lengths 1 to 3 with an even number of t0's: the label
-    is the first token; the model says 1. Labelled 1 (t2 first) are t2, t2 t2, t2 t2 t2, t2 t0 t0."""
+    """Three tokens, the domain's being t2 and t0, in this order, of lengths 1 to 3 with an even number of t0's: the
+    label is the first token; the model says 1. Labelled 1 (t2 first) are t2, t2 t2, t2 t2 t2, t2 t0 t0."""
     return _question({"transitions": [[1, 3, 2], [1, 1, 1], [2, 2, 2], [3, 3, 3]], "labels": [-1, 0, 1, -1]})
 
 
@@ -367,7 +367,9 @@ def twice_is_allowed(patch: Patch) -> None:
             return False
 
     right = paths._Checker.read
-    patch.setattr(paths._Checker, "read", lambda self, entry: (setattr(self, "seen", Forgetful()), right(self, entry))[1])
+    patch.setattr(
+        paths._Checker, "read", lambda self, entry: (setattr(self, "seen", Forgetful()), right(self, entry))[1]
+    )
 
 
 def forgeries(seed: int) -> None:
