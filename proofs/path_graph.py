@@ -128,8 +128,8 @@ def word_graph(
     """The graph of the words of length n of a language that meet all restrictions; None if there are none.
 
     `refinement` [state, token of the codec]; `vocab` [token of the domain]: its id in the codec; `spend` is told how
-    many moves (a node and a token) are looked at, before they are. Raises `Rejected` for more than `MAX_CLASSES` edges at a
-    position, `MAX_MOVES` moves at one, or `MAX_PLACES` nodes altogether.
+    many moves (a node and a token) are looked at, before they are. Raises `Rejected` for more than `MAX_CLASSES` edges
+    at a position, `MAX_MOVES` moves at one, or `MAX_PLACES` nodes altogether.
     """
     states = len(refinement)
     moves = _Moves(words, refinement[:, vocab], n, *_allowed(restrictions, n, vocab, states))
