@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from certiformer.proofs import Invalid, Outcome, Valid, path_graph, path_language, paths
+from certiformer.proofs import Invalid, Outcome, Valid, judging, path_graph, path_language, paths
 from certiformer.proofs.automaton import Domain
 from certiformer.proofs.bodies import Labels
 from certiformer.proofs.format import Rejected
@@ -224,6 +224,10 @@ def test_rule_count_is_for_machines_from_the_left() -> None:
 
 @pytest.mark.parametrize("seed", range(12))
 def test_labels_of_all_words_by_enumeration(seed: int) -> None:
+    enumerated(seed)
+
+
+def enumerated(seed: int) -> None:
     """A model that says y of all: it is right on the words labelled y."""
     question = random_question(seed, certain=True)
     question.bos = bool(seed % 2)
@@ -372,6 +376,11 @@ def twice_is_allowed(patch: Patch) -> None:
     )
 
 
+def read_from_the_left(patch: Patch) -> None:
+    right = judging._label
+    patch.setattr(judging, "_label", lambda chunk, part: right(chunk, replace(part, last_first=False)))
+
+
 def forgeries(seed: int) -> None:
     for kind, trees, _ in FORGED.values():
         found = QUESTIONS[kind]().trees(trees, Fraction(5, 7))
@@ -389,6 +398,7 @@ FAULTS: dict[str, tuple[Callable[[Patch], None], Callable[[int], object]]] = {
     "prefixes lost": (dead_if_it_closes_with_nothing, check_graphs),
     "the end not restricted": (end_not_restricted, check_graphs),
     "a tree twice": (twice_is_allowed, forgeries),
+    "the last token not read first by enumeration": (read_from_the_left, enumerated),
     "no comparison": (lambda patch: patch.setattr(paths, "_least", lambda *_: 1), check_proofs),
     "no comparison, by last class": (lambda patch: patch.setattr(paths, "_least_to", lambda *_: 1), check_proofs),
 }
