@@ -35,7 +35,7 @@ MAX_WORK = 2**38
 MAX_COUNTING = 2**42
 MAX_SIZING = 2**24
 MAX_REMEMBERED = 2**24
-MINIMISING = 256
+MAX_MERGING = 2**28
 MOVING = 64
 PER_POSITION = 64
 BITS = 40
@@ -93,7 +93,7 @@ class _Which:
 
 @dataclass
 class _Checker:
-    """What the trees share. `work`, `counting`: what was spent; more than the limits is refused before it is done.
+    """What the trees share. `work`, `counting`, `merging`: what was spent; more than the limits is refused.
     `vocab` [token of the domain]: its id in the codec. Of models, and of languages if they are large, only those asked
     for last are kept."""
 
@@ -103,6 +103,7 @@ class _Checker:
     vocab: Ints = field(init=False)
     work: int = 0
     counting: int = 0
+    merging: int = 0
     nodes: int = 0
     seen: set[_Which] = field(default_factory=set)
     models: dict[int, PathModel] = field(default_factory=dict)
@@ -158,7 +159,8 @@ class _Checker:
         if (label, last) not in self.languages:
             place = None if last is None else int(np.flatnonzero(self.vocab == last)[0])
             found = language(self.part, self.theorem.domain, self.vocab, label, place)
-            self._spend(MINIMISING * found.work)
+            self.merging += found.work
+            require(self.merging <= MAX_MERGING, "the label machine takes too much work for all labels together")
             if sum(old.step.size for old in self.languages.values()) + found.step.size > MAX_REMEMBERED:
                 self.languages = {}
             self.languages[label, last] = found

@@ -243,6 +243,7 @@ def test_huge_certificates_are_refused_quickly() -> None:
     "owner, name, most, why",
     [
         (paths, "MAX_WORK", 100, "too much work"),
+        (paths, "MAX_MERGING", 100, "for all labels together"),
         (paths, "MAX_COUNTING", 100, "too much work"),
         (paths, "MAX_NODES", 1, "nodes"),
         (path_graph, "MAX_CLASSES", 1, "classes at position"),

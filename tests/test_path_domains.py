@@ -299,9 +299,15 @@ def test_hostile_automata_are_refused_before_long(last_first: bool) -> None:
 
 
 def test_languages_that_are_forgotten_are_found_again(monkeypatch: Patch) -> None:
+    found = []
     monkeypatch.setattr(paths, "MAX_REMEMBERED", 1)
+    monkeypatch.setattr(paths, "language", lambda *given: found.append(given[3:]) or language(*given))
     for name, make in QUESTIONS.items():
-        assert isinstance(make().trees(TREES[name], Fraction(4, 7)), Valid)
+        other = {**TREES[name][0], "label": 0, "tree": [["open"]]}
+        trees = [TREES[name][0], other, *TREES[name][1:]]
+        assert isinstance(make().trees(trees, Fraction(4, 7)), Valid)
+    places = [(1, None), (0, None), (1, None), (1, 0), (0, 0), (1, 0)]
+    assert found == places
 
 
 # --- faults planted in the checker's own code ------------------------------------------------------------------------
