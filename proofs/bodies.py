@@ -118,10 +118,12 @@ class Labels:
     """The one decoded output is that of the input's label: of the state in which a machine ends that reads the input.
 
     `delta[state, token]`, the start is state 0; `labels[state]`: an index into the codec's outputs, or -1 for none.
+    `last_first`: the machine reads the last token first, then the others from the first to the last but one.
     """
 
     delta: Ints
     labels: Ints
+    last_first: bool = False
     arity: int = 1
 
 
@@ -131,6 +133,7 @@ class LabelMargin:
 
     delta: Ints
     labels: Ints
+    last_first: bool
     at_least: Fraction
     arity: int = 1
 
@@ -256,11 +259,12 @@ def _label_margin(reader: BodyReader, item: dict[str, Json]) -> LabelMargin:
     return LabelMargin(*_machine(reader, item), at_least)
 
 
-def _machine(reader: BodyReader, item: dict[str, Json]) -> tuple[Ints, Ints]:
-    """Transitions and labels of the machine; see `Labels`."""
+def _machine(reader: BodyReader, item: dict[str, Json]) -> tuple[Ints, Ints, bool]:
+    """Transitions and labels of the machine, and whether it reads the last token first; see `Labels`."""
     text(item["name"], "a task's name")
     require(reader.config.readout != "each", "labels are for models with one read-out")
-    machine = record(item["machine"], "a label machine", ("transitions", "labels"))
+    machine = record(item["machine"], "a label machine", ("transitions", "labels"), ("last_first",))
+    require(machine.get("last_first", True) is True, "last_first is true, or it is left out")
     rows = listing(machine["transitions"], "transitions", MAX_MACHINE, 1)
     width = len(reader.codec.vocab)
     require(len(rows) * width <= MAX_MACHINE, "the label machine is too large")
@@ -269,7 +273,7 @@ def _machine(reader: BodyReader, item: dict[str, Json]) -> tuple[Ints, Ints]:
     delta = np.array(targets, dtype=np.int64)
     labels = integers(machine["labels"], "labels", -1, len(reader.codec.outputs) - 1, len(rows))
     require(len(labels) == len(rows), "a label machine has one label for each state")
-    return delta, np.array(labels, dtype=np.int64)
+    return delta, np.array(labels, dtype=np.int64), "last_first" in machine
 
 
 READERS: dict[str, tuple[tuple[str, ...], Callable[[BodyReader, dict[str, Json]], Part]]] = {

@@ -299,8 +299,9 @@ def _label_margin(chunk: Chunk, part: LabelMargin, number: int) -> Found:
 def _label(chunk: Chunk, part: Labels | LabelMargin) -> Bits:
     """[batch, output]: which output is the label, if any, that the machine gives the input."""
     bos = int(chunk.theorem.codec.bos)
+    columns = [*chunk.tokens(chunk.words[0])[:, bos:].T]
     state = np.zeros(len(chunk.words[0]), dtype=np.int64)
-    for column in chunk.tokens(chunk.words[0])[:, bos:].T:
+    for column in [columns[-1], *columns[:-1]] if part.last_first else columns:
         state = part.delta[state, column]
     return np.asarray(np.arange(len(chunk.theorem.codec.outputs)) == part.labels[state][:, None])
 

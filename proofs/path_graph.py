@@ -1,12 +1,14 @@
 """Graphs whose paths are the words of one length and label that a tree's restrictions leave (rule `paths`).
 
-Nodes at time j are pairs (class of label-machine states that accept the same words, state of the refinement machine)
-after j tokens; an edge at position j is a node and a token. Both machines are deterministic, so words and paths are in
-bijection. Only edges that lie on a path from the start to an accepting node are kept.
+Nodes at time j < n are pairs (class of a language, state of the refinement machine) after j tokens, at time n states of
+the refinement machine alone; an edge at position j < n - 1 is a node and a token, at position n - 1 a node and a token
+with which it closes. All machines are deterministic, so words and paths are in bijection. Only edges that lie on a path
+from the start to the end are kept.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -14,12 +16,13 @@ import numpy as np
 
 from .core import Bits, Ints
 from .format import Json, integers, listing, require
+from .path_language import Language
 
 MAX_STATES = 4096
 MAX_CLASSES = 4096
-MAX_MOVES = 2**18
+MAX_MOVES = 2**20
+MAX_PLACES = 2**26
 MAX_REFINEMENT = 2**22
-MAX_MINIMISING = 2**28
 Restriction: TypeAlias = tuple[str, int, tuple[int, ...]]
 """("tokens", p, ids): the token at position p is one of these; ("states", p, states): the refinement machine's state
 after p tokens is one of these."""
@@ -32,32 +35,6 @@ def read_refinement(data: Json, width: int) -> Ints:
     delta = [integers(row, "a row of states", 0, len(rows) - 1, width) for row in rows]
     require(all(len(row) == width for row in delta), "the refinement machine has one transition for each token")
     return np.array(delta, dtype=np.int64).reshape(len(rows), width)
-
-
-@dataclass(frozen=True, eq=False)
-class Language:
-    """The words with one label: `step` [class of states, token of the domain], `start`, `accept` [class]; and what it
-    took to find it."""
-
-    step: Ints
-    start: int
-    accept: Bits
-    work: int = 0
-
-
-def language(delta: Ints, accept: Bits) -> Language:
-    """The minimal automaton (Moore) of `delta` [state, token], start 0, with these accepting states."""
-    block = accept.astype(np.int64)
-    count, work = len(np.unique(block)), 0
-    while True:
-        work += delta.size + len(delta)
-        require(work <= MAX_MINIMISING, "the label machine is too large to be minimised")
-        behaviour = np.column_stack([block, block[delta]])
-        _, first, inverse = np.unique(behaviour, axis=0, return_index=True, return_inverse=True)
-        block = inverse.reshape(-1)
-        if len(first) == count:
-            return Language(block[delta[first]], int(block[0]), accept[first], work)
-        count = len(first)
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,32 +86,65 @@ def _step(source: Ints, token: Ints, target: Ints) -> Step:
     return Step(source, token, target, first, tuple(groups))
 
 
+@dataclass(frozen=True, eq=False)
+class _Moves:
+    """What edges there may be: the words' language, the refinement machine over the domain's tokens, the length, and
+    the restrictions (`tokens` at positions, `allowed` states at times). A node at time j < n is class * states + state.
+    """
+
+    words: Language
+    refinement: Ints
+    n: int
+    tokens: dict[int, Bits]
+    allowed: dict[int, Bits]
+
+    def letters(self, j: int) -> Ints:
+        """The tokens that may stand at position j."""
+        return np.flatnonzero(self.tokens[j]) if j in self.tokens else np.arange(self.refinement.shape[1])
+
+    def edges(self, nodes: Ints, j: int) -> tuple[Ints, Ints, Ints]:
+        """The edges at position j from these nodes: the place of the source, the token, and the node they lead to."""
+        letters = self.letters(j)
+        block, state = np.divmod(nodes, len(self.refinement))
+        after = self.refinement[state][:, letters]
+        good = self.allowed[j + 1][after] if j + 1 in self.allowed else np.ones(after.shape, dtype=np.bool_)
+        if j == self.n - 1:
+            good, code = good & self.words.closes[block][:, letters], after
+        else:
+            following = self.words.step[block][:, letters]
+            good, code = good & ~self.words.dead[following], following * len(self.refinement) + after
+        source, place = np.nonzero(good)
+        return source, letters[place], code[good]
+
+
 def word_graph(
-    words: Language, refinement: Ints, n: int, restrictions: list[Restriction], vocab: Ints
+    words: Language,
+    refinement: Ints,
+    n: int,
+    restrictions: list[Restriction],
+    vocab: Ints,
+    spend: Callable[[int], None] = lambda moves: None,
 ) -> WordGraph | None:
     """The graph of the words of length n of a language that meet all restrictions; None if there are none.
 
-    `refinement` [state, token of the codec]; `vocab` [token of the domain]: its id in the codec. Raises `Rejected` for
-    more than `MAX_CLASSES` edges at a position.
+    `refinement` [state, token of the codec]; `vocab` [token of the domain]: its id in the codec; `spend` is told how
+    many moves (a node and a token) are looked at, before they are. Raises `Rejected` for more than `MAX_CLASSES` edges
+    at a position, `MAX_MOVES` moves at one, or `MAX_PLACES` nodes altogether.
     """
     states = len(refinement)
-    moves = refinement[:, vocab]
-    tokens, allowed = _allowed(restrictions, n, vocab, states)
+    moves = _Moves(words, refinement[:, vocab], n, *_allowed(restrictions, n, vocab, states))
     nodes = [np.array([words.start * states], dtype=np.int64)]
-    if 0 in allowed and not allowed[0][0]:
+    if 0 in moves.allowed and not moves.allowed[0][0]:
         return None
-    edges = []
+    places = 1
     for j in range(n):
-        letters = np.flatnonzero(tokens[j]) if j in tokens else np.arange(len(vocab))
-        require(len(nodes[j]) * len(letters) <= MAX_MOVES, f"too many nodes at position {j}")
-        block, state = np.divmod(nodes[j], states)
-        after = moves[state][:, letters]
-        code = words.step[block][:, letters] * states + after
-        good = allowed[j + 1][after] if j + 1 in allowed else np.ones(after.shape, dtype=np.bool_)
-        source, place = np.nonzero(good)
-        edges.append((source, letters[place], code[good]))
-        nodes.append(np.unique(code[good]))
-    return _live(words.accept, states, nodes, edges)
+        count = len(nodes[j]) * len(moves.letters(j))
+        require(count <= MAX_MOVES, f"too many nodes at position {j}")
+        spend(2 * count + 1)
+        nodes.append(np.unique(moves.edges(nodes[j], j)[2]))
+        places += len(nodes[-1])
+        require(places <= MAX_PLACES, "too many nodes at all positions together")
+    return _live(moves, nodes)
 
 
 def _allowed(
@@ -153,12 +163,12 @@ def _allowed(
     return tokens, allowed
 
 
-def _live(accept: Bits, states: int, nodes: list[Ints], edges: list[tuple[Ints, Ints, Ints]]) -> WordGraph | None:
-    """The part from which accepting nodes are reached, its nodes numbered anew."""
-    alive = nodes[-1][accept[nodes[-1] // states]]
+def _live(moves: _Moves, nodes: list[Ints]) -> WordGraph | None:
+    """The part from which the end is reached, its nodes numbered anew."""
+    alive = nodes[-1]
     steps: list[Step] = []
-    for j in reversed(range(len(edges))):
-        source, token, code = edges[j]
+    for j in reversed(range(moves.n)):
+        source, token, code = moves.edges(nodes[j], j)
         kept = np.isin(code, alive)
         if not kept.any():
             return None

@@ -1,8 +1,9 @@
 """Rule `paths`: at least so many inputs have the right label, for models of any depth (specification, section 8).
 
-Words of one length and label are the paths of a graph; a tree cuts them into disjoint sets by tokens at positions and
-by states of a machine; on each leaf, logit_y - logit_w is at least a sum of numbers, one for each edge on the path.
-Words on which that sum may be 0 or less are counted, in integers, never too few.
+Words of the domain of one length and label (and last token, if the label machine reads it first) are the paths of a
+graph; a tree cuts them into disjoint sets by tokens at positions and by states of a machine; on each leaf,
+logit_y - logit_w is at least a sum of numbers, one for each edge on the path. Words on which that sum may be 0 or less
+are counted, in integers, never too few.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from .bodies import Labels
 from .core import Ints
 from .format import Json, integer, integers, listing, record, require, within
 from .path_bounds import Bounds
-from .path_graph import MAX_MOVES, Language, Restriction, WordGraph, language, read_refinement, word_graph
+from .path_graph import Restriction, WordGraph, read_refinement, word_graph
+from .path_language import Language, language
 from .path_model import PathModel
 from .theorem import Theorem
 
@@ -31,7 +33,10 @@ MAX_LEVELS = 2**14
 MAX_PATH_LENGTH = 512
 MAX_WORK = 2**38
 MAX_COUNTING = 2**42
-MINIMISING = 64
+MAX_SIZING = 2**24
+MAX_REMEMBERED = 2**24
+MAX_MERGING = 2**28
+MOVING = 64
 PER_POSITION = 64
 BITS = 40
 Rivals: TypeAlias = dict[int, int]
@@ -43,16 +48,11 @@ def check_paths(theorem: Theorem, proof: dict[str, Json]) -> None:
     with within("proof", "paths"):
         item = record(proof, "proof", ("rule", "states", "trees"))
         checker = _Checker(theorem, _scope(theorem), read_refinement(item["states"], len(theorem.codec.vocab)))
-        seen: set[tuple[int, int]] = set()
         proved = 0
         for number, entry in enumerate(listing(item["trees"], "trees", MAX_TREES)):
             with within(f"trees[{number}]", "paths"):
-                tree = record(entry, "a tree", ("n", "label", "tree"))
-                n = integer(tree["n"], "n", theorem.domain.lo, theorem.domain.hi)
-                label = integer(tree["label"], "label", 0, len(theorem.codec.outputs) - 1)
-                require((n, label) not in seen, "this length and label has two trees")
-                seen.add((n, label))
-                proved += checker.tree(n, label, listing(tree["tree"], "tree", MAX_NODES, 1))
+                which, nodes = checker.read(entry)
+                proved += checker.tree(which, nodes)
         total = theorem.domain.size()
         require(proved >= theorem.share * total, f"only {proved} of {total} inputs are proved right")
 
@@ -64,8 +64,8 @@ def _scope(theorem: Theorem) -> Labels:
     require(len(theorem.parts) == 1 and isinstance(theorem.parts[0], Labels), "rule paths is for one `labels` body")
     require(theorem.codec.categorical, "rule paths is for categorical codecs: it compares logits")
     require(not theorem.codec.bos, "rule paths is for codecs without BOS")
-    free = not domain.distinct and bool(domain.accept.all()) and not domain.delta.any()
-    require(free and domain.start == 0, "rule paths is for product domains")
+    require(not domain.distinct, "rule paths is for domains of kind product or dfa")
+    require(domain.hi * domain.delta.size <= MAX_SIZING, "the domain's automaton is too large to count its words")
     require(domain.hi <= MAX_PATH_LENGTH, f"rule paths is for at most {MAX_PATH_LENGTH} positions")
     require(not config.layer_norm, "rule paths is for models without LayerNorm")
     neurons = any(layer.d_mlp for layer in config.layers)
@@ -82,29 +82,58 @@ def _scope(theorem: Theorem) -> Labels:
 # --- trees -----------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class _Which:
+    """What a tree's words have in common: length, label, last token (of the codec; None if it is not read first)."""
+
+    n: int
+    label: int
+    last: int | None
+
+
 @dataclass
 class _Checker:
-    """What the trees share. `work`, `counting`: what was spent; more than the limits is refused before it is done."""
+    """What the trees share. `work`, `counting`, `merging`: what was spent; more than the limits is refused.
+    `vocab` [token of the domain]: its id in the codec. Of models, and of languages if they are large, only those asked
+    for last are kept."""
 
     theorem: Theorem
     part: Labels
     refinement: Ints
+    vocab: Ints = field(init=False)
     work: int = 0
     counting: int = 0
+    merging: int = 0
     nodes: int = 0
+    seen: set[_Which] = field(default_factory=set)
     models: dict[int, PathModel] = field(default_factory=dict)
-    languages: dict[int, Language] = field(default_factory=dict)
+    languages: dict[tuple[int, int | None], Language] = field(default_factory=dict)
 
-    def tree(self, n: int, label: int, nodes: list[Json]) -> int:
+    def __post_init__(self) -> None:
+        codec, domain = self.theorem.codec, self.theorem.domain
+        self.vocab = np.array([codec.token(token) for token in domain.vocab], dtype=np.int64)
+
+    def read(self, entry: Json) -> tuple[_Which, list[Json]]:
+        """A tree: which words it is about, as no other is, and its nodes."""
+        codec, domain = self.theorem.codec, self.theorem.domain
+        tree = record(entry, "a tree", ("n", "label", *(("last",) if self.part.last_first else ()), "tree"))
+        n = integer(tree["n"], "n", domain.lo, domain.hi)
+        label = integer(tree["label"], "label", 0, len(codec.outputs) - 1)
+        last = integer(tree["last"], "last", 0, len(codec.vocab) - 1) if self.part.last_first else None
+        require(last is None or last in self.vocab, "the last token is not in the domain's vocab")
+        which = _Which(n, label, last)
+        require(which not in self.seen, "this length and label (and last token) has two trees")
+        self.seen.add(which)
+        return which, listing(tree["tree"], "tree", MAX_NODES, 1)
+
+    def tree(self, which: _Which, nodes: list[Json]) -> int:
         """How many inputs a tree's leaves prove right; the nodes are in preorder."""
         self.nodes += len(nodes)
         require(self.nodes <= MAX_NODES, f"the trees have over {MAX_NODES} nodes")
-        vocab = np.array([self.theorem.codec.token(token) for token in self.theorem.domain.vocab], dtype=np.int64)
+        n, label = which.n, which.label
         if n not in self.models:
-            self.models = {n: PathModel(self.theorem.model, n, vocab)}
-        if label not in self.languages:
-            self.languages[label] = language(self.part.delta[:, vocab], self.part.labels == label)
-            self._spend(MINIMISING * self.languages[label].work)
+            self.models = {n: PathModel(self.theorem.model, n, self.vocab)}
+        words = self._language(label, which.last)
         waiting: list[list[Restriction]] = [[]]
         proved = 0
         for number, entry in enumerate(nodes):
@@ -118,17 +147,27 @@ class _Checker:
                     waiting.extend([*above, part] for part in reversed(parts))
                 elif kind == "leaf":
                     rivals = self._rivals(entry, label)
-                    graph = self._graph(n, self.languages[label], above, vocab)
+                    graph = word_graph(words, self.refinement, n, above, self.vocab, self._move)
                     proved += self._leaf(n, label, graph, rivals) if graph is not None else 0
                 else:
                     require(kind == "open" and len(entry) == 1, "a node is 'tokens', 'states', 'leaf' or 'open'")
         require(not waiting, f"the tree lacks {len(waiting)} nodes")
         return proved
 
-    def _graph(self, n: int, words: Language, above: list[Restriction], vocab: Ints) -> WordGraph | None:
-        nodes = min(len(words.accept) * len(self.refinement), MAX_MOVES // len(vocab) + 1)
-        self._spend(n * len(vocab) * nodes)
-        return word_graph(words, self.refinement, n, above, vocab)
+    def _language(self, label: int, last: int | None) -> Language:
+        """The words with this label and last token, of all lengths."""
+        if (label, last) not in self.languages:
+            place = None if last is None else int(np.flatnonzero(self.vocab == last)[0])
+            found = language(self.part, self.theorem.domain, self.vocab, label, place)
+            self.merging += found.work
+            require(self.merging <= MAX_MERGING, "the label machine takes too much work for all labels together")
+            if sum(old.step.size for old in self.languages.values()) + found.step.size > MAX_REMEMBERED:
+                self.languages = {}
+            self.languages[label, last] = found
+        return self.languages[label, last]
+
+    def _move(self, moves: int) -> None:
+        self._spend(MOVING * moves)
 
     def _spend(self, work: int) -> None:
         self.work += work

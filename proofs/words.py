@@ -222,12 +222,10 @@ def _body(body: Json, pairs: bool) -> str:
     if kind == "computes":
         return f"{on_x}the model's decoded output equals that of the RASP program {_program(body)} at every position"
     if kind == "labels":
-        states = len(body["machine"]["labels"])
-        return f"the model's decoded output is the label of {plain(body['name'])} (by a machine of {states} states)"
+        return f"the model's decoded output is {_label(body)}"
     if kind == "label_margin":
-        states, least = len(body["machine"]["labels"]), decimal(dyadic(body["at_least"], "at_least"))
-        label = f"the label of {plain(body['name'])} (by a machine of {states} states)"
-        return f"the logit of {label} exceeds every other by at least {least}"
+        least = decimal(dyadic(body["at_least"], "at_least"))
+        return f"the logit of {_label(body)} exceeds every other by at least {least}"
     if kind == "never_outputs":
         return f"{on_x}the model never outputs {listed(body['outputs'])}"
     if kind == "margin":
@@ -242,6 +240,12 @@ def _body(body: Json, pairs: bool) -> str:
             f"{decimal(dyadic(body['tolerance'], 'tolerance'))}"
         )
     return _faithful(body, on_x) if kind == "faithful" else _interchange(body)
+
+
+def _label(body: Json) -> str:
+    """What the label is of, and what reads it off the input."""
+    order = " that reads the last token first" if "last_first" in body["machine"] else ""
+    return f"the label of {plain(body['name'])} (by a machine of {len(body['machine']['labels'])} states{order})"
 
 
 def _program(body: Json) -> str:

@@ -165,7 +165,7 @@ class Judge:
 
     def label(self, body: Json, word: list[Any]) -> int:
         state = 0
-        for token in word:
+        for token in [word[-1], *word[:-1]] if "last_first" in body["machine"] else word:
             state = body["machine"]["transitions"][state][self.vocab.index(token)]
         return int(body["machine"]["labels"][state])
 

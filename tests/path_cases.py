@@ -11,7 +11,8 @@ import numpy as np
 
 from certiformer.proofs import Outcome, check
 from certiformer.proofs.model import Model, parse_model, weights_sha256
-from certiformer.proofs.path_graph import Restriction, WordGraph, language, word_graph
+from certiformer.proofs.path_graph import Restriction, WordGraph, word_graph
+from certiformer.proofs.path_language import minimal
 
 from .checker_models import model_bytes, sealed
 
@@ -57,7 +58,7 @@ class Case:
 
     def graph(self, n: int, label: int, restrictions: list[Restriction]) -> WordGraph | None:
         delta, labels = np.array(self.labels["transitions"]), np.array(self.labels["labels"])
-        words = language(delta, labels == label)
+        words = minimal(delta, (labels == label)[delta])
         return word_graph(words, np.array(self.states), n, restrictions, np.arange(self.tokens))
 
     def right(self, n: int) -> int:

@@ -338,3 +338,4 @@ class _Theorem:
 
     def __init__(self, case: Case) -> None:
         self.codec = type("Codec", (), {"outputs": tuple(range(case.config["d_vocab_out"]))})()
+        self.domain = type("Domain", (), {"vocab": ()})()

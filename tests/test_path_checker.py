@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from certiformer.proofs import Invalid, Valid, path_bounds, path_graph, path_model, paths
+from certiformer.proofs import Invalid, Valid, path_bounds, path_graph, path_language, path_model, paths
 from certiformer.proofs.path_bounds import Bounds
 from certiformer.proofs.path_model import PathModel
 
@@ -206,8 +206,7 @@ def test_other_domains_and_quantifiers_are_rejected() -> None:
     base = case.theorem(None)
     changes: list[Json] = [{"quantifier": "exists"}, {"quantifier": "none"}]
     changes.append({"domain": {"kind": "distinct", "vocab": [0, 1], "lengths": [2, 2]}})
-    dfa = {"kind": "dfa", "vocab": [0, 1], "lengths": [3, 3], "start": 0, "accept": [0], "delta": [[0, -1]]}
-    changes += [{"domain": dfa}, {"codec": {**base["codec"], "bos": True}}]
+    changes += [{"codec": {**base["codec"], "bos": True}}]
     changes.append({"body": {"kind": "and", "parts": [base["body"], base["body"]]}})
     for change in changes:
         theorem = {**base, **change}
@@ -244,11 +243,17 @@ def test_huge_certificates_are_refused_quickly() -> None:
     "owner, name, most, why",
     [
         (paths, "MAX_WORK", 100, "too much work"),
+        (paths, "MAX_MERGING", 100, "for all labels together"),
         (paths, "MAX_COUNTING", 100, "too much work"),
         (paths, "MAX_NODES", 1, "nodes"),
         (path_graph, "MAX_CLASSES", 1, "classes at position"),
         (path_graph, "MAX_MOVES", 1, "too many nodes"),
-        (path_graph, "MAX_MINIMISING", 5, "too large to be minimised"),
+        (path_graph, "MAX_PLACES", 1, "too many nodes at all positions"),
+        (path_language, "MAX_MINIMISING", 5_000, "too large to be minimised"),
+        (path_language, "MAX_MINIMISING", 5, "too many pairs"),
+        (path_language, "MAX_CELLS", 3, "too many pairs"),
+        (path_language, "MAX_PAIRS", 1, "the limit is 1"),
+        (paths, "MAX_SIZING", 5, "too large to count"),
         (path_graph, "MAX_REFINEMENT", 1, "too large"),
         (path_bounds, "MAX_FUNCTIONS", 10, "too many for this model"),
         (path_bounds, "MAX_TABLE", 1, "too many pairs"),

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from certiformer.proofs import Valid, path_bounds, path_graph, path_minimum, path_model, paths
+from certiformer.proofs import Valid, path_bounds, path_graph, path_language, path_minimum, path_model, paths
 from certiformer.proofs.format import Rejected
 from certiformer.proofs.path_bounds import Bounds, Lines
 from certiformer.proofs.path_minimum import Prefixes, Weighted
@@ -220,13 +220,11 @@ def noticed(plant: Callable[[Patch], None], check: Callable[[int], object], monk
 # --- graphs, counts and trees ------------------------------------------------------------------------------------
 
 
-def coarse(delta: Any, accept: Any) -> path_graph.Language:
-    """Accepting and other states, not told apart any further."""
-    block = accept.astype(np.int64)
-    _, first = np.unique(block, return_index=True)
-    place = {int(block[s]): number for number, s in enumerate(first)}
-    step = np.array([[place[int(block[t])] for t in delta[s]] for s in first])
-    return path_graph.Language(step, place[int(block[0])], accept[first])
+def coarse(delta: Any, closes: Any) -> path_language.Language:
+    """States told apart by the tokens they close with, and no further."""
+    _, first, block = np.unique(closes, axis=0, return_index=True, return_inverse=True)
+    block = block.reshape(-1)
+    return path_language.Language(block[delta[first]], closes[first], int(block[0]))
 
 
 def one_part_less(restrictions: Any, *rest: Any) -> Any:
@@ -260,7 +258,7 @@ def no_check_of_parts(checker: Any, kind: str, n: int, entry: Any) -> Any:
 
 RIGHT_ALLOWED = path_graph._allowed
 PROOFS: dict[str, Fault] = {
-    "states merged that differ": (setting(path_cases, "language", coarse), check_bounds),
+    "states merged that differ": (setting(path_cases, "minimal", coarse), check_bounds),
     "a restriction forgotten": (setting(path_graph, "_allowed", one_part_less), check_bounds),
     "numbers rounded up": (setting(paths, "_floor", rounded_up), check_counts),
     "one word not counted": (around(paths, "_count", too_few), check_counts),
