@@ -1,8 +1,8 @@
 """The words of one length with one label as the paths of a layered graph, whose nodes are states of two machines.
 
-A node at time j is a pair: what the label machine must remember of a prefix of j tokens, and the state of another
-machine, the *states*, by which a proof tells prefixes apart. An edge at position j (a *class* of that position) is a
-node and a token. Only edges on paths from the start to an accepting node are kept.
+A node at time j is a pair: what must be remembered of a prefix of j tokens to know whether the word will be an input
+with the label, and the state of another machine, the *states*, by which a proof tells prefixes apart. An edge at
+position j (a *class* of that position) is a node and a token. Only edges on paths from the start to the end are kept.
 """
 
 from __future__ import annotations
@@ -224,27 +224,46 @@ def word_graph(
     `last`, for machines that read the last token first, and only for these: it is this one.
     """
     words = _labelled(labels, label, inputs, last)
-    nodes = [np.zeros((1, 2), dtype=np.int64)]
+    nodes = [np.array([[words.start, 0]], dtype=np.int64)]
     edges = []
     for j in range(n):
         here = nodes[-1]
-        closing = last is not None and j == n - 1
-        letters = np.array([last]) if closing else inputs.letters
-        blocks = np.zeros((len(here), 1), dtype=np.int64) if closing else words.transitions[here[:, 0]]
-        following = np.stack([blocks, states[here[:, 1:], letters]], -1)  # [node, letter, 2]
+        blocks = words.step[here[:, 0]] if j < n - 1 else np.zeros((len(here), len(inputs.letters)), dtype=np.int64)
+        following = np.stack([blocks, states[here[:, 1:], inputs.letters]], -1)  # [node, letter, 2]
         unique, inverse = np.unique(following.reshape(-1, 2), axis=0, return_inverse=True)
-        source, token = np.repeat(np.arange(len(here)), len(letters)), np.tile(letters, len(here))
+        source, token = np.repeat(np.arange(len(here)), len(inputs.letters)), np.tile(inputs.letters, len(here))
         edges.append(Edges(source, token, inverse.reshape(-1).astype(np.int64)))
         nodes.append(unique)
     chosen = [np.ones(len(e), dtype=bool) for e in edges]
-    ends = nodes[-1][edges[-1].target, 0] if last is None else nodes[-2][edges[-1].source, 0]
-    chosen[-1] = words.accepting[ends]
+    chosen[-1] = words.closing[nodes[-2][:, 0]].reshape(-1)
     return WordGraph(tuple(nodes), tuple(edges)).keep(chosen)
 
 
-def _labelled(labels: LabelMachine, label: int, inputs: Inputs, last: int | None) -> Automaton:
-    """The inputs with this label, or with `last` the words that it makes such inputs; minimal, over letters' places."""
+@dataclass(frozen=True, eq=False)
+class _Words:
+    """A set of words: classes of prefixes that the same words complete. `step` [class, place of a letter]: the next
+    one; `closing`, of the same shape: whether the letter, as the last one, completes a word."""
+
+    step: Integers
+    closing: npt.NDArray[np.bool_]
+    start: int
+
+
+def _labelled(labels: LabelMachine, label: int, inputs: Inputs, last: int | None) -> _Words:
+    """The inputs with this label (and with this last token)."""
     assert labels.last_first == (last is not None)
+    if last is not None:
+        automaton = _prefixes(labels, label, inputs, last)
+        closing = automaton.accepting[:, None] & (inputs.letters == last)
+        return _Words(automaton.transitions.astype(np.int64), closing, 0)
+    automaton = _prefixes(labels, label, inputs, None)
+    rows, first, place = np.unique(automaton.transitions, axis=0, return_index=True, return_inverse=True)
+    place = place.reshape(-1)  # whether a prefix is itself a word does not matter
+    return _Words(place[automaton.transitions[first]], automaton.accepting[rows], int(place[0]))
+
+
+def _prefixes(labels: LabelMachine, label: int, inputs: Inputs, last: int | None) -> Automaton:
+    """The inputs with this label, or with `last` the words that it makes such inputs; minimal, over letters' places."""
     moves, right = labels.transitions[:, inputs.letters].astype(np.int64), labels.labels == label
     if inputs.automaton is None:
         if last is None:
