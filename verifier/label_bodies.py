@@ -70,12 +70,16 @@ class LabelsBody:
 
 @dataclass(frozen=True, eq=False)
 class LabelMarginBody:
-    """The logit of the input's label exceeds every other by at least `at_least` (categorical; a float64 above 0)."""
+    """The logit of the input's label exceeds every other by at least `at_least` (categorical; a float64 above 0).
+
+    `states`: as in `LabelsBody`.
+    """
 
     subject: Subject
     machine: LabelMachine
     name: str
     at_least: Fraction
+    states: LabelMachine | None = None
     kind: str = "label_margin"
     arity: int = 1
 

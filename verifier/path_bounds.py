@@ -133,11 +133,11 @@ class PathBounds:
                 for i in range(self.n) if whole else (self.n - 1,):
                     self._lines[layer, i] = self._relax(layer, block.neurons, i, shared and layer < last)
 
-    def margins(self, label: int, rivals: list[int]) -> Margins:
-        """Lower bounds of logit_label - logit_rival, times n if the read-out is the mean."""
+    def margins(self, label: int, rivals: list[int], beyond: float = 0.0) -> Margins:
+        """Lower bounds of logit_label - logit_rival - beyond, times n if the read-out is the mean."""
         directions = (self.model.unembed[:, label, None] - self.model.unembed[:, rivals]).T
-        const = self.model.unembed_bias[label] - self.model.unembed_bias[rivals]
-        size = self.model.unembed_bias[label].abs() + self.model.unembed_bias[rivals].abs()
+        const = self.model.unembed_bias[label] - self.model.unembed_bias[rivals] - beyond
+        size = self.model.unembed_bias[label].abs() + self.model.unembed_bias[rivals].abs() + abs(beyond)
         last, end = len(self.model.blocks) - 1, self.n - 1
         if self.model.config.readout == "last":
             classes = len(self.tokens[end])

@@ -29,7 +29,7 @@ from ..models.languages import Language
 from .balls import Unsupported, check_arithmetic
 from .bounded_model import BoundedModel
 from .claims import Claim
-from .label_bodies import LabelsBody, token_places
+from .label_bodies import LabelMarginBody, LabelsBody, token_places
 from .path_bounds import Margins, OutOfTime, PathBounds, magnitude
 from .reading import Subject
 from .theorems import domain_to_json
@@ -115,10 +115,11 @@ class Search:
         inputs: Inputs,
         deadline: float,
         progress: Callable[[Mass], None],
+        margin: float = 0.0,
     ) -> None:
         config = next(iter(models.values())).config
         self.models, self.outputs, self.last = models, config.d_vocab_out, config.readout == "last"
-        self.deadline, self.progress = deadline, progress
+        self.deadline, self.progress, self.margin = deadline, progress, margin
         self.total = sum(inputs.size(n) for n in models)
         self.proved = self.groups = 0
         self.trees: list[Tree] = []
@@ -144,7 +145,9 @@ class Search:
         while self._queue and self.proved < enough:
             unproved, _, tree, node, stage = heapq.heappop(self._queue)
             fine = -unproved < FINE * self.total and self.total - self.proved > 64 * -unproved
-            if stage == "split" and fine:
+            if stage == "split" and node.choice is None and enough == self.total:
+                return  # a single word is not proved
+            if fine and stage == "split" and enough < self.total:
                 continue
             try:
                 self._split(tree, node) if stage == "split" else self._look(tree, node, stage)
@@ -165,7 +168,7 @@ class Search:
         rivals = [w for w in range(self.outputs) if w != tree.label]
         base = self._base(tree.n) if self._deep else None
         bounds = PathBounds(self.models[tree.n], graph, self._tick, base, stage == "shared")
-        found = bounds.margins(tree.label, rivals)
+        found = bounds.margins(tree.label, rivals, self.margin)
         least = found.least()
         sizes = graph.sizes_of_last() if self.last else [graph.size]
         left, listed = list(sizes), list[tuple[int, int]]()
@@ -327,9 +330,9 @@ def _cut(
 def prove_by_paths(
     claim: Claim, domain: Language, deadline: float, progress: Callable[[str], None]
 ) -> tuple[Certificate | None, str]:
-    """A certificate for a claim about labels (all inputs, or a share of them); or why there is none."""
+    """A certificate for a claim about labels or their margin (all inputs, or a share of them); or why there is none."""
     body = claim.body
-    assert isinstance(body, LabelsBody)
+    assert isinstance(body, (LabelsBody, LabelMarginBody))
     if body.subject.codec.bos or body.subject.codec.kind != "categorical":
         return None, "only categorical codecs without BOS are covered"
     if domain.distinct:
@@ -339,6 +342,7 @@ def prove_by_paths(
     if inputs is None:
         return None, "the domain's vocabulary has tokens that the model does not know"
     states = (body.states or one_state(len(body.subject.codec.vocab))).transitions.astype(np.int64)
+    margin = float(body.at_least) if isinstance(body, LabelMarginBody) else 0.0
     check_arithmetic()
 
     def say(mass: Mass) -> None:
@@ -350,7 +354,7 @@ def prove_by_paths(
     try:
         with torch.no_grad():
             models = {n: BoundedModel(body.subject.model, n) for n in lengths}
-            search = Search(models, body.machine, states, inputs, deadline, say)
+            search = Search(models, body.machine, states, inputs, deadline, say, margin)
             search.run(enough)
     except Unsupported as error:
         return None, str(error)

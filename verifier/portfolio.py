@@ -13,7 +13,7 @@ from ..models.values import Value
 from .bodies import InvariantBody
 from .claims import Claim
 from .enumeration import MAX_INPUTS, Tally, enumerate_inputs, size_of
-from .label_bodies import LabelsBody
+from .label_bodies import LabelMarginBody, LabelsBody
 from .reading import FALSE, TRUE, Subject
 from .refute import Candidate, Hint, Search, search_for_failure
 from .sampling import sample_accuracy
@@ -346,7 +346,8 @@ class _Attempt:
 
     def paths(self) -> Verdict | None:
         self.engine = "paths"
-        if not isinstance(self.claim.body, LabelsBody) or self.claim.quantifier not in ("forall", "at_least"):
+        about_labels = isinstance(self.claim.body, (LabelsBody, LabelMarginBody))
+        if not about_labels or self.claim.quantifier not in ("forall", "at_least"):
             return None
         from .path_proofs import prove_by_paths
 

@@ -58,7 +58,7 @@ def TaskMargin(model: Transformer, task: Task, at_least: float | Fraction, *, co
     exact = float64_number(at_least, "a margin")
     if exact <= 0:
         raise InputError(f"a margin of labels must be above 0, got {at_least}; that the label wins is Labels")
-    return Claim("forall", LabelMarginBody(subject, _machine(subject, task), task.name, exact))
+    return Claim("forall", LabelMarginBody(subject, _machine(subject, task), task.name, exact, task.states))
 
 
 def _machine(subject: Subject, task: Task) -> LabelMachine:
