@@ -28,6 +28,7 @@ WANTED = {
     "max-of-20-vocab-512/0": ("max-of-20", 512),
     "modular-addition-113/0": ("modular-addition-113", 114),
     "induction-12/0": ("induction-12", 8),
+    "induction-12-sharp/0": ("induction-12", 8),
     "dyck-1-16/0": ("dyck-1-16", 2),
     "dyck-1-24/0": ("dyck-1-24", 2),
     "dyck-1-40/0": ("dyck-1-40", 2),
