@@ -50,11 +50,11 @@ class Recipe:
     cosine. `init_scale` multiplies the weights of `Transformer.initialised`. `biases`: False keeps all biases of
     attention, MLP and unembedding at zero. `stop_at`: stop when so large a share of held-out words is right.
 
-    Coefficients of what is added to the loss, so that more can be proved about the model (0: nothing is added; sums are
-    over layers, see `penalties`): `entropy`, of the mean entropy of a query's attention weights, in nats, for attention
-    to one key; `score_variance`, of the mean variance of a query's scores over the keys that it sees, for nearly uniform
-    attention; `sparsity`, of the mean L1 norm of MLP activations and of what attention layers write at a position, for
-    neurons that are seldom unstable. Proofs bound such attention and such neurons much more tightly.
+    Coefficients of what is added to the loss, so that more can be proved about the model (0: nothing is added; sums
+    are over layers, see `penalties`): `entropy`, of the mean entropy of a query's attention weights, in nats, for
+    attention to one key; `score_variance`, of the mean variance of a query's scores over the keys that it sees, for
+    nearly uniform attention; `sparsity`, of the mean L1 norm of MLP activations and of what attention layers write at
+    a position, for neurons that are seldom unstable. Proofs bound such attention and neurons much more tightly.
     """
 
     seed: int = 0
