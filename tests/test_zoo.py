@@ -31,6 +31,7 @@ WANTED = {
     "induction-12-sharp/0": ("induction-12", 8),
     "dyck-1-16/0": ("dyck-1-16", 2),
     "dyck-1-24/0": ("dyck-1-24", 2),
+    "dyck-1-24-sparse/0": ("dyck-1-24", 2),
     "dyck-1-40/0": ("dyck-1-40", 2),
     "dyck-1-16-layernorm-gelu/0": ("dyck-1-16", 2),
     "quotes-12/0": ("quotes-12", 6),
