@@ -278,6 +278,18 @@ def train(
     stop_at: Annotated[
         float | None, typer.Option(help="Stop when this share of held-out inputs is right. Default: never.")
     ] = None,
+    entropy: Annotated[
+        float | None,
+        typer.Option(help="Coefficient of the entropy of attention, for attention to one key. Default: 0."),
+    ] = None,
+    score_variance: Annotated[
+        float | None,
+        typer.Option(help="Coefficient of the variance of attention scores, for uniform attention. Default: 0."),
+    ] = None,
+    sparsity: Annotated[
+        float | None,
+        typer.Option(help="Coefficient of the L1 norm of activations and attention outputs. Default: 0."),
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     as_json: AsJson = False,
 ) -> int:
@@ -306,6 +318,9 @@ def train(
             init_scale=init_scale,
             biases=biases,
             stop_at=stop_at,
+            entropy=entropy,
+            score_variance=score_variance,
+            sparsity=sparsity,
         ),
     )
     return train_model(task, settings, device, output, as_json)

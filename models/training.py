@@ -10,7 +10,7 @@ import platform
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ from .config import TransformerConfig
 from .errors import InputError
 from .files import write_atomically
 from .measuring import Accuracy, count_right, out_of_memory
+from .penalties import PENALTIES, penalty, sites_of
 from .tasks import Task, check_fit
 from .token_language import Ids
 from .transformer import Transformer
@@ -42,12 +43,18 @@ UNREADABLE = (OSError, EOFError, ValueError, LookupError, TypeError, AttributeEr
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train: AdamW on cross-entropy, batches drawn from the task.
+    """How to train: AdamW on cross-entropy plus penalties, batches drawn from the task.
 
     `batch`: words in a step; of at least the domain's size, every step sees every word of the domain once.
     `schedule`: of the learning rate, after `warmup` steps of linear increase: constant, or to 0 along a line or a
     cosine. `init_scale` multiplies the weights of `Transformer.initialised`. `biases`: False keeps all biases of
     attention, MLP and unembedding at zero. `stop_at`: stop when so large a share of held-out words is right.
+
+    Coefficients of what is added to the loss, so that more can be proved about the model (0: nothing is added; sums
+    are over layers, see `penalties`): `entropy`, of the mean entropy of a query's attention weights, in nats, for
+    attention to one key; `score_variance`, of the mean variance of a query's scores over the keys that it sees, for
+    nearly uniform attention; `sparsity`, of the mean L1 norm of MLP activations and of what attention layers write at
+    a position, for neurons that are seldom unstable. Proofs bound such attention and neurons much more tightly.
     """
 
     seed: int = 0
@@ -60,13 +67,17 @@ class Recipe:
     init_scale: float = 1.0
     biases: bool = True
     stop_at: float | None = None
+    entropy: float = 0.0
+    score_variance: float = 0.0
+    sparsity: float = 0.0
 
     def __post_init__(self) -> None:
         for name, least in (("seed", 0), ("steps", 0), ("batch", 1), ("warmup", 0)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**63:
                 raise InputError(f"{name} must be an integer of at least {least}, got {value!r}")
-        for name, above in (("lr", True), ("init_scale", True), ("weight_decay", False)):
+        may_be_zero = dict.fromkeys(("weight_decay", *PENALTIES), False)
+        for name, above in {"lr": True, "init_scale": True, **may_be_zero}.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
                 raise InputError(f"{name} must be a number of at least 0, got {value!r}")
@@ -80,6 +91,11 @@ class Recipe:
         if self.stop_at is not None and not (isinstance(self.stop_at, (int, float)) and 0 <= self.stop_at <= 1):
             raise InputError(f"stop_at must be a share of 0 to 1, got {self.stop_at!r}")
 
+    @property
+    def coefficients(self) -> dict[str, float]:
+        """Of the penalties, by their names in `penalties.PENALTIES`."""
+        return {name: getattr(self, name) for name in PENALTIES}
+
     def rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
         if step < self.warmup:
@@ -91,7 +107,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a training run is; `accuracy` on held-out words, when last looked at."""
+    """Where a training run is; `accuracy` on held-out words, when last looked at; `loss` with its penalties."""
 
     step: int
     steps: int
@@ -105,7 +121,7 @@ class Training:
     """What a finished run leaves: the model, and what its card says about how it was made.
 
     `held_out`: of words drawn as the batches are, but for the seed. Where they favour what is rare in the domain
-    (balanced words, say), it says more than the accuracy on the domain.
+    (balanced words, say), it says more than the accuracy on the domain. `loss`: of the last step, with its penalties.
     """
 
     model: Transformer
@@ -217,9 +233,9 @@ class _Run:
     def _gradient_of(self, pieces: list[Ids]) -> Tensor:
         self.optimizer.zero_grad(set_to_none=True)
         words = sum(len(ids) for ids in pieces)
-        total = torch.zeros((), dtype=torch.float64)
+        total, coefficients = torch.zeros((), dtype=torch.float64), self.recipe.coefficients
         for ids in pieces:
-            loss = loss_of(self.model, self.task, ids, self.device) * (len(ids) / words)
+            loss = loss_of(self.model, self.task, ids, self.device, coefficients) * (len(ids) / words)
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach().cpu()
         return total
@@ -275,11 +291,17 @@ def initial(config: TransformerConfig, recipe: Recipe) -> Transformer:
     return model
 
 
-def loss_of(model: Transformer, task: Task, ids: Ids, device: torch.device) -> Tensor:
-    """The mean cross-entropy, in float64, of the labels of words given as token ids [batch, n]."""
-    logits = model(torch.from_numpy(ids).to(device))
+def loss_of(
+    model: Transformer, task: Task, ids: Ids, device: torch.device, coefficients: Mapping[str, float] | None = None
+) -> Tensor:
+    """The mean cross-entropy, in float64, of the labels of words given as token ids [batch, n], plus penalties with
+    these coefficients."""
+    tokens, coefficients = torch.from_numpy(ids).to(device), coefficients or {}
     labels = torch.from_numpy(task.rule(ids)).to(device)
-    return F.cross_entropy(logits.flatten(0, -2).double(), labels.flatten())
+    penalised = sites_of(model.program, coefficients)
+    logits, values = model.run_with_cache(tokens, penalised) if penalised else (model(tokens), {})
+    loss = F.cross_entropy(logits.flatten(0, -2).double(), labels.flatten())
+    return loss + penalty(model.program, coefficients, values) if penalised else loss
 
 
 def hardware(device: torch.device) -> str:

@@ -82,7 +82,9 @@ class TestDeterminism:
         assert train(TASK, CONFIG, RECIPE).model.weights_sha256() == undisturbed
         assert torch.equal(torch.get_rng_state(), before)
 
-    @pytest.mark.parametrize("change", [{"seed": 4}, {"batch": 17}, {"lr": 2e-3}, {"biases": False}, {"steps": 11}])
+    @pytest.mark.parametrize(
+        "change", [{"seed": 4}, {"batch": 17}, {"lr": 2e-3}, {"biases": False}, {"steps": 11}, {"entropy": 1}]
+    )
     def test_every_setting_counts(self, undisturbed: str, change: dict[str, Any]) -> None:
         assert train(TASK, CONFIG, replace(RECIPE, **change)).model.weights_sha256() != undisturbed
 
@@ -408,6 +410,19 @@ class TestTheCommand:
         assert data["accuracy"] == {**measure(trained.model, trained.task).to_json(), "total": 16, "exact": True}
         assert (data["recipe"]["seed"], data["steps"], data["config"]["layers"][0]["d_mlp"]) == (2, 5, 6)
 
+    def test_penalties(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+        """The options reach the recipe and the weights; without them they are 0."""
+        options = {"entropy": 0.5, "score_variance": 0.25, "sparsity": 0.125}
+        typed = [word for name, value in options.items() for word in ("--" + name.replace("_", "-"), value)]
+        code, out, _ = self.run(capsys, *self.ARGUMENTS, "--steps", 5, *typed, "-o", tmp_path / "m", "--json")
+        data = json.loads(out)
+        assert (code, {name: data["recipe"][name] for name in options}) == (0, options)
+        config, task = load_trained(tmp_path / "m").model.config, get_task("max-of-2", vocab=4)
+        wanted = train(task, config, Recipe(steps=5, batch=8, **options))
+        assert data["weights_sha256"] == wanted.model.weights_sha256()
+        _, out, _ = self.run(capsys, *self.ARGUMENTS, "--steps", 5, "-o", tmp_path / "m", "--json")
+        assert not any(json.loads(out)["recipe"][name] for name in options)
+
     def test_in_words(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
         code, out, _ = self.run(capsys, *self.ARGUMENTS, "--steps", 5, "-o", tmp_path / "m")
         assert code == 0
@@ -425,6 +440,9 @@ class TestTheCommand:
             (["max-of-2", "--device", "tpu"], "cannot train on device 'tpu'"),
             (["max-of-2", "--steps", "-3"], "steps must be an integer of at least 0"),
             (["max-of-2", "--layer-norm", "0"], "must be positive"),
+            (["max-of-2", "--entropy", "-1"], "entropy must be a number of at least 0, got -1.0"),
+            (["max-of-2", "--score-variance", "nan"], "score_variance must be a number of at least 0, got nan"),
+            (["max-of-2", "--sparsity", "inf"], "sparsity must be a number of at least 0, got inf"),
             (["zoo:nothing"], "no model 'nothing' in the zoo"),
         ],
     )

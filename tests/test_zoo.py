@@ -28,8 +28,10 @@ WANTED = {
     "max-of-20-vocab-512/0": ("max-of-20", 512),
     "modular-addition-113/0": ("modular-addition-113", 114),
     "induction-12/0": ("induction-12", 8),
+    "induction-12-sharp/0": ("induction-12", 8),
     "dyck-1-16/0": ("dyck-1-16", 2),
     "dyck-1-24/0": ("dyck-1-24", 2),
+    "dyck-1-24-sparse/0": ("dyck-1-24", 2),
     "dyck-1-40/0": ("dyck-1-40", 2),
     "dyck-1-16-layernorm-gelu/0": ("dyck-1-16", 2),
     "quotes-12/0": ("quotes-12", 6),
@@ -65,7 +67,7 @@ def test_the_card_agrees_with_another_sample(name: str) -> None:
 
 def test_the_command_makes_a_model_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`train zoo:NAME` trains with what the card says, and nothing else can be asked for but another seed."""
-    known = zoo.load("max-of-4/2")
+    known, penalised = zoo.load("max-of-4/2"), zoo.load("induction-12-sharp/0")
     asked: list[tuple[str, object, Recipe]] = []
 
     def quickly(task: Task, config: TransformerConfig, recipe: Recipe, **_: object) -> Training:
@@ -76,9 +78,16 @@ def test_the_command_makes_a_model_again(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("certiformer.models.training.train", quickly)
     assert execute(["train", "zoo:max-of-4/2", "-o", str(tmp_path / "m")]) == 0
     assert execute(["train", "zoo:max-of-4/2", "--seed", "9", "-o", str(tmp_path / "m")]) == 0
+    assert execute(["train", "zoo:induction-12-sharp/0", "-o", str(tmp_path / "m")]) == 0
     shape, recipe = known.model.config, known.card.recipe
-    assert asked == [("max-of-4", shape, recipe), ("max-of-4", shape, replace(recipe, seed=9))]
-    assert execute(["train", "zoo:max-of-4/2", "--steps", "9", "-o", str(tmp_path / "m")]) == 3
+    assert penalised.card.recipe.entropy > 0
+    assert asked == [
+        ("max-of-4", shape, recipe),
+        ("max-of-4", shape, replace(recipe, seed=9)),
+        ("induction-12", penalised.model.config, penalised.card.recipe),
+    ]
+    for option in ("--steps", "--entropy"):
+        assert execute(["train", "zoo:max-of-4/2", option, "9", "-o", str(tmp_path / "m")]) == 3
 
 
 def test_the_first_seed_is_meant() -> None:
