@@ -30,7 +30,7 @@ LESS, MORE = 1 - 2.0**-40, 1 + 2.0**-40
 MAX_TABLE = 2**25
 MAX_FUNCTIONS = 2**27
 CHUNK = 2**17
-CALLS = 2**12
+CALLS = 2**14
 """What it takes, at least, to look at one earlier position in one layer, as so many meetings."""
 
 
@@ -216,12 +216,19 @@ class Bounds:
             most = max(functions, default=0)
             held = step.classes * max(most, seen) * widest
             held = max(held, seen * most * max(h.n_heads for h in layers) if layers else 0)
+            held = max(held, step.classes * seen * directions if i == self.model.n - 1 else 0)
             require(held <= MAX_FUNCTIONS, f"{step.classes} classes at position {i} are too many for this model")
             for layer, count in zip(layers, functions, strict=True):
                 if count:
                     total += step.classes * count * (layer.n_heads * seen + widest) + (i + 1) * CALLS
                     total += step.classes * seen * layer.n_heads * (layer.d_head // 8 + 1)
         return total
+
+    def held(self) -> int:
+        """At most how many numbers the boxes and lines of all positions are."""
+        layers = self.model.config.layers
+        each = sum(6 * layer.n_heads * layer.d_head + 5 * layer.d_mlp for layer in layers)
+        return each * sum(step.classes for step in self.graph.steps)
 
     def _functions(self, directions: int, i: int) -> list[int]:
         """How many functions of a class of position i are moved through each layer's attention."""
@@ -290,8 +297,9 @@ class Bounds:
 
     def _anew(self, number: int, i: int) -> Ints:
         """The neurons whose pre-activations are bounded on this graph itself."""
-        if self._known is None:
-            return np.arange(self.model.config.layers[number].d_mlp)
+        width = self.model.config.layers[number].d_mlp
+        if self._known is None or not width:
+            return np.arange(width)
         if self._known.shared and number < len(self.model.blocks) - 1:
             return np.arange(0)
         return self._known.doubtful(number, i)

@@ -212,6 +212,7 @@ class _Checker:
             require(graph is not None, "internal error: a leaf has words, and the whole graph has none")
             assert graph is not None
             bounds = Bounds(self.models[n], graph)
+            require(bounds.held() <= MAX_SHARED, "there are too many classes of all words to share bounds")
             self._spend(bounds.cost(0))
             with np.errstate(all="ignore"):
                 self.wholes = {n: bounds.prepared()}
