@@ -211,8 +211,8 @@ def test_hand_made_proofs_are_valid() -> None:
     split[0]["tree"][1] = ["leaf", []]
     assert isinstance(case.check([*split, SHARED[0]], None), Valid)
     split[0]["tree"][-1] = ["open"]
-    assert isinstance(case.check([*split, SHARED[0]], Fraction(6, 8)), Valid)
-    rejected(case, [*split, SHARED[0]], Fraction(7, 8), "only 6 of 8")
+    assert isinstance(case.check([*split, SHARED[0]], Fraction(7, 8)), Valid)
+    rejected(case, [*split, SHARED[0]], None, "only 7 of 8")
 
 
 @pytest.mark.parametrize("name", FORGED)
@@ -277,7 +277,7 @@ def test_limits_are_kept(owner: Any, name: str, most: int, why: str, monkeypatch
 
 
 def test_the_whole_graph_is_charged_and_found_once(monkeypatch: Patch) -> None:
-    """With shared leaves only, once for all trees of a length; its cost is more than what a graph of a leaf takes."""
+    """Only where there are shared leaves, once for all trees of a length; and what it takes is spent before."""
     made: list[int] = []
     monkeypatch.setattr(paths, "whole_graph", lambda *given: made.append(1) or whole_graph(*given))
     case = deep_majority()
@@ -285,6 +285,9 @@ def test_the_whole_graph_is_charged_and_found_once(monkeypatch: Patch) -> None:
     assert isinstance(case.check(SHARED, None), Valid) and len(made) == 1
     assert isinstance(case.check([SHARED[0], LEAVES[1]], None), Valid) and len(made) == 2
     monkeypatch.setattr(paths, "MAX_WORK", work(case, SHARED, monkeypatch) - 1)
+    rejected(case, SHARED, None, "too much work")
+    monkeypatch.setattr(Bounds, "prepared", lambda self: pytest.fail("bounds that were not paid for"))
+    monkeypatch.setattr(paths, "MAX_WORK", 2**14)
     rejected(case, SHARED, None, "too much work")
 
 
@@ -328,10 +331,9 @@ def first_kind(known: Known, number: int, i: int, letter: str) -> Box:
 
 def other_position(known: Known, number: int, i: int, letter: str) -> Box:
     """The box of the class of the same number at the position before."""
-    before = known.boxes[number, max(i - 1, 0), letter]
-    return replace(
-        RIGHT_BOX(known, number, i, letter), mid=np.resize(before.mid, (len(known.places[i]), *before.mid.shape[1:]))
-    )
+    box = RIGHT_BOX(known, number, i, letter)
+    before = known.boxes.get((number, i - 1, letter), box)
+    return replace(box, mid=np.resize(before.mid, box.mid.shape))
 
 
 def always_on(known: Known, number: int, i: int) -> Any:
@@ -408,8 +410,10 @@ def test_a_class_that_the_whole_graph_lacks_fails_loudly(lacking: str, monkeypat
 
 
 def test_faults_reach_proofs(monkeypatch: Patch) -> None:
-    """Boxes without a radius make the checker accept what is false: the check of whole proofs notices that too."""
-    monkeypatch.setattr(Known, "box", no_radius)
-    with np.errstate(all="ignore"), pytest.raises(AssertionError):
-        for seed in range(200):
+    """With bounds of a wrong class the checker accepts what is false: the check of whole proofs notices that too."""
+    for seed in range(60, 75):
+        check_mixed(seed)
+    monkeypatch.setattr(path_bounds, "places", shifted_places)
+    with np.errstate(all="ignore"), pytest.raises(AssertionError, match="more is proved"):
+        for seed in range(60, 75):
             unless_noticed(check_mixed, seed)
