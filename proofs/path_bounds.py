@@ -2,7 +2,8 @@
 
 A class of position i is an edge: a state of the graph and the token read there. Every bound holds for all paths through
 the class. A linear function c . x_i + k is moved backwards through the layers: neurons by lines above and below ReLU,
-attention by least weighted means over paths (`path_minimum`), embeddings by their values.
+attention by least weighted means over paths (`path_minimum`), embeddings by their values. Bounds of queries, keys,
+values and pre-activations may come from the whole graph (`Known`), in which more paths go through the class.
 
 Rounding. With D = d_model + d_head + d_mlp + 64 and a = |c| . (magnitude of the stream at this place), counting in
 2^-52 a (a dot product of N terms errs by at most N of its absolute terms). Neurons: out = W_out c: d_model; the
@@ -30,8 +31,9 @@ LESS, MORE = 1 - 2.0**-40, 1 + 2.0**-40
 MAX_TABLE = 2**25
 MAX_FUNCTIONS = 2**27
 CHUNK = 2**17
-CALLS = 2**14
-"""What it takes, at least, to look at one earlier position in one layer, as so many meetings."""
+HELD = 2**25
+CALLS = 2**13
+"""What it takes, at least, to look at one earlier position with one head, as so many meetings."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,18 +211,20 @@ class Bounds:
         directions) take; and what it takes to begin. Raises `Rejected` if that cannot be held in memory."""
         layers = self.model.config.layers
         widest = max([self.model.config.d_model, *(max(layer.d_mlp, layer.d_head) for layer in layers)])
+        heads, wide = max([0, *(x.n_heads for x in layers)]), max([0, *(x.d_head for x in layers)])
         total = seen = 0
         for i, step in enumerate(self.graph.steps):
             seen += step.classes
             functions = self._functions(directions, i)
             most = max(functions, default=0)
-            held = step.classes * max(most, seen) * widest
-            held = max(held, seen * most * max(h.n_heads for h in layers) if layers else 0)
-            held = max(held, step.classes * seen * directions if i == self.model.n - 1 else 0)
+            ends = directions if i == self.model.n - 1 else 0
+            held = max(step.classes * most * widest, step.classes * seen * max(heads, ends))
+            held = max(held, seen * max(most, wide) * heads)
             require(held <= MAX_FUNCTIONS, f"{step.classes} classes at position {i} are too many for this model")
             for layer, count in zip(layers, functions, strict=True):
                 if count:
-                    total += step.classes * count * (layer.n_heads * seen + widest) + (i + 1) * CALLS
+                    total += step.classes * count * (layer.n_heads * seen + widest)
+                    total += (i + 1) * CALLS * max(layer.n_heads, 1)
                     total += step.classes * seen * layer.n_heads * (layer.d_head // 8 + 1)
         return total
 
@@ -380,7 +384,8 @@ class Bounds:
         mid, rad = self._keys(number, i, "V")
         widest = max(step.classes for step in steps[: i + 1])
         found = np.empty((classes, c.shape[1]))
-        rows = max(1, CHUNK // (widest * c.shape[1]))
+        every = max(len(mid[0]), 1) * attention.heads
+        rows = max(1, min(CHUNK // (widest * c.shape[1]), HELD // (every * c.shape[1])))
         for first in range(0, classes, rows):
             chosen = np.arange(first, min(first + rows, classes))
             some = c if len(c) == 1 else c[chosen]
