@@ -245,8 +245,9 @@ class Bounds:
             for lower in range(0 if shared else number):
                 found[lower] += 6 * layer.n_heads * layer.d_head
             if final or number < self._deepest:
+                anew = 2 * len(self._anew(number, i))
                 for lower in range(number + 1):
-                    found[lower] += 2 * len(self._anew(number, i))
+                    found[lower] += anew
         return found
 
     # --- linear functions, moved backwards -----------------------------------------------------------------------
