@@ -2,7 +2,8 @@
 
 A class of position i is an edge: a state of the graph and the token read there. Every bound holds for all paths through
 the class. A linear function c . x_i + k is moved backwards through the layers: neurons by lines above and below ReLU,
-attention by least weighted means over paths (`path_minimum`), embeddings by their values.
+attention by least weighted means over paths (`path_minimum`), embeddings by their values. Bounds of queries, keys,
+values and pre-activations may come from the whole graph (`Known`), in which more paths go through the class.
 
 Rounding. With D = d_model + d_head + d_mlp + 64 and a = |c| . (magnitude of the stream at this place), counting in
 2^-52 a (a dot product of N terms errs by at most N of its absolute terms). Neurons: out = W_out c: d_model; the
@@ -21,7 +22,7 @@ import numpy as np
 from .balls import Floats, exp_near
 from .core import Ints
 from .format import require
-from .path_graph import WordGraph
+from .path_graph import WordGraph, places
 from .path_minimum import GRID, Prefixes, Weighted, spread, together
 from .path_model import Attention, Neurons, PathModel
 
@@ -30,6 +31,9 @@ LESS, MORE = 1 - 2.0**-40, 1 + 2.0**-40
 MAX_TABLE = 2**25
 MAX_FUNCTIONS = 2**27
 CHUNK = 2**17
+HELD = 2**25
+CALLS = 2**13
+"""What it takes, at least, to look at one earlier position with one head, as so many meetings."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +77,35 @@ def relu_lines(low: Floats, high: Floats) -> Lines:
     return Lines(low, high, below, slope, np.where((low >= 0) | (high <= 0), 0.0, shift))
 
 
+@dataclass(frozen=True, eq=False)
+class Known:
+    """What is known of a graph's classes from bounds on the whole graph: that holds for more paths, so for these too.
+
+    `boxes`, `lines`: as `Bounds` of the whole graph has them; `places` [position][class]: its class there with the same
+    refinement state and token. `shared`: whether these take the place of inner bounds of the graph's own.
+    """
+
+    boxes: dict[tuple[int, int, str], Box]
+    lines: dict[tuple[int, int], Lines]
+    places: list[Ints]
+    shared: bool
+
+    def box(self, number: int, i: int, letter: str) -> Box:
+        whole = self.boxes[number, i, letter]
+        used, kinds = np.unique(whole.kinds[self.places[i]], return_inverse=True)
+        return Box(whole.mid[used], whole.rad[used], kinds.reshape(-1))
+
+    def range(self, number: int, i: int) -> tuple[Floats, Floats]:
+        """[class, neuron]: bounds of the pre-activations."""
+        whole = self.lines[number, i]
+        return whole.low[self.places[i]], whole.high[self.places[i]]
+
+    def doubtful(self, number: int, i: int) -> Ints:
+        """The neurons that may be on both sides of 0 in some class of i."""
+        low, high = self.range(number, i)
+        return np.flatnonzero(((low < 0) & (high > 0)).any(axis=0))
+
+
 def interval(low: Floats, high: Floats) -> tuple[Floats, Floats]:
     """(mid, rad) of boxes that contain [low, high]."""
     mid = low / 2 + high / 2
@@ -80,10 +113,11 @@ def interval(low: Floats, high: Floats) -> tuple[Floats, Floats]:
 
 
 class Bounds:
-    """All bounds of one leaf: a model at one length and a word graph of that length."""
+    """All bounds of one leaf: a model at one length and a word graph of that length; `known`: what need not be found
+    anew, if anything."""
 
-    def __init__(self, model: PathModel, graph: WordGraph) -> None:
-        self.model, self.graph = model, graph
+    def __init__(self, model: PathModel, graph: WordGraph, known: Known | None = None) -> None:
+        self.model, self.graph, self._known = model, graph, known
         self.boxes: dict[tuple[int, int, str], Box] = {}
         self.powers: dict[tuple[int, int], Powers] = {}
         self.lines: dict[tuple[int, int], Lines] = {}
@@ -91,6 +125,18 @@ class Bounds:
         attending = [number for number, layer in enumerate(layers) if layer.n_heads]
         self._deepest = attending[-1] if attending else -1
         self._mean = model.config.readout == "mean"
+
+    def known(self, graph: WordGraph, shared: bool) -> Known:
+        """What these bounds, of the whole graph and `prepared`, say of the classes of another graph."""
+        return Known(self.boxes, self.lines, places(graph, self.graph), shared)
+
+    def prepared(self) -> Bounds:
+        """Itself, with the boxes and lines of all positions."""
+        for i in range(self.model.n):
+            self._prepare(i, self._mean or i == self.model.n - 1)
+            for number in range(len(self.model.blocks)):
+                self.powers.pop((number, i), None)
+        return self
 
     def own(self, directions: Floats) -> list[tuple[int, Floats]]:
         """(i, [class of i, direction]): lower bounds of c . x_i after the last layer, c a row of `directions`
@@ -147,9 +193,10 @@ class Bounds:
 
     def _prepare(self, i: int, final: bool) -> None:
         """What the bounds of later positions and of position i itself need of position i, layer by layer."""
+        shared = self._known is not None and self._known.shared
         for number, block in enumerate(self.model.blocks):
-            needed = final or number < self._deepest
-            if block.attention is not None and (needed or number == self._deepest):
+            needed = final or (number < self._deepest and not shared)
+            if block.attention is not None:
                 for letter in "QKV" if needed else "KV":
                     self.boxes[number, i, letter] = self._box(number, i, letter, block.attention)
             if not needed:
@@ -160,35 +207,47 @@ class Bounds:
                 self.lines[number, i] = self._lines(number, i, block.neurons)
 
     def cost(self, directions: int) -> int:
-        """How often a function of a class meets another class or a coordinate: what `own` takes. Raises `Rejected` if
-        that cannot be held in memory."""
-        config = self.model.config
-        widest = max([config.d_model, *(max(layer.d_mlp, layer.d_head) for layer in config.layers)])
+        """How often a function of a class meets another class or a coordinate: what `own`, `along` and `prepared` (no
+        directions) take; and what it takes to begin. Raises `Rejected` if that cannot be held in memory."""
+        layers = self.model.config.layers
+        widest = max([self.model.config.d_model, *(max(layer.d_mlp, layer.d_head) for layer in layers)])
+        heads, wide = max([0, *(x.n_heads for x in layers)]), max([0, *(x.d_head for x in layers)])
         total = seen = 0
         for i, step in enumerate(self.graph.steps):
             seen += step.classes
-            final = self._mean or i == self.model.n - 1
-            functions = self._functions(directions if final else 0, final)
+            functions = self._functions(directions, i)
             most = max(functions, default=0)
-            held = step.classes * max(most, seen) * widest
-            held = max(held, seen * most * max(h.n_heads for h in config.layers) if config.layers else 0)
+            ends = directions if i == self.model.n - 1 else 0
+            held = max(step.classes * most * widest, step.classes * seen * max(heads, ends))
+            held = max(held, seen * max(most, wide) * heads)
             require(held <= MAX_FUNCTIONS, f"{step.classes} classes at position {i} are too many for this model")
-            heads = [layer.n_heads for layer in config.layers]
-            total += step.classes * sum(f * (h * seen + widest) for h, f in zip(heads, functions, strict=True))
+            for layer, count in zip(layers, functions, strict=True):
+                if count:
+                    total += step.classes * count * (layer.n_heads * seen + widest)
+                    total += (i + 1) * CALLS * max(layer.n_heads, 1)
+                    total += step.classes * seen * layer.n_heads * (layer.d_head // 8 + 1)
         return total
 
-    def _functions(self, directions: int, final: bool) -> list[int]:
-        """How many functions of a class of one position are moved through each layer's attention."""
+    def held(self) -> int:
+        """At most how many numbers the boxes and lines of all positions are."""
         layers = self.model.config.layers
-        found = [directions] * len(layers)
+        each = sum(6 * layer.n_heads * layer.d_head + 5 * layer.d_mlp for layer in layers)
+        return each * sum(step.classes for step in self.graph.steps)
+
+    def _functions(self, directions: int, i: int) -> list[int]:
+        """How many functions of a class of position i are moved through each layer's attention."""
+        layers = self.model.config.layers
+        final, shared = self._mean or i == self.model.n - 1, self._known is not None and self._known.shared
+        found = [directions if final else 0] * len(layers)
         for number, layer in enumerate(layers):
-            if not final and number > self._deepest:
+            if not final and (shared or number > self._deepest):
                 break
-            for lower in range(number):
+            for lower in range(0 if shared else number):
                 found[lower] += 6 * layer.n_heads * layer.d_head
             if final or number < self._deepest:
+                anew = 2 * len(self._anew(number, i))
                 for lower in range(number + 1):
-                    found[lower] += 2 * layer.d_mlp
+                    found[lower] += anew
         return found
 
     # --- linear functions, moved backwards -----------------------------------------------------------------------
@@ -231,8 +290,24 @@ class Bounds:
     # --- what is found of a position beforehand ------------------------------------------------------------------
 
     def _lines(self, number: int, i: int, neurons: Neurons) -> Lines:
-        low, high = self._range(number, i, neurons.weight.T, neurons.bias, neurons.size, middle=True)
+        if self._known is None:
+            return relu_lines(*self._range(number, i, neurons.weight.T, neurons.bias, neurons.size, middle=True))
+        low, high = self._known.range(number, i)
+        some = self._anew(number, i)
+        if len(some):
+            c, k, size = neurons.weight.T[some], neurons.bias[some], neurons.size[some]
+            least, most = self._range(number, i, c, k, size, middle=True)
+            low[:, some], high[:, some] = np.maximum(low[:, some], least), np.minimum(high[:, some], most)
         return relu_lines(low, high)
+
+    def _anew(self, number: int, i: int) -> Ints:
+        """The neurons whose pre-activations are bounded on this graph itself."""
+        width = self.model.config.layers[number].d_mlp
+        if self._known is None or not width:
+            return np.arange(width)
+        if self._known.shared and number < len(self.model.blocks) - 1:
+            return np.arange(0)
+        return self._known.doubtful(number, i)
 
     def _range(self, number: int, i: int, c: Floats, k: Floats, size: Floats, middle: bool) -> tuple[Floats, Floats]:
         """([class, function], the same): bounds of functions c . x + k [function] that are at most `size` large."""
@@ -245,10 +320,13 @@ class Bounds:
 
     def _box(self, number: int, i: int, letter: str, attention: Attention) -> Box:
         """Queries, keys or values. In layer 0 the numbers of the tokens; their rounding errors are counted where they
-        are used: of values in `Block.rounding`, of queries and keys in `_score_error`."""
+        are used: of values in `Block.rounding`, of queries and keys in `_score_error`. At one position and layer all
+        have the same kinds."""
         weight, bias, size = attention.weight[letter], attention.bias[letter], attention.size[letter]
         heads, width = bias.shape
         step = self.graph.steps[i]
+        if number and self._known is not None and self._known.shared:
+            return self._known.box(number, i, letter)
         if number == 0:
             tokens, kinds = np.unique(step.token, return_inverse=True)
             point = np.einsum("td,hde->the", self.model.embedded[i][tokens], weight) + bias
@@ -307,7 +385,8 @@ class Bounds:
         mid, rad = self._keys(number, i, "V")
         widest = max(step.classes for step in steps[: i + 1])
         found = np.empty((classes, c.shape[1]))
-        rows = max(1, CHUNK // (widest * c.shape[1]))
+        every = max(len(mid[0]), 1) * attention.heads
+        rows = max(1, min(CHUNK // (widest * c.shape[1]), HELD // (every * c.shape[1])))
         for first in range(0, classes, rows):
             chosen = np.arange(first, min(first + rows, classes))
             some = c if len(c) == 1 else c[chosen]

@@ -3,7 +3,8 @@
 Nodes at time j < n are pairs (class of a language, state of the refinement machine) after j tokens, at time n states of
 the refinement machine alone; an edge at position j < n - 1 is a node and a token, at position n - 1 a node and a token
 with which it closes. All machines are deterministic, so words and paths are in bijection. Only edges that lie on a path
-from the start to the end are kept.
+from the start to the end are kept. The whole graph of a length has all words over the domain's vocab: every other graph
+of this length goes into it, edge by edge, by refinement state and token.
 """
 
 from __future__ import annotations
@@ -41,11 +42,13 @@ def read_refinement(data: Json, width: int) -> Ints:
 class Step:
     """The edges at one position, sorted by the node they lead to.
 
-    `source`, `token` (of the domain's vocab) and `target` [edge]; `first` [node after]: the first edge into it.
-    `groups`: nodes of equal degree, with their edges [degree, node].
+    `source`, `token` (of the domain's vocab) and `target` [edge]; `state` [edge]: of the refinement machine, before
+    the token; `first` [node after]: the first edge into it. `groups`: nodes of equal degree, with their edges
+    [degree, node].
     """
 
     source: Ints
+    state: Ints
     token: Ints
     target: Ints
     first: Ints
@@ -74,16 +77,16 @@ class WordGraph:
         return [counts[source] for source in self.steps[-1].source.tolist()]
 
 
-def _step(source: Ints, token: Ints, target: Ints) -> Step:
+def _step(source: Ints, state: Ints, token: Ints, target: Ints) -> Step:
     order = np.argsort(target, kind="stable")
-    source, token, target = source[order], token[order], target[order]
+    source, state, token, target = source[order], state[order], token[order], target[order]
     degree = np.bincount(target)
     first = np.cumsum(degree) - degree
     groups = []
     for size in np.unique(degree):
         nodes = np.flatnonzero(degree == size)
         groups.append((nodes, first[nodes] + np.arange(size)[:, None]))
-    return Step(source, token, target, first, tuple(groups))
+    return Step(source, state, token, target, first, tuple(groups))
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,6 +150,32 @@ def word_graph(
     return _live(moves, nodes)
 
 
+def whole_graph(
+    refinement: Ints, n: int, vocab: Ints, spend: Callable[[int], None] = lambda moves: None
+) -> WordGraph | None:
+    """The graph of all words of length n over the domain's vocab, with refinement states alone as nodes; else as
+    `word_graph`."""
+    tokens = len(vocab)
+    every = Language(np.zeros((1, tokens), dtype=np.int64), np.ones((1, tokens), dtype=np.bool_), 0)
+    return word_graph(every, refinement, n, [], vocab, spend)
+
+
+def places(graph: WordGraph, whole: WordGraph) -> list[Ints]:
+    """[position][class]: the class of `whole` at this position with the same refinement state and token. Raises
+    `Rejected`, as it must never be, if there is none."""
+    found = []
+    for step, other in zip(graph.steps, whole.steps, strict=True):
+        width = 1 + max(int(step.token.max()), int(other.token.max()))
+        names = other.state * width + other.token
+        order = np.argsort(names)
+        rank = np.searchsorted(names, step.state * width + step.token, sorter=order)
+        place = order[np.minimum(rank, len(order) - 1)]
+        same = (other.state[place] == step.state) & (other.token[place] == step.token)
+        require(bool(same.all()), "internal error: a class is not in the whole graph")
+        found.append(place)
+    return found
+
+
 def _allowed(
     restrictions: list[Restriction], n: int, vocab: Ints, states: int
 ) -> tuple[dict[int, Bits], dict[int, Bits]]:
@@ -175,7 +204,8 @@ def _live(moves: _Moves, nodes: list[Ints]) -> WordGraph | None:
         source, token, code = source[kept], token[kept], code[kept]
         require(len(source) <= MAX_CLASSES, f"{len(source)} classes at position {j}; the limit is {MAX_CLASSES}")
         before, place = np.unique(source, return_inverse=True)
-        steps.append(_step(place.reshape(-1), token, np.searchsorted(alive, code)))
+        state = nodes[j][source] % len(moves.refinement)
+        steps.append(_step(place.reshape(-1), state, token, np.searchsorted(alive, code)))
         alive = nodes[j][before]
     steps.reverse()
     counts = np.array([1], dtype=object)

@@ -3,7 +3,7 @@
 Words of the domain of one length and label (and last token, if the label machine reads it first) are the paths of a
 graph; a tree cuts them into disjoint sets by tokens at positions and by states of a machine; on each leaf,
 logit_y - logit_w is at least a sum of numbers, one for each edge on the path. Words on which that sum may be 0 or less
-are counted, in integers, never too few.
+are counted, in integers, never too few. Leaves may share what is known of all words of their length (`Known`).
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from .balls import Floats
 from .bodies import Labels
 from .core import Ints
 from .format import Json, integer, integers, listing, record, require, within
-from .path_bounds import Bounds
-from .path_graph import Restriction, WordGraph, read_refinement, word_graph
+from .path_bounds import Bounds, Known
+from .path_graph import Restriction, WordGraph, read_refinement, whole_graph, word_graph
 from .path_language import Language, language
 from .path_model import PathModel
 from .theorem import Theorem
@@ -35,6 +35,7 @@ MAX_WORK = 2**38
 MAX_COUNTING = 2**42
 MAX_SIZING = 2**24
 MAX_REMEMBERED = 2**24
+MAX_SHARED = 2**27
 MAX_MERGING = 2**28
 MOVING = 64
 PER_POSITION = 64
@@ -94,8 +95,8 @@ class _Which:
 @dataclass
 class _Checker:
     """What the trees share. `work`, `counting`, `merging`: what was spent; more than the limits is refused.
-    `vocab` [token of the domain]: its id in the codec. Of models, and of languages if they are large, only those asked
-    for last are kept."""
+    `vocab` [token of the domain]: its id in the codec. Of models, with their bounds on the whole graph, and of
+    languages if they are large, only those asked for last are kept."""
 
     theorem: Theorem
     part: Labels
@@ -107,6 +108,7 @@ class _Checker:
     nodes: int = 0
     seen: set[_Which] = field(default_factory=set)
     models: dict[int, PathModel] = field(default_factory=dict)
+    wholes: dict[int, Bounds] = field(default_factory=dict)
     languages: dict[tuple[int, int | None], Language] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -132,7 +134,8 @@ class _Checker:
         require(self.nodes <= MAX_NODES, f"the trees have over {MAX_NODES} nodes")
         n, label = which.n, which.label
         if n not in self.models:
-            self.models = {n: PathModel(self.theorem.model, n, self.vocab)}
+            self.models, self.wholes = {n: PathModel(self.theorem.model, n, self.vocab)}, {}
+        whole = n in self.wholes or any(isinstance(entry, list) and entry[:1] == ["shared"] for entry in nodes)
         words = self._language(label, which.last)
         waiting: list[list[Restriction]] = [[]]
         proved = 0
@@ -145,12 +148,16 @@ class _Checker:
                     require(len(above) < MAX_TREE_DEPTH, f"the tree is deeper than {MAX_TREE_DEPTH}")
                     parts = self._split(str(kind), n, entry)
                     waiting.extend([*above, part] for part in reversed(parts))
-                elif kind == "leaf":
+                elif kind in ("leaf", "shared"):
+                    require(kind == "leaf" or self._deep(), "shared leaves are for two layers with heads, or more")
                     rivals = self._rivals(entry, label)
                     graph = word_graph(words, self.refinement, n, above, self.vocab, self._move)
-                    proved += self._leaf(n, label, graph, rivals) if graph is not None else 0
+                    if graph is not None:
+                        known = self._whole(n).known(graph, kind == "shared") if whole else None
+                        proved += self._leaf(n, label, graph, rivals, known)
                 else:
-                    require(kind == "open" and len(entry) == 1, "a node is 'tokens', 'states', 'leaf' or 'open'")
+                    good = kind == "open" and len(entry) == 1
+                    require(good, "a node is 'tokens', 'states', 'leaf', 'shared' or 'open'")
         require(not waiting, f"the tree lacks {len(waiting)} nodes")
         return proved
 
@@ -195,13 +202,29 @@ class _Checker:
             found[rival] = integer(pair[1], "levels", 1, MAX_LEVELS)
         return found
 
-    def _leaf(self, n: int, label: int, graph: WordGraph, rivals: Rivals) -> int:
+    def _deep(self) -> bool:
+        return sum(layer.n_heads > 0 for layer in self.theorem.model.config.layers) > 1
+
+    def _whole(self, n: int) -> Bounds:
+        """Bounds on the graph of all words of length n over the domain's vocab."""
+        if n not in self.wholes:
+            graph = whole_graph(self.refinement, n, self.vocab, self._move)
+            require(graph is not None, "internal error: a leaf has words, and the whole graph has none")
+            assert graph is not None
+            bounds = Bounds(self.models[n], graph)
+            require(bounds.held() <= MAX_SHARED, "there are too many classes of all words to share bounds")
+            self._spend(bounds.cost(0))
+            with np.errstate(all="ignore"):
+                self.wholes = {n: bounds.prepared()}
+        return self.wholes[n]
+
+    def _leaf(self, n: int, label: int, graph: WordGraph, rivals: Rivals, known: Known | None = None) -> int:
         """Words of a leaf, less at most those on which some rival may win."""
         model = self.models[n]
         others = [w for w in range(len(self.theorem.codec.outputs)) if w != label]
         if not others:
             return graph.size
-        bounds = Bounds(model, graph)
+        bounds = Bounds(model, graph, known)
         self._spend(bounds.cost(len(others)))
         edges = sum(step.classes for step in graph.steps)
         last = model.config.readout == "last"

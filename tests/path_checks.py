@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from typing import Any
 
@@ -34,9 +34,11 @@ def path(graph: WordGraph, word: tuple[int, ...]) -> list[int]:
     return found
 
 
-def cases(seed: int) -> Iterator[tuple[Case, int, WordGraph, list[tuple[int, ...]]]]:
+def cases(
+    seed: int, make: Callable[[int], Case] = random_case
+) -> Iterator[tuple[Case, int, WordGraph, list[tuple[int, ...]]]]:
     """Leaves of a random case with words: (case, label, graph, words)."""
-    case, rng = random_case(seed), np.random.default_rng(seed + 1)
+    case, rng = make(seed), np.random.default_rng(seed + 1)
     for label in range(case.config["d_vocab_out"]):
         restrictions: list[Restriction] = []
         for _ in range(int(rng.integers(3))):
@@ -52,30 +54,35 @@ def cases(seed: int) -> Iterator[tuple[Case, int, WordGraph, list[tuple[int, ...
 def check_bounds(seed: int) -> None:
     """Boxes, weights, lines and the bounds of random functions, on all words of random leaves."""
     for case, label, graph, words in cases(seed):
-        rng = np.random.default_rng(seed + label)
         model = PathModel(case.model(), case.n, np.arange(case.tokens))
-        bounds = Bounds(model, graph)
-        assert bounds.cost(3) >= 0
-        final = [case.config["readout"] == "mean" or i == case.n - 1 for i in range(case.n)]
-        for i in range(case.n):
-            bounds._prepare(i, final[i])
-        c = rng.normal(size=(3, case.config["d_model"])) * 10.0 ** rng.integers(-3, 4)
-        own = Bounds(model, graph).own(c)
-        assert [i for i, _ in own] == [i for i in range(case.n) if final[i]], "the read-out's positions"
-        base, terms = Bounds(model, graph).along(c)
-        for word in words:
-            run, classes = Run(case, word), path(graph, word)
-            if case.config["readout"] == "last":
-                true = run.stream[len(case.config["layers"]) - 1][case.n - 1] @ c.T.astype(LONG)
-                added = [part[classes[j], classes[-1]].astype(LONG) for j, part in enumerate(terms)]
-                assert (sum(added, base[classes[-1]].astype(LONG)) <= true).all(), "a bound along a path"
-            _check_boxes(bounds, run, classes)
-            _check_powers(bounds, run, classes)
-            _check_lines(bounds, run, classes)
-            for i, found in own:
-                true = run.stream[len(case.config["layers"]) - 1][i] @ c.T.astype(LONG)
-                assert (found[classes[i]] <= true).all(), "a function's bound"
-                assert np.isfinite(found).all(), "a bound is finite"
+        check_words(case, label, words, lambda model=model, graph=graph: Bounds(model, graph), seed)
+
+
+def check_words(case: Case, label: int, words: list[tuple[int, ...]], make: Callable[[], Bounds], seed: int) -> None:
+    """What `make` makes, anew each time, holds on all these words of its graph."""
+    rng = np.random.default_rng(seed + label)
+    bounds = make()
+    assert bounds.cost(3) >= 0
+    final = [case.config["readout"] == "mean" or i == case.n - 1 for i in range(case.n)]
+    for i in range(case.n):
+        bounds._prepare(i, final[i])
+    c = rng.normal(size=(3, case.config["d_model"])) * 10.0 ** rng.integers(-3, 4)
+    own = make().own(c)
+    assert [i for i, _ in own] == [i for i in range(case.n) if final[i]], "the read-out's positions"
+    base, terms = make().along(c)
+    for word in words:
+        run, classes = Run(case, word), path(bounds.graph, word)
+        if case.config["readout"] == "last":
+            true = run.stream[len(case.config["layers"]) - 1][case.n - 1] @ c.T.astype(LONG)
+            added = [part[classes[j], classes[-1]].astype(LONG) for j, part in enumerate(terms)]
+            assert (sum(added, base[classes[-1]].astype(LONG)) <= true).all(), "a bound along a path"
+        _check_boxes(bounds, run, classes)
+        _check_powers(bounds, run, classes)
+        _check_lines(bounds, run, classes)
+        for i, found in own:
+            true = run.stream[len(case.config["layers"]) - 1][i] @ c.T.astype(LONG)
+            assert (found[classes[i]] <= true).all(), "a function's bound"
+            assert np.isfinite(found).all(), "a bound is finite"
 
 
 def _check_boxes(bounds: Bounds, run: Run, classes: list[int]) -> None:
@@ -306,13 +313,17 @@ def proved_by(case: Case, found: Json) -> int:
 def check_proof(seed: int) -> tuple[int, int, int]:
     """(proved, right, all) of random trees: never is more proved than is right, in no leaf and not altogether."""
     case = random_case(seed)
-    found = trees(case, seed)
+    return check_trees(case, trees(case, seed))
+
+
+def check_trees(case: Case, found: Json) -> tuple[int, int, int]:
+    """The same of these trees."""
     right = case.right(case.n)
     proved = proved_by(case, found) if found else 0
     assert proved <= right, "more is proved than is right"
     for tree in found:
         for restrictions, node in leaves(tree["tree"]):
-            if node[0] == "leaf":
+            if node[0] != "open":
                 _check_leaf(case, tree["label"], restrictions, node)
     return proved, right, case.tokens**case.n
 
@@ -325,8 +336,10 @@ def _check_leaf(case: Case, label: int, restrictions: list[Restriction], node: J
         return
     checker = paths._Checker(_Theorem(case), Labels(np.zeros((1, 1)), np.zeros(1)), np.array(case.states))  # type: ignore
     checker.models[case.n] = PathModel(case.model(), case.n, np.arange(case.tokens))
+    checker.vocab = np.arange(case.tokens)
+    known = checker._whole(case.n).known(graph, True) if node[0] == "shared" else None
     try:
-        proved = checker._leaf(case.n, label, graph, dict(node[1]))
+        proved = checker._leaf(case.n, label, graph, dict(node[1]), known)
     except Rejected as error:
         assert "may win" in error.why, error
         return
