@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 
 from .automaton import Domain
-from .bodies import Labels
+from .bodies import LabelMargin, Labels
 from .core import Bits, Ints
 from .format import require
 
@@ -43,7 +43,7 @@ class Language:
         return np.asarray(~self.closes.any(axis=1) & (self.step == np.arange(len(self.step))[:, None]).all(axis=1))
 
 
-def language(part: Labels, domain: Domain, vocab: Ints, label: int, last: int | None) -> Language:
+def language(part: Labels | LabelMargin, domain: Domain, vocab: Ints, label: int, last: int | None) -> Language:
     """The words of `domain` that `part`'s machine labels `label` >= 0.
 
     `vocab` [token of the domain]: its id in the codec; `last`: the place, in the domain's vocab, of the words' last

@@ -2,8 +2,9 @@
 
 Words of the domain of one length and label (and last token, if the label machine reads it first) are the paths of a
 graph; a tree cuts them into disjoint sets by tokens at positions and by states of a machine; on each leaf,
-logit_y - logit_w is at least a sum of numbers, one for each edge on the path. Words on which that sum may be 0 or less
-are counted, in integers, never too few. Leaves may share what is known of all words of their length (`Known`).
+logit_y - logit_w is at least a sum of numbers, one for each edge on the path. Words on which that sum, less the margin
+that is claimed, may be 0 or less are counted, in integers, never too few. Leaves may share what is known of all words
+of their length (`Known`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import flint
 import numpy as np
 
 from .balls import Floats
-from .bodies import Labels
+from .bodies import LabelMargin, Labels
 from .core import Ints
 from .format import Json, integer, integers, listing, record, require, within
 from .path_bounds import Bounds, Known
@@ -31,6 +32,7 @@ MAX_TREES = 2**14
 MAX_TREE_DEPTH = 256
 MAX_LEVELS = 2**14
 MAX_PATH_LENGTH = 512
+MAX_MARGIN = 2.0**128
 MAX_WORK = 2**38
 MAX_COUNTING = 2**42
 MAX_SIZING = 2**24
@@ -58,11 +60,14 @@ def check_paths(theorem: Theorem, proof: dict[str, Json]) -> None:
         require(proved >= theorem.share * total, f"only {proved} of {total} inputs are proved right")
 
 
-def _scope(theorem: Theorem) -> Labels:
+def _scope(theorem: Theorem) -> Labels | LabelMargin:
     """The one part of the body; or `Rejected`, if this rule says nothing about such a theorem."""
     config, domain = theorem.model.config, theorem.domain
     require(theorem.quantifier in ("forall", "at_least"), "rule paths proves forall and at_least only")
-    require(len(theorem.parts) == 1 and isinstance(theorem.parts[0], Labels), "rule paths is for one `labels` body")
+    part = theorem.parts[0] if len(theorem.parts) == 1 else None
+    require(isinstance(part, Labels | LabelMargin), "rule paths is for one `labels` or `label_margin` body")
+    assert isinstance(part, Labels | LabelMargin)
+    require(_beyond(part) < MAX_MARGIN, f"rule paths is for margins below {MAX_MARGIN:g}")
     require(theorem.codec.categorical, "rule paths is for categorical codecs: it compares logits")
     require(not theorem.codec.bos, "rule paths is for codecs without BOS")
     require(not domain.distinct, "rule paths is for domains of kind product or dfa")
@@ -74,10 +79,12 @@ def _scope(theorem: Theorem) -> Labels:
     require(config.readout in ("last", "mean"), "rule paths is for read-outs 'last' and 'mean'")
     one = len(config.layers) == 1 and config.readout == "last"
     require(config.causal or one, "rule paths is for causal models, or one layer read out at the last position")
-    (part,) = theorem.parts
-    assert isinstance(part, Labels)
-    require(getattr(part, "margin", None) is None, "rule paths is for labels without a margin")
     return part
+
+
+def _beyond(part: Labels | LabelMargin) -> Fraction:
+    """By how much the label's logit must exceed the others (by more, where it need only be the greatest)."""
+    return part.at_least if isinstance(part, LabelMargin) else Fraction(0)
 
 
 # --- trees -----------------------------------------------------------------------------------------------------------
@@ -99,7 +106,7 @@ class _Checker:
     languages if they are large, only those asked for last are kept."""
 
     theorem: Theorem
-    part: Labels
+    part: Labels | LabelMargin
     refinement: Ints
     vocab: Ints = field(init=False)
     work: int = 0
@@ -237,7 +244,7 @@ class _Checker:
         require(all(bool(np.isfinite(part).all()) for _, part in own), "a bound is not finite")
         failing = 0
         for number, rival in enumerate(others):
-            bias = Fraction(float(model.unembed_bias[label])) - Fraction(float(model.unembed_bias[rival]))
+            bias = self._bias(model, label, rival)
             sums = _integers(graph, [(i, part[:, number]) for i, part in own], len(own) * bias)
             if rival not in rivals:
                 require(_least(graph, sums) > 0, f"rival {rival} is not listed, and may win")
@@ -246,6 +253,10 @@ class _Checker:
             require(self.counting <= MAX_COUNTING, "the counts take too much work")
             failing += _count(graph, sums, rivals[rival])
         return graph.size - min(graph.size, failing)
+
+    def _bias(self, model: PathModel, label: int, rival: int) -> Fraction:
+        label_bias, rival_bias = (Fraction(float(model.unembed_bias[output])) for output in (label, rival))
+        return label_bias - rival_bias - _beyond(self.part)
 
     def _by_last(
         self, label: int, graph: WordGraph, bounds: Bounds, directions: Floats, others: list[int], rivals: Rivals
@@ -258,7 +269,7 @@ class _Checker:
         sizes = graph.sizes_of_last()
         failing = [0] * len(sizes)
         for number, rival in enumerate(others):
-            bias = Fraction(float(model.unembed_bias[label])) - Fraction(float(model.unembed_bias[rival]))
+            bias = self._bias(model, label, rival)
             for a in range(len(sizes)):
                 sums = _integers_to(graph, base[a, number], [part[:, a, number] for part in terms], bias)
                 if _least_to(graph, sums, a) > 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import json
 import time
 from dataclasses import replace
 from fractions import Fraction
@@ -22,10 +23,13 @@ from certiformer.verifier import path_bounds
 from certiformer.verifier.balls import Unsupported
 from certiformer.verifier.bounded_model import BoundedModel
 from certiformer.verifier.claims import Claim
-from certiformer.verifier.label_bodies import LabelsBody
+from certiformer.verifier.label_bodies import LabelMarginBody, LabelsBody
 from certiformer.verifier.path_bounds import Margins, PathBounds
 from certiformer.verifier.path_proofs import Search
 from certiformer.verifier.reading import Subject
+from certiformer.verifier.recheck import objection
+from certiformer.verifier.theorems import domain_to_json
+from certiformer.verifier.verdicts import Certificate
 from certiformer.verifier.word_graph import Inputs, WordGraph, whole_graph, word_graph
 
 from .path_models import random_machine, random_model
@@ -236,6 +240,44 @@ def test_what_is_proved_of_any_domain_is_true(seed: int) -> None:
         found.run(max(found.total, 1))
     assert found.total == len(every)
     assert right - 1 <= found.proved <= right
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_margins_of_labels_are_proved_and_no_greater_ones(seed: int) -> None:
+    """The share whose margin is so great: as enumerated, and not one input more, even with another certificate."""
+    rng = np.random.default_rng(seed)
+    model = random_model(rng, scale=float(rng.choice([0.4, 1.0])))
+    n, tokens = 3, model.config.d_vocab
+    machine = replace(random_machine(rng, 3, tokens, model.config.d_vocab_out), last_first=bool(seed % 2))
+    states = random_machine(rng, 2, tokens, 1)
+    every = list(itertools.product(range(tokens), repeat=n))
+    labels = machine.run(np.array(every))
+    lead = np.array([_lead(model, word, int(label)) for word, label in zip(every, labels, strict=True)])
+    least = float(np.quantile(lead[lead > 0], 0.3)) if (lead > 0).any() else 1.0
+    least = float(np.float32(least * 0.99 + 1e-3))
+    assert np.abs(lead - least).min() > 1e-9
+    enough, total = int((lead > least).sum()), len(every)
+    labelled = claim_of(model, machine, states).body
+    assert isinstance(labelled, LabelsBody)
+    body = LabelMarginBody(labelled.subject, machine, "a task", Fraction(least), states)
+    claim, domain = Claim("forall", body).at_least(Fraction(enough, total)), cf.sequences(range(tokens), n)
+    verdict = cf.prove(claim, domain, engines={"paths"}, seconds=60)
+    assert isinstance(verdict, cf.Proved), verdict
+    proof = json.loads(verdict.certificate.to_bytes())["proof"]
+    for share, margin in ((Fraction(enough + 1, total), least), (Fraction(enough, total), float(lead.max()) + 1.0)):
+        if share > 1 or not share:
+            continue
+        false = Claim("forall", replace(body, at_least=Fraction(margin))).at_least(share)
+        assert not isinstance(cf.prove(false, domain, engines={"paths"}, seconds=10), cf.Proved)
+        forged = Certificate.of({**false.theorem(), "domain": domain_to_json(domain)}, proof)
+        assert objection(forged, model) is not None
+
+
+def _lead(model: Transformer, word: tuple[int, ...], label: int) -> float:
+    """The label's logit less the largest other, in float64."""
+    against = margins(model, [list(word)], label)[0]
+    times = len(word) if model.config.readout == "mean" else 1
+    return float(against[torch.arange(len(against)) != label].min()) / times
 
 
 def planted_bounds(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
