@@ -179,6 +179,11 @@ def markdown(data: Mapping[str, Any]) -> str:
 # Words for figures
 
 
+def scaled(number: float) -> str:
+    """A large number by its order."""
+    return f"{number:.2g}"
+
+
 def seconds_text(seconds: float) -> str:
     """A duration in a unit that can be grasped."""
     year = 365.25 * 86400

@@ -24,6 +24,7 @@ BENCHMARKS = (
     "mutations",
     "accuracy",
     "trained",
+    "paths",
     "radius",
     "heads",
     "explanations",

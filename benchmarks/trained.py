@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,12 @@ from unittest import mock
 
 from .isolation import Failure, apart
 from .options import Options
-from .report import Cell, Figure, Section, Table, Watch, count_text, seconds_text
+from .report import Cell, Figure, Section, Table, Watch, count_text, scaled, seconds_text
 
 LIMIT = 3600.0
 BATCH = 4096
 RUN = 2**17
 """Of more inputs than this, only so many are run in float32, and the time for all is calculated."""
-PUBLISHED = "compact proofs, another model: .9969 / .9368 of the true accuracy, 175 s"
 EXHAUSTIVE = "exhaustive interval proof, no certificate: about 2 h"
 
 
@@ -43,9 +42,6 @@ CASES = (
     Case("dyck-1-16-layernorm-gelu", "the same with LayerNorm and GELU"),
     Case("bracket-type-12", "bracket type, length 12"),
     Case("modular-addition-113", "modular addition, p = 113", prove_s=5, check_s=5, quick=True),
-    Case("induction-12-sharp/1", "induction, length 12", "labels", "paths", 600, 600, 3000, PUBLISHED),
-    Case("dyck-1-24-sparse", "Dyck-1, length 24", "labels", "paths", 1800, 1800, 3000),
-    Case("dyck-1-40-sparse", "Dyck-1, length 40", "labels", "paths", 7200, 7200, 7200),
 )
 
 
@@ -56,15 +52,14 @@ def run_case(case: Case) -> dict[str, Any]:
 
     found = zoo.load(case.model)
     model, task = found.model, found.task
-    row: dict[str, Any] = {"inputs": task.domain.size(), "margin": None, **_float_run(model, task)}
+    row: dict[str, Any] = {"inputs": task.domain.size(), "margin": None, **float_run(model, task)}
     watch = Watch()
     if case.claim == "margin":
         row["margin"] = cf.least_margin(model, task, seconds=case.seconds)
         claim = cf.TaskMargin(model, task, row["margin"])
     else:
         claim = cf.Labels(model, task)
-    with counted() if case.engine == "paths" else nullcontext({}) as counts:
-        verdict = cf.prove(claim, task.domain, engines={case.engine}, seconds=case.seconds)
+    verdict = cf.prove(claim, task.domain, engines={case.engine}, seconds=case.seconds)
     row["prove_s"], row["prove_cpu_s"] = watch.read()
     row["verdict"] = type(verdict).__name__
     if not isinstance(verdict, cf.Proved):
@@ -78,8 +73,6 @@ def run_case(case: Case) -> dict[str, Any]:
         checked = cf.check(certificate, file, expect=claim, domain=task.domain)
         row["check_s"], row["check_cpu_s"] = watch.read()
         row["checked"] = type(checked).__name__
-        if case.engine == "paths":
-            return row | counts
         with counted() as counts:
             if case.claim == "margin":
                 cf.least_margin(model, task, seconds=2 * case.seconds)
@@ -87,7 +80,7 @@ def run_case(case: Case) -> dict[str, Any]:
     return row | counts
 
 
-def _float_run(model: Any, task: Any) -> dict[str, Any]:
+def float_run(model: Any, task: Any) -> dict[str, Any]:
     """Every input, or the first RUN, in float32 by batches: time, the share labelled rightly, the least margin, and the
     multiply-adds of all of them."""
     import torch
@@ -206,19 +199,15 @@ def _cells(case: Case, row: dict[str, Any]) -> tuple[Cell, ...]:
         *(case.model, case.claim, case.engine, count_text(row["inputs"]), row["margin"], row["float_margin"]),
         *(row["prove_s"], row["prove_cpu_s"], row["check_s"], row["check_cpu_s"], row["bytes"]),
         *(about + seconds_text(row["float_s"]), row["float_cpu_s"]),
-        *(_scaled(row["proof_ops"]), _scaled(row["check_ops"]), _scaled(row["brute_ops"])),
+        *(scaled(row["proof_ops"]), scaled(row["check_ops"]), scaled(row["brute_ops"])),
     )
-
-
-def _scaled(number: int) -> str:
-    return f"{number:.2g}"
 
 
 def _figures(case: Case, row: dict[str, Any]) -> list[Figure]:
     inputs, ran = count_text(row["inputs"]), f"{seconds_text(row['float_s'])} in float32, no proof"
     said = f", at least {row['margin']:.4g}" if row["margin"] is not None else ""
     good = row["checked"] == "Valid"
-    operations = f"{_scaled(row['proof_ops'])} + {_scaled(row['check_ops'])} to check"
+    operations = f"{scaled(row['proof_ops'])} + {scaled(row['check_ops'])} to check"
     return [
         Figure(
             f"{case.what}: {case.claim}{said}, all {inputs} inputs, with certificate",
@@ -235,5 +224,5 @@ def _figures(case: Case, row: dict[str, Any]) -> list[Figure]:
             good and row["check_s"] <= case.check_s,
             "no certificate",
         ),
-        Figure("the same: operations", "reported", operations, None, "", f"{_scaled(row['brute_ops'])} (float32)"),
+        Figure("the same: operations", "reported", operations, None, "", f"{scaled(row['brute_ops'])} (float32)"),
     ]

@@ -1,0 +1,135 @@
+"""Deep models over domains too large to run: what bounds over all words at once prove, and what running them all takes."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .isolation import Failure, Kept
+from .options import Options
+from .report import Cell, Figure, Section, Table, Watch, count_text, scaled, seconds_text
+from .trained import counted, float_run
+
+LIMIT = 7200.0
+SOURCES = ("models", "verifier", "proofs", "benchmarks/paths.py", "benchmarks/trained.py")
+PUBLISHED = "compact proofs, a model of others: .9969 / .9368 of the true accuracy, 175 s"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model of the zoo, and the share of all inputs that it is to be proved right on. `target`: of this share."""
+
+    what: str
+    share: float
+    target: float
+    seconds: float
+    peer: str = "none"
+
+
+CASES = {
+    "induction-12-sharp/1": Case("induction, length 12", 0.99999, 0.99, 1500, PUBLISHED),
+    "dyck-1-24-sparse": Case("Dyck-1, length 24", 1.0, 0.999, 1500),
+    "dyck-1-40-sparse": Case("Dyck-1, length 40", 0.999, 0.999, 3600),
+}
+
+
+def prove_share(name: str) -> dict[str, Any]:
+    """One row: what is proved, times, sizes and operations."""
+    import certiformer as cf
+    from certiformer.models import zoo
+
+    found, case = zoo.load(name), CASES[name]
+    model, task = found.model, found.task
+    row: dict[str, Any] = {"inputs": task.domain.size(), "accuracy": str(found.card.accuracy)}
+    row |= float_run(model, task)
+    claim = cf.Labels(model, task) if case.share == 1 else cf.Accuracy(model, task, at_least=case.share)
+    watch = Watch()
+    with counted() as counts:
+        verdict = cf.prove(claim, task.domain, engines={"paths"}, seconds=case.seconds)
+    row["prove_s"], row["prove_cpu_s"] = watch.read()
+    row |= {**counts, "verdict": type(verdict).__name__}
+    if not isinstance(verdict, cf.Proved):
+        return row | {"why": str(getattr(verdict, "reason", verdict))}
+    with tempfile.TemporaryDirectory() as folder:
+        certificate, file = Path(folder) / "c", Path(folder) / "m"
+        verdict.certificate.save(certificate)
+        model.save(file)
+        row["bytes"] = certificate.stat().st_size
+        watch = Watch()
+        row["checked"] = type(cf.check(certificate, file, expect=claim, domain=task.domain)).__name__
+        row["check_s"], row["check_cpu_s"] = watch.read()
+    return row
+
+
+def measure(options: Options) -> Section:
+    """All cases, each in a process of its own with one thread; an interrupted run goes on where it was."""
+    kept = Kept("paths", SOURCES)
+    names = list(CASES)[: 1 if options.quick else None]
+    figures: list[Figure] = []
+    rows: list[tuple[Cell, ...]] = []
+    for name, row in zip(names, kept.each_apart(prove_share, [(name,) for name in names], LIMIT), strict=True):
+        case = CASES[name]
+        if isinstance(row, Failure) or row["verdict"] != "Proved":
+            why = row.why if isinstance(row, Failure) else row["why"]
+            figures.append(
+                Figure(f"{case.what}: share proved right", f">= {case.target:g}", why[:200], False, case.peer)
+            )
+            continue
+        figures += _figures(case, row)
+        rows.append(_cells(name, case, row))
+        print(f"  {rows[-1]}", flush=True)
+    if not options.quick:
+        kept.forget()
+    columns = (
+        *("model", "inputs", "proved right, at least", "accuracy", "prove s (with check)", "CPU s", "check s", "CPU s"),
+        *("certificate bytes", "float32 run s", "CPU s", "operations, prover", "checker", "float32 run"),
+    )
+    notes = (
+        "Proved by bounds that are conditional on the states of a machine (for induction the token before, for Dyck-1 the "
+        "depth and whether it was negative), over all words at once. Float32 run: the time for all inputs, from that for "
+        "131,072 of them; it proves nothing. All with one thread; the prover's times are with its operations counted.",
+        "Operations: every number that is computed, and of products of matrices every multiply-add; the checker's: the "
+        "steps that it charges itself.",
+    )
+    return Section(
+        "paths", "Deep models, all words at once", tuple(figures), (Table("Proved.", columns, tuple(rows)),), notes
+    )
+
+
+def _cells(name: str, case: Case, row: dict[str, Any]) -> tuple[Cell, ...]:
+    return (
+        *(name, count_text(row["inputs"]), f"{case.share:g}", row["accuracy"]),
+        *(row["prove_s"], row["prove_cpu_s"], row["check_s"], row["check_cpu_s"], row["bytes"]),
+        *(seconds_text(row["float_s"]), row["float_cpu_s"]),
+        *(scaled(row[key]) for key in ("proof_ops", "check_ops", "brute_ops")),
+    )
+
+
+def _figures(case: Case, row: dict[str, Any]) -> list[Figure]:
+    run = f"{seconds_text(row['float_s'])} in float32, no proof"
+    share = "all" if case.share == 1 else f"{case.share:g}"
+    operations = f"{scaled(row['proof_ops'])} + {scaled(row['check_ops'])} to check"
+    spent = f"{row['prove_s']:.0f} s ({row['prove_cpu_s']:.0f} s CPU)"
+    checked = f"{row['check_s']:.0f} s ({row['check_cpu_s']:.0f} s CPU), {row['bytes']:,} bytes, {row['checked']}"
+    valid = row["checked"] == "Valid"
+    return [
+        Figure(
+            f"{case.what}: share of the {count_text(row['inputs'])} inputs proved right",
+            f">= {case.target:g}",
+            f"{share}, with certificate, in {spent}",
+            valid and case.share >= case.target,
+            case.peer,
+            run,
+        ),
+        Figure("the same: checked", "valid", checked, valid, "no certificate"),
+        Figure(
+            "the same: operations",
+            "fewer than brute force's",
+            operations,
+            row["proof_ops"] + row["check_ops"] < row["brute_ops"],
+            "",
+            f"{scaled(row['brute_ops'])} (float32)",
+        ),
+    ]
