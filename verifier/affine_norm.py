@@ -1,0 +1,109 @@
+"""LayerNorm without weight and bias, z = c / sqrt(mean(c^2) + eps), c = x - mean(x), bounded by linear functions of x.
+
+With c = C + D, |D| <= radius entry by entry, v = mean(c^2), V = mean(C^2), r = (v + eps)^(-1/2), any numbers R, tau:
+
+    g . z = g . c R - (2 tau / d) (g . C) (C . D) + (g . C) e + (g . D) (r - R),
+    e = [r - R + tau (v - V)] - tau mean(D^2).
+
+The bracket is convex in v, so at most the greater of its values at the ends of v's interval; with tau = -r'(V) and
+R = r(V) it is at least 0. So the error is of second order. For wide intervals the slope tau = 0 with R amid r's
+interval, and the box of z, compete; for each row the one with the best worst case over the box is taken.
+Method: this project.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_SLACK = 2.0**-40
+
+
+def centred(g: Tensor) -> Tensor:
+    """Coefficients of x from those of c."""
+    return g - g.mean(-1, keepdim=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Norm:
+    """At items [batch, item]: `centre` and `radius` of c [.., d]; the rest [.., 1]. `size` [.., d]: at least the sum of
+    the absolute values that c is computed from."""
+
+    centre: Tensor
+    radius: Tensor
+    square: Tensor
+    """V, exact up to the slack of `error`."""
+    inverse: Tensor
+    slope: Tensor
+    error: tuple[Tensor, Tensor]
+    """The interval of e."""
+    least: Tensor
+    most: Tensor
+    """The interval of r."""
+    size: Tensor
+    rounding: float
+
+    @staticmethod
+    def of(
+        centre: Tensor, radius: Tensor, along: tuple[Tensor, Tensor], eps: float, size: Tensor, rounding: float
+    ) -> Norm:
+        """From the box of c, and the interval `along` [batch, item] of C . c."""
+        d = centre.shape[-1]
+        large = (centre.abs() + radius).square().mean(-1, keepdim=True)
+        small = (centre.abs() - radius).clamp(min=0.0).square().mean(-1, keepdim=True)
+        square = centre.square().mean(-1, keepdim=True)
+        away = radius.square().mean(-1, keepdim=True) * (1 + _SLACK)
+        low, high = (2 / d * (x[..., None] - d * square) for x in along)  # of 2 mean(C D)
+        slack = _SLACK * large
+        low = torch.maximum(small, square + low.clamp(max=0.0)) - slack
+        high = torch.minimum(large, square + high.clamp(min=0.0) + away) + slack
+        low = torch.minimum(low.clamp(min=0.0), square)
+        high = torch.maximum(high, square)
+        most = (low + eps).rsqrt() * (1 + 2.0**-45)
+        least = (high + eps).rsqrt() * (1 - 2.0**-45)
+        inverse = (square + eps).rsqrt()
+        slope = inverse.pow(3) / 2
+        ends = torch.maximum(most - inverse + slope * (low - square), least - inverse + slope * (high - square))
+        loss = _SLACK * (most + slope * (high - low) + slope * large)
+        error = (-slope * away - loss, ends.clamp(min=0.0) + loss)
+        return Norm(centre, radius, square, inverse, slope, error, least, most, size, rounding)
+
+    def box(self) -> tuple[Tensor, Tensor]:
+        """Centre and radius of z [batch, item, d]."""
+        low, high = self.centre - self.radius, self.centre + self.radius
+        most = torch.maximum(high * self.most, high * self.least)
+        least = torch.minimum(low * self.most, low * self.least)
+        most_z = math.sqrt(self.centre.shape[-1])
+        most, least = most.clamp(max=most_z, min=-most_z), least.clamp(min=-most_z, max=most_z)
+        middle = (most + least) / 2
+        return middle, (most - least) / 2 * (1 + _SLACK) + _SLACK * (self.most * (self.centre.abs() + self.radius))
+
+    def back(self, g: Tensor) -> tuple[Tensor, Tensor]:
+        """For g [batch, item, k, d]: c and shift with g . z >= c . x + shift."""
+        d = g.shape[-1]
+        at, away = (g @ self.centre[..., None])[..., 0], (g.abs() @ self.radius[..., None])[..., 0]  # [b, i, k]
+        bend = at * (2 / d) * self.slope  # how much of C the first-order row loses
+        first = self.inverse[..., None] * g - bend[..., None] * self.centre[..., None, :]
+        shift = bend * d * self.square + torch.minimum(at * self.error[0], at * self.error[1])
+        wide = torch.maximum(self.most - self.inverse, self.inverse - self.least)
+        shift = shift - away * wide
+        score = shift + (first @ self.centre[..., None])[..., 0] - (first.abs() @ self.radius[..., None])[..., 0]
+        middle = (self.most + self.least) / 2
+        flat = -at.abs() * (self.most - middle) - away * (self.most - middle)
+        flat_score = flat + middle * at - middle * away
+        z, spread = self.box()
+        constant = (g @ z[..., None])[..., 0] - (g.abs() @ spread[..., None])[..., 0]
+        use = (flat_score > score) | ~torch.isfinite(score)
+        coefficients = torch.where(use[..., None], middle[..., None] * g, first)
+        shift, score = torch.where(use, flat, shift), torch.where(use, flat_score, score)
+        fixed = constant > score
+        coefficients = torch.where(fixed[..., None], 0.0, coefficients)
+        shift = torch.where(fixed, constant, shift)
+        whole = self.size + self.size.mean(-1, keepdim=True)
+        terms = (g.abs() @ whole[..., None])[..., 0] * self.most
+        terms = terms + bend.abs() * (self.centre.abs() * whole).sum(-1, keepdim=True)
+        terms = terms + bend.abs() * d * self.square
+        return centred(coefficients), shift - 16 * self.rounding * (terms + shift.abs())
