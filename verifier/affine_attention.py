@@ -7,14 +7,15 @@ u_j = U_j + w_j, |w_j| <= upsilon_j. For any slopes a_j and b_j
     (A_j - a_j) u_j >= (A_j - a_j) U_j - upsilon_j |A_j - a_j|,  and |A_j - a_j| <= kappa_j + sigma_j A_j, the chord
     over the interval of A_j,
 
-so that the bracket is at least a constant plus G = sum_j A_j y_j - b . t with y_j = U_j - upsilon_j sigma_j. With
-weights W_j = softmax(S)_j and Z = sum_j W_j e^t_j, for every level L
+so that the bracket is at least a constant plus G = sum_j A_j y_j - b . t with y_j = U_j - upsilon_j sigma_j. Softmax
+reads differences only: with weights W = softmax(S) and T_j = t_j - W . t, |T_j| <= (1 - W_j) rho_j + sum_(k != j) W_k
+rho_k and W . T = 0, so Z = sum_j W_j e^T_j lies in [1, 1 + second order]. For sum_j b_j = 0 and every level L
 
-    Z (G - L) >= sum_j min over t_j of [W_j e^t_j (y_j - L) - b_j t_j] - max|b . t| max|Z - 1|  =: F(L),
+    Z (G - L) >= sum_j min over T_j of [W_j e^T_j (y_j - L) - (b_j - W_j L) T_j] - max|b . t| max(Z - 1)  =: F(L),
 
 minima of one variable, so G >= L + F(L) / Z; a few steps of Newton's method find L. First-order slopes (a = W,
-b_j = W_j (U_j - sum W U)) leave an error of second order; with b = 0 and the least A as slopes F has an exact root,
-the softmax's vertex threshold, that is tight for wide scores. For each row the better is taken.
+b_j = W_j (U_j - W . U)) leave an error of second order. With b = 0 and fixed slopes a on the values, the least of
+sum_j A_j y_j is the softmax's vertex threshold, that is tight for wide scores. For each row the better is taken.
 
 Scores are bilinear: t_j is a linear function of what is at i and at j, plus a rest of second order (`Scores.rest`).
 Method: this project; the threshold is MATHS.md section 3 (Vertex-Softmax, 2026).
@@ -22,7 +23,7 @@ Method: this project; the threshold is MATHS.md section 3 (Vertex-Softmax, 2026)
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -30,7 +31,7 @@ from torch import Tensor
 from .balls import EXP_ERROR
 from .balls import _exp_point as exp_point
 
-STEPS = 2
+STEPS = 1
 NARROW = 30.0
 """Score radii beyond it get no first-order slopes."""
 DEEP = 500.0
@@ -83,19 +84,21 @@ class Weights:
     deep: Tensor
     """Where the centre is too small for slopes: there the true score is below the one taken."""
     radius: Tensor
+    apart: Tensor
+    """At least |t| and |T|."""
     rise: Tensor
     fall: Tensor
-    """e^radius and e^-radius, rounded up and down."""
+    """e^apart and e^-apart, rounded up and down."""
+    most_sum: Tensor
+    """[batch, i, 1, head]: at least Z, which is at least 1."""
     low: Tensor
     high: Tensor
     """The interval of A."""
     least: Tensor
     most: Tensor
     """The interval of e^s / e^(the greatest s)."""
-    spread: Tensor
-    """[batch, i, 1, head]: at least |Z - 1|."""
-    sums: tuple[Tensor, Tensor]
-    """[batch, i, 1, head]: the interval of Z."""
+    mean_radius: Tensor
+    """[batch, i, 1, head]: at least |W . t|, over the keys that are not deep."""
     narrow: Tensor
 
     @staticmethod
@@ -109,22 +112,33 @@ class Weights:
         centre = torch.where(masked, 0.0, raised / torch.where(masked, 0.0, raised).sum(-1, keepdim=True))
         narrow = radius.amax(-1) <= NARROW
         r = torch.where(masked, 0.0, radius.clamp(max=NARROW))
-        rise, fall = exp_point(r) * _UP, exp_point(-r) * _DOWN
+        share = torch.where(deep, 0.0, centre)
+        mean_radius = (share * r).sum(-1, keepdim=True) * (1 + 2.0**-40)
+        apart = (r * (1 - 2 * share) + mean_radius) * (1 + 2.0**-40) + 2.0**-44 * r
+        apart = torch.where(masked, 0.0, apart)
         least, most = ends(middle, radius)
         others_least = (least.sum(-1, keepdim=True) - least) * (1 - 2.0**-40) - 2.0**-46 * least.sum(-1, keepdim=True)
         others_most = (most.sum(-1, keepdim=True) - most) * (1 + 2.0**-40) + 2.0**-46 * most.sum(-1, keepdim=True)
         high = (most / (most + others_least.clamp(min=0.0)).clamp(min=_TINY) * (1 + 2.0**-40)).clamp(max=1.0)
         low = least / (least + others_most).clamp(min=_TINY) * (1 - 2.0**-40)
         low, high = torch.where(masked, 0.0, low), torch.where(masked, 0.0, high)
-        total = centre.sum(-1)
-        greatest = (centre * rise).sum(-1) * (1 + 2.0**-40)
-        smallest = torch.where(deep, 0.0, centre * fall).sum(-1) * (1 - 2.0**-40)
-        apart = (total - 1).abs()
-        spread = torch.maximum(greatest - total, total - smallest) + apart + 2.0**-40
-        return Weights(
-            *(centre, deep, r, rise, fall, low, high, least, most),
-            *(spread, (smallest.clamp(min=_TINY), greatest), narrow),
-        )
+        return Weights(centre, deep, r, apart, *_powers(centre, apart), low, high, least, most, mean_radius[..., 0], narrow)
+
+    @property
+    def share(self) -> Tensor:
+        """The weights of the mean that T is relative to."""
+        return torch.where(self.deep, 0.0, self.centre)
+
+    def within(self, apart: Tensor) -> Weights:
+        """The same, where |T| is known to be at most `apart`; of deep keys that is not used."""
+        apart = torch.where(self.deep, self.apart, torch.minimum(self.apart, apart))
+        rise, fall, most_sum = _powers(self.centre, apart)
+        return replace(self, apart=apart, rise=rise, fall=fall, most_sum=most_sum)
+
+
+def _powers(centre: Tensor, apart: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    rise, fall = exp_point(apart) * _UP, exp_point(-apart) * _DOWN
+    return rise, fall, (centre * (rise - apart)).sum(-1).clamp(min=1.0) * (1 + 2.0**-40) + 2.0**-40
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,35 +201,32 @@ def zeroth_order(weights: Weights, value: Tensor, spread: Tensor, a: Tensor) -> 
 
 def _level(weights: Weights, y: Tensor, b: Tensor) -> Tensor:
     """At most the least of sum_j A_j y_j - b . t."""
-    away = (b.abs() * weights.radius).sum(-1) * weights.spread * (1 + 2.0**-40)
-    level = torch.zeros_like(away)
+    range_ = (b.abs() * weights.radius).sum(-1)
+    lost = (range_ * (weights.most_sum - 1) + b.sum(-1).abs() * weights.mean_radius) * (1 + 2.0**-40)
+    level = torch.zeros_like(lost)
     for _ in range(STEPS):
-        sums, weight, _ = _sums(weights, y - level[..., None], b)
-        level = level + (sums - away) / weight.clamp(min=_TINY)
-    sums, _, size = _sums(weights, y - level[..., None], b)
-    sums = sums - away - 2.0**-40 * (size + away)
-    low, high = weights.sums
-    found = level + sums / torch.where(sums < 0, low, high)
+        level = level + _sums(weights, y - level[..., None], b - weights.centre * level[..., None])[0] - lost
+    size = (weights.centre * level.abs()[..., None] + b.abs()) * weights.apart
+    sums, more = _sums(weights, y - level[..., None], b - weights.centre * level[..., None])
+    sums = sums - lost - 2.0**-40 * (more + size.sum(-1) + range_)
+    found = level + torch.where(sums < 0, sums, sums / weights.most_sum)
     return found - 2.0**-40 * (found.abs() + level.abs())
 
 
-def _sums(weights: Weights, y: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """sum_j min over |t_j| <= rho_j of [W_j e^t_j y_j - b_j t_j], about its weight Z at the minimum, and its size.
+def _sums(weights: Weights, y: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """sum_j min over |T_j| <= apart_j of [W_j e^T_j y_j - b_j T_j], and the size of its terms.
 
-    Where y_j > 0 the function is convex, and its tangent at any T is below it: T is near the minimum; elsewhere it is
-    concave, and least at an end."""
-    c, r = weights.centre * y, weights.radius
+    Where y_j > 0 the function is convex, and its tangent at any point t is below it: t is near the minimum; elsewhere it
+    is concave, and least at an end. A deep key's T is not bounded below: b_j is taken as 0 there."""
+    c, r = weights.centre * y, weights.apart
+    b = torch.where(weights.deep, 0.0, b)
     ratio = torch.where((c > 0) & (b > 0), b / c.clamp(min=2.0**-1000), 0.0).clamp(min=2.0**-60, max=2.0**60)
     t = torch.minimum(torch.maximum(ratio.log(), -r), r)
     e = torch.where(t <= -r, weights.fall, exp_point(t))
-    slope = c * e - b
-    convex = c * e * (1 - t) - slope.abs() * r
+    convex = c * e * (1 - t) - (c * e - b).abs() * r
     concave = torch.minimum(c * weights.rise - b * r, c * weights.fall + b * r)
-    up = c > 0
-    least = torch.where(up, torch.where(weights.deep, 0.0, convex), concave)
-    ends = torch.where(c * weights.rise - b * r < c * weights.fall + b * r, weights.rise, weights.fall)
-    weight = weights.centre * torch.where(up, e, ends)
-    return least.sum(-1), weight.sum(-1), ((c.abs() * weights.rise + b.abs()) * (1 + r)).sum(-1)
+    least = torch.where(c > 0, torch.where(weights.deep, 0.0, convex), concave)
+    return least.sum(-1), ((c.abs() * weights.rise + b.abs()) * (1 + r)).sum(-1)
 
 
 def best_rows(weights: Weights, value: Tensor, spread: Tensor) -> Row:

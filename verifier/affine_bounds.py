@@ -35,6 +35,8 @@ from .balls import check_arithmetic
 
 ENTRIES = 2**22
 """Numbers in one tensor, about."""
+JOINT = 2048
+"""At most so many scores of a layer are bounded by rows over all positions."""
 LEAVES = 64
 """A region of at most this many words is split into them."""
 
@@ -273,12 +275,37 @@ class AffineBounds:
         scores = self._scores(attention, read, norm)
         rounding = self.model.rounding
         if self.linear:
-            step = LinearAttention(attention, read, scores, Weights.of(scores), norm, rounding)
+            step = LinearAttention(attention, read, scores, self._weights(scores, norm), norm, rounding)
             self.steps.append(step)
         else:
             self.steps.append(self._tables(attention, read, scores, norm))
         more = torch.einsum("hed,bje->bjd", attention.ov_size, read.size).amax(1, keepdim=True)
         self.size = (self.size + more + attention.bias_size) * (1 + 2.0**-40)
+
+    def _weights(self, scores: Scores, norm: Norm | None) -> Weights:
+        """Softmax's weights; how far scores move apart is bounded by rows over all positions, if these are few."""
+        weights = Weights.of(scores)
+        batch, n, heads, _, d = scores.query.shape
+        if n * n * heads > JOINT:
+            return weights
+        mean = weights.share[:, :, 0]  # [batch, i, head, j]
+        pick = torch.eye(n, dtype=torch.float64) - mean[..., None, :]  # [batch, i, head, j, position]
+        rows = torch.einsum("bihjp,bihd->bpihjd", pick, scores.key)
+        places = torch.arange(n)
+        at_query = scores.query - torch.einsum("bihk,bihkd->bihd", mean, scores.query)[:, :, :, None]
+        rows[:, places, places] += at_query
+        middle, radius = self._joint(rows.flatten(2, 4), norm)
+        middle, radius = (x.view(batch, n, heads, n) for x in (middle, radius))
+        at = (pick @ scores.fixed[..., None])[..., 0]
+        rest = scores.rest + (mean * scores.rest).sum(-1, keepdim=True)
+        return weights.within((radius + (middle - at).abs() + rest)[:, :, None])
+
+    def _joint(self, rows: Tensor, norm: Norm | None) -> tuple[Tensor, Tensor]:
+        """Middle and radius [batch, k] of sums over positions of rows [batch, position, k, d]."""
+        found = self._lower(torch.cat([rows, -rows], 2), norm, whole=True)
+        low, high = found[:, : rows.shape[2]], -found[:, rows.shape[2] :]
+        lost = (32 * self.model.rounding * dot(rows.abs(), self._read_size(norm))).sum(1)
+        return (low + high) / 2, ((high - low) / 2).clamp(min=0.0) * (1 + 2.0**-40) + lost
 
     def _tables(self, attention: Attention, read: Read, scores: Scores, norm: Norm | None) -> TableAttention:
         heads, d, d_head = attention.w_v.shape
@@ -310,8 +337,7 @@ class AffineBounds:
         query = at.transpose(1, 2)[:, None] - mean[:, :, :, None]  # [batch, i, head, j, d]
         size = torch.einsum("bid,hde->bihe", read.size, attention.qk_size) + attention.key_size
         size = 2 * torch.einsum("bihe,bje->bihj", size, read.size).amax(-1)
-        bent = torch.einsum("bid,hde->bihe", read.radius, qk.abs())
-        rest = torch.einsum("bihe,bje->bihj", bent, read.radius) * (1 + 2.0**-40)
+        rest = self._second_order(qk, read, norm)
         rest = rest + 64 * self.model.rounding * size[..., None] + 2.0**-40
         key_middle, key_radius = self._along(key, norm)
         query_middle, query_radius = self._at_query(query, read, norm)
@@ -322,6 +348,30 @@ class AffineBounds:
             *(middle.masked_fill(future, -torch.inf), radius.masked_fill(future, 0.0)),
             *(rest, key, query.masked_fill(future[..., None], 0.0), fixed, size),
         )
+
+    def _second_order(self, qk: Tensor, read: Read, norm: Norm | None) -> Tensor:
+        """[batch, i, head, j]: at least |(y_i - centre)^T qk (y_j - centre)|.
+
+        From y's box; and from the ranges of y along the singular vectors of qk = sum_e left_e right_e^T + error.
+        """
+
+        def form(matrix: Tensor) -> Tensor:
+            bent = torch.einsum("bid,hde->bihe", read.radius, matrix)
+            return torch.einsum("bihe,bje->bihj", bent, read.radius)
+
+        heads, d, _ = qk.shape
+        found = form(qk.abs())
+        rank = min(d, max(layer.d_head for layer in self.config.layers))
+        left, sizes, right = torch.linalg.svd(qk)
+        left, right = (left * sizes[:, None])[..., :rank], right[:, :rank].transpose(1, 2).contiguous()
+        error = (qk - left @ right.transpose(1, 2)).abs() + 2.0**-48 * d * (left.abs() @ right.abs().transpose(1, 2))
+        rows = torch.cat([left, right]).transpose(1, 2).reshape(-1, d)
+        middle, radius = self._box(self._same(rows), norm)
+        shift = (middle - torch.einsum("kd,bid->bik", rows, read.centre)).abs()
+        lost = self.model.rounding * (read.centre.abs() @ rows.abs().T)
+        away = (radius + shift + lost).unflatten(-1, (2, heads, rank))
+        other = torch.einsum("bihe,bjhe->bihj", away[:, :, 0], away[:, :, 1]) + form(error)
+        return torch.minimum(found, other) * (1 + 2.0**-40)
 
     def _along(self, key: Tensor, norm: Norm | None) -> tuple[Tensor, Tensor]:
         """Box [batch, i, head, j] of key_i . y_j."""
