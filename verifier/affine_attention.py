@@ -31,7 +31,7 @@ from torch import Tensor
 from .balls import EXP_ERROR
 from .balls import _exp_point as exp_point
 
-STEPS = 1
+STEPS = 3
 NARROW = 30.0
 """Score radii beyond it get no first-order slopes."""
 DEEP = 500.0
@@ -40,7 +40,8 @@ _LEAST = -690.0
 _SEEN = -600.0
 """Greatest weights are taken to be at least e^-600, so that no threshold of a softmax is lost to underflow."""
 _TINY = 2.0**-980
-CREDIT = 0.7
+SHARES: tuple[float, ...] = ()
+CREDIT = 0.4
 """What share of a linear part's range is counted against it where slopes are chosen."""
 
 
@@ -133,7 +134,11 @@ class Weights:
         """The same, where |T| is known to be at most `apart`; of deep keys that is not used."""
         apart = torch.where(self.deep, self.apart, torch.minimum(self.apart, apart))
         rise, fall, most_sum = _powers(self.centre, apart)
-        return replace(self, apart=apart, rise=rise, fall=fall, most_sum=most_sum)
+        high = torch.minimum(self.high, self.centre * rise * (1 + 2.0**-40))
+        low = torch.maximum(self.low, self.share * fall / most_sum[..., None] * (1 - 2.0**-40))
+        narrow = self.narrow[..., None]
+        low, high = torch.where(narrow, low, self.low), torch.where(narrow, high, self.high)
+        return replace(self, apart=apart, rise=rise, fall=fall, most_sum=most_sum, low=low, high=high)
 
 
 def _powers(centre: Tensor, apart: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -176,11 +181,11 @@ def chord(weights: Weights, a: Tensor) -> tuple[Tensor, Tensor]:
     return kappa + 2.0**-48, sigma
 
 
-def first_order(weights: Weights, value: Tensor, spread: Tensor) -> tuple[Row, Tensor]:
-    """Slopes of the first order; and the estimated least of the right-hand side."""
+def first_order(weights: Weights, value: Tensor, spread: Tensor, share: float) -> tuple[Row, Tensor]:
+    """Slopes of the first order, those of scores times `share`; and the estimated least of the right-hand side."""
     a = weights.centre
     mean = (a * value).sum(-1, keepdim=True)
-    b = torch.where(weights.deep, 0.0, a * (value - mean))
+    b = torch.where(weights.deep, 0.0, share * a * (value - mean))
     kappa, sigma = chord(weights, a)
     y = value - mean - spread * sigma
     level = _level(weights, y, b)
@@ -205,16 +210,17 @@ def _level(weights: Weights, y: Tensor, b: Tensor) -> Tensor:
     lost = (range_ * (weights.most_sum - 1) + b.sum(-1).abs() * weights.mean_radius) * (1 + 2.0**-40)
     level = torch.zeros_like(lost)
     for _ in range(STEPS):
-        level = level + _sums(weights, y - level[..., None], b - weights.centre * level[..., None])[0] - lost
+        sums, weight, _ = _sums(weights, y - level[..., None], b - weights.centre * level[..., None])
+        level = level + (sums - lost) / weight.clamp(min=2.0**-20)
     size = (weights.centre * level.abs()[..., None] + b.abs()) * weights.apart
-    sums, more = _sums(weights, y - level[..., None], b - weights.centre * level[..., None])
+    sums, _, more = _sums(weights, y - level[..., None], b - weights.centre * level[..., None])
     sums = sums - lost - 2.0**-40 * (more + size.sum(-1) + range_)
     found = level + torch.where(sums < 0, sums, sums / weights.most_sum)
     return found - 2.0**-40 * (found.abs() + level.abs())
 
 
-def _sums(weights: Weights, y: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """sum_j min over |T_j| <= apart_j of [W_j e^T_j y_j - b_j T_j], and the size of its terms.
+def _sums(weights: Weights, y: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """sum_j min over |T_j| <= apart_j of [W_j e^T_j y_j - b_j T_j], about Z at the minimum, and the size of the terms.
 
     Where y_j > 0 the function is convex, and its tangent at any point t is below it: t is near the minimum; elsewhere it
     is concave, and least at an end. A deep key's T is not bounded below: b_j is taken as 0 there."""
@@ -224,16 +230,17 @@ def _sums(weights: Weights, y: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     t = torch.minimum(torch.maximum(ratio.log(), -r), r)
     e = torch.where(t <= -r, weights.fall, exp_point(t))
     convex = c * e * (1 - t) - (c * e - b).abs() * r
-    concave = torch.minimum(c * weights.rise - b * r, c * weights.fall + b * r)
-    least = torch.where(c > 0, torch.where(weights.deep, 0.0, convex), concave)
-    return least.sum(-1), ((c.abs() * weights.rise + b.abs()) * (1 + r)).sum(-1)
+    right, left = c * weights.rise - b * r, c * weights.fall + b * r
+    least = torch.where(c > 0, torch.where(weights.deep, 0.0, convex), torch.minimum(right, left))
+    weight = weights.centre * torch.where(c > 0, e, torch.where(right < left, weights.rise, weights.fall))
+    return least.sum(-1), weight.sum(-1), ((c.abs() * weights.rise + b.abs()) * (1 + r)).sum(-1)
 
 
 def best_rows(weights: Weights, value: Tensor, spread: Tensor) -> Row:
     """For values [batch, i, k, head, j] within `spread`: the slopes with the best estimate, for each row and head."""
-    row, score = first_order(weights, value, spread)
-    for a in (weights.low, weights.centre):
-        other, estimate = zeroth_order(weights, value, spread, a)
+    row, score = first_order(weights, value, spread, 1.0)
+    others = [first_order(weights, value, spread, share) for share in SHARES]
+    for other, estimate in (*others, *(zeroth_order(weights, value, spread, a) for a in (weights.low, weights.centre))):
         use = estimate > score
         score = torch.where(use, estimate, score)
         row = Row(

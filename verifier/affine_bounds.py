@@ -213,11 +213,10 @@ class AffineBounds:
     def _box(self, rows: Tensor, norm: Norm | None, size: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The same as centre and radius, within `size` if that is given."""
         low, high = self._range(rows, norm)
-        if size is not None:
-            low, high = (torch.minimum(torch.maximum(x, -size), size) for x in (low, high))
         middle = (low + high) / 2
         radius = torch.maximum(high - middle, middle - low).clamp(min=0.0)
-        return middle, radius * (1 + 2.0**-50) + 2.0**-51 * middle.abs()
+        radius = radius * (1 + 2.0**-50) + 2.0**-51 * middle.abs()
+        return (middle, radius) if size is None else _within(middle, radius, size)
 
     def _read_size(self, norm: Norm | None) -> Tensor:
         """The magnitude [batch, item, d] of the stream or its LayerNorm."""
@@ -234,11 +233,13 @@ class AffineBounds:
             return None
         identity = torch.eye(self.d, dtype=torch.float64)
         whole = self.size + self.size.mean(-1, keepdim=True)
-        centre, radius = self._box(self._same(centred(identity)), None, whole)
+        middle, away = self._box(self._same(torch.cat([centred(identity), identity])), None)
+        centre, radius = _within(middle[..., : self.d], away[..., : self.d], whole)
+        stream = _within(middle[..., self.d :], away[..., self.d :], self.size)[1]
         low, high = self._range(centred(centre)[:, :, None], None)
         lost = 8 * self.model.rounding * (centre.abs() * whole).sum(-1)
         along = (low[..., 0] - lost, high[..., 0] + lost)
-        return Norm.of(centre, radius, along, self.model.eps, self.size, self.model.rounding)
+        return Norm.of((centre, radius), along, stream, self.model.eps, self.size, self.model.rounding)
 
     def _read(self, norm: Norm | None) -> Read:
         identity = self._same(torch.eye(self.d, dtype=torch.float64))
@@ -384,3 +385,10 @@ class AffineBounds:
         """Box [batch, i, head, j] of query_ij . y_i."""
         middle, radius = self._box(query.flatten(2, 3), norm)
         return middle.unflatten(-1, query.shape[2:4]), radius.unflatten(-1, query.shape[2:4])
+
+
+def _within(middle: Tensor, radius: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
+    """The part of a box where nothing is above `size` in absolute value; at least that."""
+    low, high = (torch.minimum(torch.maximum(x, -size), size) for x in (middle - radius, middle + radius))
+    centre = (low + high) / 2
+    return centre, (torch.maximum(high - centre, centre - low)) * (1 + 2.0**-48) + 2.0**-49 * centre.abs()

@@ -43,14 +43,22 @@ class Norm:
     least: Tensor
     most: Tensor
     """The interval of r."""
+    stream: Tensor
+    """[.., d]: the radius of x around some centre."""
     size: Tensor
     rounding: float
 
     @staticmethod
     def of(
-        centre: Tensor, radius: Tensor, along: tuple[Tensor, Tensor], eps: float, size: Tensor, rounding: float
+        box: tuple[Tensor, Tensor],
+        along: tuple[Tensor, Tensor],
+        stream: Tensor,
+        eps: float,
+        size: Tensor,
+        rounding: float,
     ) -> Norm:
-        """From the box of c, and the interval `along` [batch, item] of C . c."""
+        """From the box of c, the interval `along` [batch, item] of C . c, and the radius of x."""
+        centre, radius = box
         d = centre.shape[-1]
         large = (centre.abs() + radius).square().mean(-1, keepdim=True)
         small = (centre.abs() - radius).clamp(min=0.0).square().mean(-1, keepdim=True)
@@ -58,7 +66,7 @@ class Norm:
         away = radius.square().mean(-1, keepdim=True) * (1 + _SLACK)
         low, high = (2 / d * (x[..., None] - d * square) for x in along)  # of 2 mean(C D)
         slack = _SLACK * large
-        low = torch.maximum(small, square + low.clamp(max=0.0)) - slack
+        low = torch.maximum(torch.maximum(small, square + low.clamp(max=0.0)), _least_square(box, along[0])) - slack
         high = torch.minimum(large, square + high.clamp(min=0.0) + away) + slack
         low = torch.minimum(low.clamp(min=0.0), square)
         high = torch.maximum(high, square)
@@ -69,7 +77,7 @@ class Norm:
         ends = torch.maximum(most - inverse + slope * (low - square), least - inverse + slope * (high - square))
         loss = _SLACK * (most + slope * (high - low) + slope * large)
         error = (-slope * away - loss, ends.clamp(min=0.0) + loss)
-        return Norm(centre, radius, square, inverse, slope, error, least, most, size, rounding)
+        return Norm(centre, radius, square, inverse, slope, error, least, most, stream, size, rounding)
 
     def box(self) -> tuple[Tensor, Tensor]:
         """Centre and radius of z [batch, item, d]."""
@@ -84,26 +92,63 @@ class Norm:
     def back(self, g: Tensor) -> tuple[Tensor, Tensor]:
         """For g [batch, item, k, d]: c and shift with g . z >= c . x + shift."""
         d = g.shape[-1]
-        at, away = (g @ self.centre[..., None])[..., 0], (g.abs() @ self.radius[..., None])[..., 0]  # [b, i, k]
-        bend = at * (2 / d) * self.slope  # how much of C the first-order row loses
-        first = self.inverse[..., None] * g - bend[..., None] * self.centre[..., None, :]
-        shift = bend * d * self.square + torch.minimum(at * self.error[0], at * self.error[1])
-        wide = torch.maximum(self.most - self.inverse, self.inverse - self.least)
-        shift = shift - away * wide
-        score = shift + (first @ self.centre[..., None])[..., 0] - (first.abs() @ self.radius[..., None])[..., 0]
+        at, away, bend, first, remainder = self._first_order(g)
+        shift = bend * d * self.square - remainder[0]
+        score = shift + _dot(first, self.centre) - self._reach(first)
         middle = (self.most + self.least) / 2
         flat = -at.abs() * (self.most - middle) - away * (self.most - middle)
         flat_score = flat + middle * at - middle * away
         z, spread = self.box()
-        constant = (g @ z[..., None])[..., 0] - (g.abs() @ spread[..., None])[..., 0]
+        constant = _dot(g, z) - _dot(g.abs(), spread)
         use = (flat_score > score) | ~torch.isfinite(score)
         coefficients = torch.where(use[..., None], middle[..., None] * g, first)
         shift, score = torch.where(use, flat, shift), torch.where(use, flat_score, score)
         fixed = constant > score
         coefficients = torch.where(fixed[..., None], 0.0, coefficients)
         shift = torch.where(fixed, constant, shift)
+        return centred(coefficients), shift - 16 * self.rounding * (self._terms(g, bend) + shift.abs())
+
+    def deviation(self, g: Tensor, value: Tensor) -> Tensor:
+        """For g [batch, item, k, d] at least |g . z - value|, value [batch, item, k]."""
+        d = g.shape[-1]
+        _, _, bend, first, remainder = self._first_order(g)
+        middle, reach = bend * d * self.square + _dot(first, self.centre) - value, self._reach(first)
+        low, high = reach + remainder[0] - middle, reach + remainder[1] + middle
+        return torch.maximum(low, high) + 16 * self.rounding * (self._terms(g, bend) + value.abs())
+
+    def _first_order(self, g: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]:
+        """g . C, at least |g . D|, how much of C the row loses, the row, and what may be lost below and above."""
+        at, away = _dot(g, self.centre), self._reach(g)
+        bend = at * (2 / g.shape[-1]) * self.slope
+        first = self.inverse[..., None] * g - bend[..., None] * self.centre[..., None, :]
+        wide = away * torch.maximum(self.most - self.inverse, self.inverse - self.least)
+        ends = at * self.error[0], at * self.error[1]
+        return at, away, bend, first, (wide - torch.minimum(*ends), wide + torch.maximum(*ends))
+
+    def _reach(self, g: Tensor) -> Tensor:
+        """At least |g . D|, from the box of c and from that of x."""
+        found = torch.minimum(_dot(g.abs(), self.radius), _dot(centred(g).abs(), self.stream))
+        return found * (1 + _SLACK)
+
+    def _terms(self, g: Tensor, bend: Tensor) -> Tensor:
+        """Magnitudes of what a row is computed from."""
         whole = self.size + self.size.mean(-1, keepdim=True)
-        terms = (g.abs() @ whole[..., None])[..., 0] * self.most
-        terms = terms + bend.abs() * (self.centre.abs() * whole).sum(-1, keepdim=True)
-        terms = terms + bend.abs() * d * self.square
-        return centred(coefficients), shift - 16 * self.rounding * (terms + shift.abs())
+        terms = _dot(g.abs(), whole) * self.most
+        return terms + bend.abs() * ((self.centre.abs() * whole).sum(-1, keepdim=True) + g.shape[-1] * self.square)
+
+
+def _least_square(box: tuple[Tensor, Tensor], along: Tensor) -> Tensor:
+    """At most mean(c^2) over the box where C . c >= along: by weak duality, for every number k >= 0,
+    sum c^2 >= k along + sum_d min over the box of (c_d^2 - k C_d c_d)."""
+    centre, radius = box
+    best = torch.zeros_like(along)
+    root = 2 * along / centre.square().sum(-1).clamp(min=2.0**-900)
+    for k in (*(torch.full_like(along, x / 4) for x in range(1, 9)), root.clamp(min=0.0, max=4.0)):
+        half = k[..., None] / 2 * centre
+        near = torch.minimum(torch.maximum(half, centre - radius), centre + radius)
+        best = torch.maximum(best, k * along + (near * near - 2 * half * near).sum(-1))
+    return best[..., None] / centre.shape[-1]
+
+
+def _dot(g: Tensor, x: Tensor) -> Tensor:
+    return (g @ x[..., None])[..., 0]

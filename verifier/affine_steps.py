@@ -86,6 +86,8 @@ class LinearAttention:
         values = torch.einsum("bikd,hed->bikhe", c, circuits.ov)
         value = torch.einsum("bikhe,bje->bikhj", values, read.centre)
         spread = torch.einsum("bikhe,bje->bikhj", values.abs(), read.radius)
+        if self.norm is not None:
+            spread = torch.minimum(spread, self._deviation(self.norm, values, value))
         row = best_rows(self.weights, value, spread * (1 + 2.0**-40))
         at_key = "bikhj,bikhe->bjke" if whole else "bikhj,bikhe->bjike"
         below = torch.einsum(at_key, row.a, values)
@@ -108,6 +110,15 @@ class LinearAttention:
         if whole:
             return below, shift.sum(1)
         return below.reshape(c.shape[0], c.shape[1], -1, c.shape[3]), shift.reshape(c.shape[0], -1)
+
+
+    @staticmethod
+    def _deviation(norm: Norm, values: Tensor, value: Tensor) -> Tensor:
+        """[batch, i, k, head, j]: how far the heads' values [.., d] of y_j lie from those at the centre."""
+        batch, n, rows, heads, d = values.shape
+        g = values.reshape(batch, 1, n * rows * heads, d).expand(-1, n, -1, -1)
+        at = value.permute(0, 4, 1, 2, 3).reshape(batch, n, -1)
+        return norm.deviation(g, at).view(batch, n, n, rows, heads).permute(0, 2, 3, 4, 1)
 
 
 @dataclass(frozen=True, eq=False)
