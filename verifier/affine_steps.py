@@ -16,6 +16,10 @@ from .affine_lines import Lines
 from .affine_model import Attention, Neurons
 from .affine_norm import Norm
 
+ROOT_STEPS = 24
+"""Of Newton's method, at most; a handful nearly always."""
+REPAIRS = 6
+
 
 @dataclass(frozen=True, eq=False)
 class NeuronsStep:
@@ -164,14 +168,22 @@ class TableAttention:
         top = torch.where(seen, low, -torch.inf).amax((-1, -2))
         middle = (least + most) / 2
         level = (middle * low).sum((-1, -2)) / middle.sum((-1, -2))
-        for _ in range(6):
+        close = 2.0**-42 * (top - floor)
+        for number in range(ROOT_STEPS):
             gain, weight = _gains(low - level[..., None, None], least, most)
-            level = level + gain.sum(-1) / weight.sum(-1).clamp(min=2.0**-980)
-            level = torch.minimum(torch.maximum(level, floor), top)
-        level = torch.maximum(level - 2.0**-40 * (top - floor), floor)
-        away = low - level[..., None, None]
-        gains = torch.minimum(least * away, most * away)
-        sums = gains.amin(-1).sum(-1)
+            step = gain.sum(-1) / weight.sum(-1).clamp(min=2.0**-980)
+            level = torch.minimum(torch.maximum(level + step, floor), top)
+            if number and bool((step.abs() <= close).all()):
+                break
+        for _ in range(REPAIRS):  # a level just above the root, where rounding hides all but the greatest weights
+            level = torch.maximum(level - 2.0**-40 * (top - floor), floor)
+            gain, weight = _gains(low - level[..., None, None], least, most)
+            sums = gain.sum(-1)
+            if not bool((sums < 0).any()):
+                break
+            step = sums / weight.sum(-1).clamp(min=2.0**-980)
+            level = torch.maximum(level + torch.where(sums < 0, step, 0.0), floor)
+        sums = _gains(low - level[..., None, None], least, most)[0].sum(-1)
         smallest = least.amin(-1).sum(-1) * (1 - 2.0**-40)
         lost = torch.where(smallest > 2.0**-900, sums / smallest.clamp(min=2.0**-900), -torch.inf) * (1 + 2.0**-40)
         short = sums < 0
