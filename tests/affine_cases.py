@@ -152,6 +152,52 @@ def broken(found: Any, values: Ball) -> float:
     return max(0.0, float(below), float(above))
 
 
+def failure(bounds: Bounds, seed: int, kind: int, **given: Any) -> float:
+    """By how much one random case fails: `kind` 0 tokens by classes, 1 tokens split, 2 a ball."""
+    model, rng = random_model(seed, **given), np.random.default_rng(seed + 10**6)
+    n = int(rng.integers(1, 5))
+    region = random_ball(rng, 3, n) if kind == 2 else random_sets(rng, 3, n)
+    return broken(bounds(model, region, leaves=1 if kind == 0 else 64), truth(model, region, seed=seed))
+
+
+def _one_head(scores: dict[str, list[list[float]]], tokens: list[list[float]]) -> Transformer:
+    """One head on coordinates (value, a, b): it writes 0.1 of the first; W_Q and W_K as given; logit 0 reads it."""
+    config = TransformerConfig(3, 3, 3, 2, (LayerConfig(1, 2, 0),), positional="none", attention_scale=1.0)
+    model = Transformer(config)
+    with torch.no_grad():
+        model.parameter("embed.W_E").copy_(torch.tensor(tokens))
+        for name, weight in scores.items():
+            model.parameter(f"blocks.0.attn.W_{name}").copy_(torch.tensor(weight)[None])
+        model.parameter("blocks.0.attn.W_V")[0, 0, 0] = 0.001
+        model.parameter("blocks.0.attn.W_O")[0, 0, 1] = 100.0
+        model.parameter("unembed.W_U")[1, 0] = 1.0
+    return model
+
+
+_IDLE = [[0.0, 0.0]]
+HAND_MADE: dict[str, tuple[Transformer, float]] = {
+    "scores of second order": (
+        _one_head({"Q": [*_IDLE, [3.0, 0.0], [0.0, 3.0]], "K": [*_IDLE, [3.0, 0.0], [0.0, 3.0]]},
+                  [[90.0, 0.0, 0.0], [-90.0, 0.0, 0.0], [30.0, 0.0, 0.0]]), 0.1),
+    "scores of first order": (
+        _one_head({"Q": [*_IDLE, [20.0, 0.0], [0.0, 0.0]], "K": [*_IDLE, [0.0, 0.0], [0.5, 0.0]]},
+                  [[90.0, 1.0, 0.0], [-90.0, 1.0, 0.0], [30.0, 1.0, 0.0]]), 0.02),
+    "scores of both": (
+        _one_head({"Q": [*_IDLE, [2.0, 1.0], [0.0, -1.0]], "K": [*_IDLE, [1.0, -2.0], [2.0, 1.0]]},
+                  [[90.0, 1.0, -1.0], [-90.0, 0.5, 1.0], [30.0, -1.0, 0.0]]), 0.1),
+}  # fmt: skip
+"""One head whose values hardly vary while its scores do: model and radius, tokens (0, 1, 2)."""
+
+
+def hand_made_failure(bounds: Bounds, name: str) -> float:
+    """By how much the bounds fail at any corner of the ball, or on a grid inside."""
+    model, eps = HAND_MADE[name]
+    centre = model.parameter("embed.W_E").detach().double()
+    corners = torch.tensor(list(itertools.product((-1.0, 1.0), repeat=9)), dtype=torch.float64).view(-1, 3, 3)
+    points = centre + eps * (1 - 2.0**-20) * torch.cat([corners, corners * 0.5, corners * 0.1])
+    return broken(bounds(model, EmbeddingBall((0, 1, 2), eps)), at_points(model, points))
+
+
 @contextmanager
 def mutated(module: str, old: str, new: str) -> Iterator[dict[str, Any]]:
     """The engine's modules with one text of one of them replaced; see `planted.mutated_engine`."""

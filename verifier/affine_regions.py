@@ -46,7 +46,10 @@ class EmbeddingBall:
     eps: float
 
     def __init__(self, tokens: Iterable[int], eps: float) -> None:
-        found = tuple(tokens)
+        try:
+            found = tuple(tokens)
+        except TypeError:
+            raise InputError(f"tokens must be an iterable of token ids, got {tokens!r}") from None
         _integers(found)
         if not found:
             raise InputError("tokens is empty; give at least one token id")
@@ -67,6 +70,8 @@ def _integers(tokens: Sequence[object]) -> None:
 
 def check_regions(model: Transformer, regions: Sequence[Region]) -> int:
     """The regions' common length. Raises `InputError` for what the model cannot read."""
+    if not isinstance(model, Transformer):
+        raise InputError(f"model must be a Transformer, got {model!r}; edited copies are not bounded yet")
     config = model.config
     if not regions:
         raise InputError("no regions are given; give at least one TokenSets or EmbeddingBall")
