@@ -26,6 +26,7 @@ BENCHMARKS = (
     "trained",
     "radius",
     "heads",
+    "affine",
     "explanations",
 )
 _MODULES = {"compile": "compile_times"}
