@@ -4,7 +4,7 @@
 
 Needs an importable `auto_LiRPA` (Verified-Intelligence/auto_LiRPA). The model is rebuilt from torch's own layers on
 embeddings (a ball) or on one-hot rows (token regions, relaxed to the box [0, 1]); its logits are compared with ours
-first. Both of its softmax relaxations are measured (`complex`: composed of exp, sum and reciprocal, its default; `lse`).
+first. Both of its softmax relaxations are measured: `complex` (of exp, sum and reciprocal; its default) and `lse`.
 Every case runs in a process of its own on one thread. CPU seconds are of `compute_bounds` alone, without building the
 graph: the median of up to five runs (alpha-CROWN, 20 iterations: one). float32, as it is used.
 """

@@ -1,8 +1,8 @@
 """Models, regions and points for tests of affine bounds, and engines with one change.
 
 What a model does at a point is enclosed by balls (`verifier.balls`, another method, whose own tests compare it with
-128-bit arithmetic). A bound is broken when it leaves even the ball's far end out: never a false alarm; what is broken by
-less than a ball's width (about 1e-12 of the values) is not seen.
+128-bit arithmetic). A bound is broken when it leaves even the ball's far end out: never a false alarm; what is broken
+by less than a ball's width (about 1e-12 of the values) is not seen.
 """
 
 from __future__ import annotations
@@ -153,11 +153,14 @@ def broken(found: Any, values: Ball) -> float:
 
 
 def failure(bounds: Bounds, seed: int, kind: int, **given: Any) -> float:
-    """By how much one random case fails: `kind` 0 tokens by classes, 1 tokens split, 2 a ball."""
+    """By how much one random case fails: `kind` 0 tokens by classes, 1 tiny balls around words, 2 a ball."""
     model, rng = random_model(seed, **given), np.random.default_rng(seed + 10**6)
     n = int(rng.integers(1, 5))
     region = random_ball(rng, 3, n) if kind == 2 else random_sets(rng, 3, n)
-    return broken(bounds(model, region, leaves=1 if kind == 0 else 64), truth(model, region, seed=seed))
+    values = truth(model, region, seed=seed)
+    if kind == 1:  # whole words are left to balls, so the reference would be compared with itself
+        return broken(bounds(model, [EmbeddingBall(word, 1e-9) for word in words(region).tolist()]), values)
+    return broken(bounds(model, region, leaves=1), values)
 
 
 def _one_head(scores: dict[str, list[list[float]]], tokens: list[list[float]]) -> Transformer:

@@ -222,7 +222,9 @@ def norm_failures(module: Any, seed: int) -> float:
     def tensor(array: Any) -> torch.Tensor:
         return torch.tensor(np.asarray(array, dtype=np.float64)).reshape(1, 1, -1)
 
-    ends = tuple(torch.tensor([[float(end)]], dtype=torch.float64) for end in (along[0] - along[1], along[0] + along[1]))
+    ends = tuple(
+        torch.tensor([[float(end)]], dtype=torch.float64) for end in (along[0] - along[1], along[0] + along[1])
+    )
     stream = tensor(radius * (1 + 1e-12) + 1e-13 * np.abs(x).max())
     norm = module.Norm.of((tensor(centre), tensor(away)), ends, stream, eps, tensor(size), 2.0**-42)
     g = rng.normal(size=(4, d))

@@ -1,7 +1,7 @@
 """Softmax attention bounded below by linear functions of what it reads, around a centre.
 
-At a query position i and head: f = sum_j A_j u_j with A = softmax(s), scores s_j = S_j + t_j, |t_j| <= rho_j, and values
-u_j = U_j + w_j, |w_j| <= upsilon_j. For any slopes a_j and b_j
+At a query position i and head: f = sum_j A_j u_j with A = softmax(s), scores s_j = S_j + t_j, |t_j| <= rho_j, and
+values u_j = U_j + w_j, |w_j| <= upsilon_j. For any slopes a_j and b_j
 
     f = sum_j a_j u_j + sum_j b_j t_j + [sum_j (A_j - a_j) u_j - b . t],
     (A_j - a_j) u_j >= (A_j - a_j) U_j - upsilon_j |A_j - a_j|,  and |A_j - a_j| <= kappa_j + sigma_j A_j, the chord
@@ -123,7 +123,9 @@ class Weights:
         high = (most / (most + others_least.clamp(min=0.0)).clamp(min=_TINY) * (1 + 2.0**-40)).clamp(max=1.0)
         low = least / (least + others_most).clamp(min=_TINY) * (1 - 2.0**-40)
         low, high = torch.where(masked, 0.0, low), torch.where(masked, 0.0, high)
-        return Weights(centre, deep, r, apart, *_powers(centre, apart), low, high, least, most, mean_radius[..., 0], narrow)
+        return Weights(
+            centre, deep, r, apart, *_powers(centre, apart), low, high, least, most, mean_radius[..., 0], narrow
+        )
 
     @property
     def share(self) -> Tensor:
@@ -222,8 +224,8 @@ def _level(weights: Weights, y: Tensor, b: Tensor) -> Tensor:
 def _sums(weights: Weights, y: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """sum_j min over |T_j| <= apart_j of [W_j e^T_j y_j - b_j T_j], about Z at the minimum, and the size of the terms.
 
-    Where y_j > 0 the function is convex, and its tangent at any point t is below it: t is near the minimum; elsewhere it
-    is concave, and least at an end. A deep key's T is not bounded below: b_j is taken as 0 there."""
+    Where y_j > 0 the function is convex, and its tangent at any point t is below it: t is near the minimum; elsewhere
+    it is concave, and least at an end. A deep key's T is not bounded below: b_j is taken as 0 there."""
     c, r = weights.centre * y, weights.apart
     b = torch.where(weights.deep, 0.0, b)
     ratio = torch.where((c > 0) & (b > 0), b / c.clamp(min=2.0**-1000), 0.0).clamp(min=2.0**-60, max=2.0**60)

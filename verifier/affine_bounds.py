@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from ..models.errors import InputError
+from ..models.program import LOGITS
 from ..models.transformer import Transformer
 from .affine_attention import Scores, Weights, ends
 from .affine_lines import lines
@@ -31,12 +32,14 @@ from .affine_model import AffineModel, Attention, Neurons
 from .affine_norm import Norm, centred
 from .affine_regions import EmbeddingBall, Region, TokenSets, check_regions, points
 from .affine_steps import LinearAttention, NeuronsStep, Read, TableAttention, dot
-from .balls import check_arithmetic
+from .balls import Unsupported, check_arithmetic, enclose, exact, matmul
 
 ENTRIES = 2**22
 """Numbers in one tensor, about."""
 JOINT = 2048
 """At most so many scores of a layer are bounded by rows over all positions."""
+WORDS = 1024
+"""Words in one batch."""
 LEAVES = 64
 """A region of at most this many words is split into them."""
 
@@ -88,28 +91,54 @@ def _directions(directions: Tensor | None, outputs: int) -> Tensor:
     return directions.detach().to(torch.float64)
 
 
-def _of_parts(
-    model: AffineModel, regions: Sequence[Region], rows: Tensor, leaves: int
-) -> list[tuple[Tensor, Tensor]]:
+def _of_parts(model: AffineModel, regions: Sequence[Region], rows: Tensor, leaves: int) -> list[tuple[Tensor, Tensor]]:
     """Each region's bounds, from the bounds of its parts, batched by how many classes they have."""
     parts: dict[int, list[tuple[int, Tensor, float]]] = {}
+    singles: list[tuple[int, tuple[int, ...]]] = []
     positions = model.positions()
     for number, region in enumerate(regions):
         for part in _split(region, leaves):
+            if (word := _word(part)) is not None:
+                singles.append((number, word))
+                continue
             centre, eps = points(model.embed, positions, part)
             parts.setdefault(centre.shape[1], []).append((number, centre, eps))
-    found: dict[int, tuple[Tensor, Tensor]] = {}
+    found: list[tuple[int, Tensor, Tensor]] = []
+    for at in range(0, len(singles), WORDS):
+        chunk = singles[at : at + WORDS]
+        low, high = _of_words(model, torch.tensor([word for _, word in chunk]), rows)
+        found += [(number, *ends) for (number, _), *ends in zip(chunk, low, high, strict=True)]
     for some in parts.values():
         per = max(1, ENTRIES // (some[0][1].numel() * rows.shape[0] * 8))
         for at in range(0, len(some), per):
-            chunk = some[at : at + per]
-            eps = torch.tensor([x[2] for x in chunk], dtype=torch.float64)
-            low, high = AffineBounds(model, torch.stack([x[1] for x in chunk]), eps).outputs(rows)
-            for (number, _, _), below, above in zip(chunk, low, high, strict=True):
-                if number in found:
-                    below, above = torch.minimum(below, found[number][0]), torch.maximum(above, found[number][1])
-                found[number] = (below, above)
-    return [found[number] for number in range(len(regions))]
+            group = some[at : at + per]
+            eps_all = torch.tensor([x[2] for x in group], dtype=torch.float64)
+            low, high = AffineBounds(model, torch.stack([x[1] for x in group]), eps_all).outputs(rows)
+            found += [(x[0], *ends) for x, *ends in zip(group, low, high, strict=True)]
+    joined: dict[int, tuple[Tensor, Tensor]] = {}
+    for number, below, above in found:
+        if number in joined:
+            below, above = torch.minimum(below, joined[number][0]), torch.maximum(above, joined[number][1])
+        joined[number] = (below, above)
+    return [joined[number] for number in range(len(regions))]
+
+
+def _word(region: Region) -> tuple[int, ...] | None:
+    """The word that is all of a region."""
+    if isinstance(region, EmbeddingBall):
+        return region.tokens if region.eps == 0 else None
+    return tuple(tokens[0] for tokens in region.sets) if region.words == 1 else None
+
+
+def _of_words(model: AffineModel, tokens: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Of single words [word, pos], by balls; where those grow too wide, as of balls of radius 0."""
+    try:
+        logits = enclose(model.transformer, tokens)[LOGITS]
+    except Unsupported:
+        centre = model.embed[tokens] + model.positions()
+        return AffineBounds(model, centre[:, :, None], torch.zeros(len(tokens), dtype=torch.float64)).outputs(rows)
+    found = matmul(logits, exact(rows.T))
+    return found.low(), found.high()
 
 
 def _split(region: Region, leaves: int) -> list[Region]:
@@ -156,7 +185,7 @@ class AffineBounds:
         else:
             found = self._lower(rows.expand(self.batch, self.items, -1, -1), self.last)
             found = found - torch.cat([error, error], -1)
-            found = found.unflatten(1, (self.n, self.classes)).amin(2)
+            found = found.view(self.batch, self.n, self.classes, -1).amin(2)
             error = torch.zeros_like(found[:, :1, :count]).squeeze(1)
             if self.config.readout == "each":
                 error = error[:, None]
@@ -176,7 +205,7 @@ class AffineBounds:
         [batch, item, k]; `whole`: of the sums over positions [batch, k]."""
         heads = max((layer.n_heads for layer in self.config.layers), default=1)
         per = max(1, ENTRIES // (self.batch * self.items * self.items * max(heads * (1 if self.linear else 2), self.d)))
-        return torch.cat([self._least(part, norm, whole) for part in rows.split(per, 2)], -1)
+        return torch.cat([self._least(part, norm, whole) for part in torch.split(rows, per, 2)], -1)
 
     def _least(self, c: Tensor, norm: Norm | None, whole: bool) -> Tensor:
         rows = c.shape[2]
@@ -198,7 +227,7 @@ class AffineBounds:
         end = end - 8 * self.model.rounding * dot(c.abs(), self.bottom)
         if spread:
             const = const + end.sum(1)
-            const = const if whole else const.unflatten(1, (self.items, rows))
+            const = const if whole else const.view(self.batch, self.items, rows)
         else:
             const = const + end
         return const - self.model.rounding * 2.0**-2 * const.abs()
@@ -276,7 +305,8 @@ class AffineBounds:
         scores = self._scores(attention, read, norm)
         rounding = self.model.rounding
         if self.linear:
-            step = LinearAttention(attention, read, scores, self._weights(scores, norm), norm, rounding)
+            wide = bool(self.eps.any())
+            step = LinearAttention(attention, read, scores, self._weights(scores, norm), norm, wide, rounding)
             self.steps.append(step)
         else:
             self.steps.append(self._tables(attention, read, scores, norm))
@@ -287,7 +317,7 @@ class AffineBounds:
         """Softmax's weights; how far scores move apart is bounded by rows over all positions, if these are few."""
         weights = Weights.of(scores)
         batch, n, heads, _, d = scores.query.shape
-        if n * n * heads > JOINT:
+        if n * n * heads > JOINT or not self.eps.any():
             return weights
         mean = weights.share[:, :, 0]  # [batch, i, head, j]
         pick = torch.eye(n, dtype=torch.float64) - mean[..., None, :]  # [batch, i, head, j, position]
@@ -312,12 +342,12 @@ class AffineBounds:
         heads, d, d_head = attention.w_v.shape
         rows = self._same(attention.w_v.transpose(1, 2).reshape(heads * d_head, d))
         value = self._box(rows, norm)
-        middle, radius = (x.unflatten(-1, (heads, d_head)) for x in value)
+        middle, radius = (x.view(*x.shape[:-1], heads, d_head) for x in value)
         least, most = ends(scores.middle, scores.radius)
         own = torch.arange(self.n).repeat_interleave(self.classes)[:, None] == torch.arange(self.n)
 
         def mine(x: Tensor) -> Tensor:
-            shaped = x.unflatten(-1, (self.n, self.classes))
+            shaped = x.view(*x.shape[:-1], self.n, self.classes)
             alone = torch.einsum("bihi->bih", x)[..., None, None]
             return torch.where(own[:, None, :, None], alone, shaped)
 
@@ -331,7 +361,7 @@ class AffineBounds:
         key = torch.einsum("bid,hde->bihe", y, qk) + attention.key  # [batch, i, head, d]
         seen = torch.einsum("bihe,bje->bihj", key, y)
         position = torch.arange(self.n).repeat_interleave(self.classes)
-        future = (position[None] > position[:, None])[:, None] if self.config.causal else torch.zeros((), dtype=bool)
+        future = (position[None] > position[:, None])[:, None] & self.config.causal
         weight = seen.masked_fill(future, -torch.inf).softmax(-1)
         at = torch.einsum("hde,bje->bjhd", qk, y)  # M y_j
         mean = torch.einsum("bihj,bjhd->bihd", weight, at)
@@ -370,21 +400,21 @@ class AffineBounds:
         middle, radius = self._box(self._same(rows), norm)
         shift = (middle - torch.einsum("kd,bid->bik", rows, read.centre)).abs()
         lost = self.model.rounding * (read.centre.abs() @ rows.abs().T)
-        away = (radius + shift + lost).unflatten(-1, (2, heads, rank))
+        away = (radius + shift + lost).view(self.batch, self.items, 2, heads, rank)
         other = torch.einsum("bihe,bjhe->bihj", away[:, :, 0], away[:, :, 1]) + form(error)
         return torch.minimum(found, other) * (1 + 2.0**-40)
 
     def _along(self, key: Tensor, norm: Norm | None) -> tuple[Tensor, Tensor]:
         """Box [batch, i, head, j] of key_i . y_j."""
         rows = key.flatten(1, 2)[:, None].expand(-1, self.items, -1, -1)  # [batch, j, (i, head), d]
-        found = (x.unflatten(-1, key.shape[1:3]).permute(0, 2, 3, 1) for x in self._box(rows, norm))
+        found = (x.view(*x.shape[:-1], *key.shape[1:3]).permute(0, 2, 3, 1) for x in self._box(rows, norm))
         middle, radius = found
         return middle, radius
 
     def _at_query(self, query: Tensor, read: Read, norm: Norm | None) -> tuple[Tensor, Tensor]:
         """Box [batch, i, head, j] of query_ij . y_i."""
         middle, radius = self._box(query.flatten(2, 3), norm)
-        return middle.unflatten(-1, query.shape[2:4]), radius.unflatten(-1, query.shape[2:4])
+        return middle.view(query.shape[:-1]), radius.view(query.shape[:-1])
 
 
 def _within(middle: Tensor, radius: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:

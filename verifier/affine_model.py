@@ -60,7 +60,7 @@ class AffineModel:
 
     def __init__(self, model: Transformer, n: int) -> None:
         model.require_float32()
-        self.config, self.n, self._model = model.config, n, model
+        self.config, self.n, self.transformer = model.config, n, model
         config = self.config
         self.eps = config.layer_norm
         largest = max(float(parameter.detach().abs().max()) for parameter in model.parameters())
@@ -83,7 +83,7 @@ class AffineModel:
         return torch.zeros(self.n, self.config.d_model, dtype=torch.float64)
 
     def _weight(self, name: str) -> Tensor:
-        return self._model.parameter(name).detach().to(torch.float64)
+        return self.transformer.parameter(name).detach().to(torch.float64)
 
     def _norm(self, name: str) -> tuple[Tensor, Tensor]:
         if self.eps is None:
@@ -123,9 +123,10 @@ class AffineModel:
             )
 
         qk, key, ov = circuits(wq * scale, wk, wv, o, query_bias * scale)
-        sizes = circuits(wq.abs() * abs(scale), wk.abs(), wv.abs(), o.abs(), query_size * abs(scale))
+        qk_size, key_size, ov_size = circuits(
+            wq.abs() * abs(scale), wk.abs(), wv.abs(), o.abs(), query_size * abs(scale)
+        )
         bias = torch.einsum("he,hed->d", value_bias, o) + b_o
         bias_size = torch.einsum("he,hed->d", value_size, o.abs()) + b_o.abs()
-        return Attention(qk, key, ov, bias, *(x * WIDER for x in sizes), bias_size * WIDER, wv, o)
-
-
+        sizes = (qk_size * WIDER, key_size * WIDER, ov_size * WIDER, bias_size * WIDER)
+        return Attention(qk, key, ov, bias, *sizes, wv, o)

@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 
 _SLACK = 2.0**-40
+CREDIT = 0.4
+"""What share of a linear part's range is counted against it where rows are chosen: below, much of it cancels."""
 
 
 def centred(g: Tensor) -> Tensor:
@@ -94,10 +96,10 @@ class Norm:
         d = g.shape[-1]
         at, away, bend, first, remainder = self._first_order(g)
         shift = bend * d * self.square - remainder[0]
-        score = shift + _dot(first, self.centre) - self._reach(first)
+        score = shift + _dot(first, self.centre) - CREDIT * self._reach(first)
         middle = (self.most + self.least) / 2
         flat = -at.abs() * (self.most - middle) - away * (self.most - middle)
-        flat_score = flat + middle * at - middle * away
+        flat_score = flat + middle * at - CREDIT * middle * away
         z, spread = self.box()
         constant = _dot(g, z) - _dot(g.abs(), spread)
         use = (flat_score > score) | ~torch.isfinite(score)

@@ -68,6 +68,8 @@ class LinearAttention:
     scores: Scores
     weights: Weights
     norm: Norm | None
+    wide: bool
+    """Whether regions are more than points (of which y's box tells enough)."""
     rounding: float
 
     def back(self, c: Tensor, whole: bool) -> tuple[Tensor, Tensor]:
@@ -90,7 +92,7 @@ class LinearAttention:
         values = torch.einsum("bikd,hed->bikhe", c, circuits.ov)
         value = torch.einsum("bikhe,bje->bikhj", values, read.centre)
         spread = torch.einsum("bikhe,bje->bikhj", values.abs(), read.radius)
-        if self.norm is not None:
+        if self.norm is not None and self.wide:
             spread = torch.minimum(spread, self._deviation(self.norm, values, value))
         row = best_rows(self.weights, value, spread * (1 + 2.0**-40))
         at_key = "bikhj,bikhe->bjke" if whole else "bikhj,bikhe->bjike"
@@ -114,7 +116,6 @@ class LinearAttention:
         if whole:
             return below, shift.sum(1)
         return below.reshape(c.shape[0], c.shape[1], -1, c.shape[3]), shift.reshape(c.shape[0], -1)
-
 
     @staticmethod
     def _deviation(norm: Norm, values: Tensor, value: Tensor) -> Tensor:
@@ -153,7 +154,7 @@ class TableAttention:
         low = low - torch.einsum("bikhe,bjhe->bikhj", w.abs(), self.value[1]) * (1 + 2.0**-40)
         sizes = torch.einsum("hed,bje->bjhd", circuits.ov_size, self.read.size).amax(1)
         size = torch.einsum("bikd,bhd->bik", c.abs(), sizes) + c.abs() @ circuits.bias_size
-        low = low.unflatten(-1, (-1, self.classes))
+        low = low.view(*low.shape[:-1], -1, self.classes)
         mine = torch.einsum("bikhi->bikh", low.flatten(-2))[..., None, None]
         low = torch.where(self.own[:, None, None, :, None], mine, low)
         total = self._levels(low)
