@@ -42,6 +42,6 @@ PLANTS: tuple[tuple[str, str, str, str], ...] = (
     ("bounds", "return torch.minimum(found, other)", "return 0 * torch.minimum(found, other)", "scores are bilinear"),
     ("bounds", ".amin(2)\n", ".amax(2)\n", "the least of all tokens at a position"),
     ("bounds", "(radius + (middle - at).abs() + rest)", "(radius * 0.5)", "scores' joint range"),
-    ("bounds", "= torch.minimum(below, joined[number][0]), ", "= torch.maximum(below, joined[number][0]), ", "all parts"),
+    ("bounds", "torch.minimum(below, joined[", "torch.maximum(below, joined[", "all parts"),
     ("bounds", "value = self._box(rows, norm)", "value = self._box(rows, None)", "attention reads the LayerNorm"),
 )  # fmt: skip
