@@ -21,6 +21,7 @@ PLANTS: tuple[tuple[str, str, str, str], ...] = (
     ("norm", "* (self.most - middle) - away * (self.most - middle)", "* (self.most - middle)", "both factors vary"),
     ("norm", "(near * near - 2 * half * near).sum(-1)", "(near * near).sum(-1)", "a dual bound without its price"),
     ("norm", "small = (centre.abs() - radius)", "small = (centre.abs() + radius)", "the least square of an interval"),
+    ("norm", "centred(g).square().sum(-1).sqrt() * math.sqrt(g.shape[-1])", "centred(g).square().sum(-1).sqrt()", "|z|"),
     ("attention", "range_ * (weights.most_sum - 1) + ", "", "the normaliser varies with the scores"),
     ("attention", "kappa = torch.maximum(", "kappa = torch.minimum(", "the tangent where the chord is needed"),
     ("attention", "y, order = y.sort(-1)", "y, order = y.sort(-1, descending=True)", "the greatest mean for the least"),

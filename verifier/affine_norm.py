@@ -7,7 +7,7 @@ With c = C + D, |D| <= radius entry by entry, v = mean(c^2), V = mean(C^2), r = 
 
 The bracket is convex in v, so at most the greater of its values at the ends of v's interval; with tau = -r'(V) and
 R = r(V) it is at least 0. So the error is of second order. For wide intervals the slope tau = 0 with R amid r's
-interval, and the box of z, compete; for each row the one with the best worst case over the box is taken.
+interval, the box of z, and |z|_2 <= sqrt(d) compete; for each row the one with the best estimate is taken.
 Method: this project.
 """
 
@@ -101,7 +101,7 @@ class Norm:
         flat = -at.abs() * (self.most - middle) - away * (self.most - middle)
         flat_score = flat + middle * at - CREDIT * middle * away
         z, spread = self.box()
-        constant = _dot(g, z) - _dot(g.abs(), spread)
+        constant = torch.maximum(_dot(g, z) - _dot(g.abs(), spread), -self._most(g))
         use = (flat_score > score) | ~torch.isfinite(score)
         coefficients = torch.where(use[..., None], middle[..., None] * g, first)
         shift, score = torch.where(use, flat, shift), torch.where(use, flat_score, score)
@@ -116,7 +116,8 @@ class Norm:
         _, _, bend, first, remainder = self._first_order(g)
         middle, reach = bend * d * self.square + _dot(first, self.centre) - value, self._reach(first)
         low, high = reach + remainder[0] - middle, reach + remainder[1] + middle
-        return torch.maximum(low, high) + 16 * self.rounding * (self._terms(g, bend) + value.abs())
+        found = torch.minimum(torch.maximum(low, high), self._most(g) + value.abs())
+        return found + 16 * self.rounding * (self._terms(g, bend) + value.abs())
 
     def _first_order(self, g: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]:
         """g . C, at least |g . D|, how much of C the row loses, the row, and what may be lost below and above."""
@@ -126,6 +127,11 @@ class Norm:
         wide = away * torch.maximum(self.most - self.inverse, self.inverse - self.least)
         ends = at * self.error[0], at * self.error[1]
         return at, away, bend, first, (wide - torch.minimum(*ends), wide + torch.maximum(*ends))
+
+    @staticmethod
+    def _most(g: Tensor) -> Tensor:
+        """At least |g . z|: the sum of z^2 is at most d, and that of z is 0."""
+        return centred(g).square().sum(-1).sqrt() * math.sqrt(g.shape[-1]) * (1 + _SLACK)
 
     def _reach(self, g: Tensor) -> Tensor:
         """At least |g . D|, from the box of c and from that of x."""
