@@ -194,7 +194,7 @@ def measure(options: Options) -> Section:
         f"regions around the word {list(WORD)}: balls of radius .01 and .1 around the embeddings, the first token "
         "free, all tokens free. Reached: by all words, or by gradient ascent, corners and samples of a ball.",
         "Ours: certiformer.output_bounds, rigorous, float64, one thread (median of five). A region of up to 64 words "
-        "is evaluated word by word. auto_LiRPA: float32, not outward-rounded, alpha-CROWN with 20 iterations; empty: NaN "
-        "or an error (see peer_lirpa.json). Token regions are relaxed to one-hot boxes there.",
+        "is evaluated word by word. auto_LiRPA: float32, not outward-rounded, alpha-CROWN with 20 iterations; empty: "
+        "NaN or an error (see peer_lirpa.json). Token regions are relaxed to one-hot boxes there.",
     )
     return Section("affine", "Bounds at any depth", figures, tuple(tables), notes)

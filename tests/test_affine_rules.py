@@ -48,10 +48,10 @@ def attention_failures(module: Any, seed: int) -> float:
     weights = module.Weights.of(box)
     shape = (1, 1, rows, 1, n)
     tensors = torch.from_numpy(value).view(shape), torch.from_numpy(spread).view(shape)
-    candidates = [module.best_rows(weights, *tensors)]
+    candidates = [module.best_rows(weights, *tensors, credit) for credit in (0.0, 0.4, 1.0)]
     if bool(weights.narrow.all()):
-        candidates += [module.first_order(weights, *tensors, share)[0] for share in (1.0, 0.5)]
-    candidates += [module.zeroth_order(weights, *tensors, a)[0] for a in (weights.low, weights.centre)]
+        candidates.append(module.first_order(weights, *tensors, 1.0)[0])
+    candidates += [module.zeroth_order(weights, *tensors, a, 1.0)[0] for a in (weights.low, weights.centre)]
     signs = np.array(list(itertools.product((-1.0, 1.0), repeat=n)))
     t = np.concatenate([signs, rng.uniform(-1, 1, (64, n)), np.zeros((1, n))]).astype(LONG) * radius
     w = rng.choice([-1.0, 1.0, 0.3], size=(len(t), rows, n)).astype(LONG) * spread
@@ -85,7 +85,7 @@ def test_the_chord_and_not_the_tangent_bounds_a_saturated_softmax() -> None:
             radius = torch.tensor([(high - low) / 2, 0.0], dtype=torch.float64)[None, None, None]
             weights = Weights.of(scores(middle, radius))
             value = torch.tensor([-1000.0, 0.0], dtype=torch.float64).view(1, 1, 1, 1, 2)
-            row = affine_attention.best_rows(weights, value, torch.zeros_like(value))
+            row = affine_attention.best_rows(weights, value, torch.zeros_like(value), 1.0)
             at = x[(x >= low) & (x <= high)]
             t = (at - middle[0, 0, 0, 0])[:, None] * torch.tensor([1.0, 0.0])
             upper = -((row.a * value).sum() + (row.b[0, 0, 0, 0] * t).sum(-1) + row.constant.sum()) - k * at
@@ -228,7 +228,7 @@ def norm_failures(module: Any, seed: int) -> float:
     stream = tensor(radius * (1 + 1e-12) + 1e-13 * np.abs(x).max())
     norm = module.Norm.of((tensor(centre), tensor(away)), ends, stream, eps, tensor(size), 2.0**-42)
     g = rng.normal(size=(4, d))
-    rows, shift = norm.back(torch.from_numpy(g)[None, None])
+    rows, shift = norm.back(torch.from_numpy(g)[None, None], float(rng.choice([0.0, 0.4, 1.0])))
     value = torch.from_numpy(g @ (centre / np.sqrt(np.square(centre).mean() + eps)))[None, None]
     deviation = norm.deviation(torch.from_numpy(g)[None, None], value)
     middle, spread = norm.box()

@@ -40,9 +40,6 @@ _LEAST = -690.0
 _SEEN = -600.0
 """Greatest weights are taken to be at least e^-600, so that no threshold of a softmax is lost to underflow."""
 _TINY = 2.0**-980
-SHARES: tuple[float, ...] = ()
-CREDIT = 0.4
-"""What share of a linear part's range is counted against it where slopes are chosen."""
 
 
 def power(x: Tensor) -> Tensor:
@@ -183,26 +180,26 @@ def chord(weights: Weights, a: Tensor) -> tuple[Tensor, Tensor]:
     return kappa + 2.0**-48, sigma
 
 
-def first_order(weights: Weights, value: Tensor, spread: Tensor, share: float) -> tuple[Row, Tensor]:
-    """Slopes of the first order, those of scores times `share`; and the estimated least of the right-hand side."""
+def first_order(weights: Weights, value: Tensor, spread: Tensor, credit: float) -> tuple[Row, Tensor]:
+    """Slopes of the first order; and the estimated least of the right-hand side (`credit`: see `affine_bounds`)."""
     a = weights.centre
     mean = (a * value).sum(-1, keepdim=True)
-    b = torch.where(weights.deep, 0.0, share * a * (value - mean))
+    b = torch.where(weights.deep, 0.0, a * (value - mean))
     kappa, sigma = chord(weights, a)
     y = value - mean - spread * sigma
     level = _level(weights, y, b)
     constant = level + mean[..., 0] - (a * value).sum(-1) - (spread * kappa).sum(-1)
-    estimate = constant + (a * value).sum(-1) - CREDIT * ((b.abs() * weights.radius).sum(-1) + (a * spread).sum(-1))
+    estimate = constant + (a * value).sum(-1) - credit * ((b.abs() * weights.radius).sum(-1) + (a * spread).sum(-1))
     estimate = torch.where(weights.narrow, estimate, -torch.inf)
     return Row(a.expand_as(value), b, constant), estimate
 
 
-def zeroth_order(weights: Weights, value: Tensor, spread: Tensor, a: Tensor) -> tuple[Row, Tensor]:
+def zeroth_order(weights: Weights, value: Tensor, spread: Tensor, a: Tensor, credit: float) -> tuple[Row, Tensor]:
     """Slopes on the values only, equal to a; no slopes on scores."""
     kappa, sigma = chord(weights, a)
     constant = threshold(value - spread * sigma, weights.least, weights.most)
     constant = constant - (a * value).sum(-1) - (spread * kappa).sum(-1)
-    estimate = constant + (a * value).sum(-1) - CREDIT * (a * spread).sum(-1)
+    estimate = constant + (a * value).sum(-1) - credit * (a * spread).sum(-1)
     return Row(a.expand_as(value), torch.zeros_like(value), constant), estimate
 
 
@@ -238,11 +235,11 @@ def _sums(weights: Weights, y: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tenso
     return least.sum(-1), weight.sum(-1), ((c.abs() * weights.rise + b.abs()) * (1 + r)).sum(-1)
 
 
-def best_rows(weights: Weights, value: Tensor, spread: Tensor) -> Row:
+def best_rows(weights: Weights, value: Tensor, spread: Tensor, credit: float) -> Row:
     """For values [batch, i, k, head, j] within `spread`: the slopes with the best estimate, for each row and head."""
-    row, score = first_order(weights, value, spread, 1.0)
-    others = [first_order(weights, value, spread, share) for share in SHARES]
-    for other, estimate in (*others, *(zeroth_order(weights, value, spread, a) for a in (weights.low, weights.centre))):
+    row, score = first_order(weights, value, spread, credit)
+    for a in (weights.low, weights.centre):
+        other, estimate = zeroth_order(weights, value, spread, a, credit)
         use = estimate > score
         score = torch.where(use, estimate, score)
         row = Row(

@@ -36,6 +36,9 @@ from .balls import Unsupported, check_arithmetic, enclose, exact, matmul
 
 ENTRIES = 2**22
 """Numbers in one tensor, about."""
+CREDITS = (0.4, 0.0)
+"""Where a step chooses between linear bounds it does not know how much of their linear parts cancels below. All rows
+are taken back under each of these guesses (the share of a linear part's range that is left); the best bound is kept."""
 JOINT = 2048
 """At most so many scores of a layer are bounded by rows over all positions."""
 WORDS = 1024
@@ -156,6 +159,7 @@ class AffineBounds:
         self.batch, self.n, self.classes, self.d = centre.shape
         self.items = self.n * self.classes
         self.linear = self.classes == 1
+        self.wide = self.linear and bool(eps.any())  # otherwise at most points are linear
         self.embedded = centre.reshape(self.batch, self.items, self.d)
         self.eps = eps[:, None, None]
         self.size = (self.embedded.abs() + self.eps) * (1 + 2.0**-40)
@@ -205,23 +209,27 @@ class AffineBounds:
         [batch, item, k]; `whole`: of the sums over positions [batch, k]."""
         heads = max((layer.n_heads for layer in self.config.layers), default=1)
         per = max(1, ENTRIES // (self.batch * self.items * self.items * max(heads * (1 if self.linear else 2), self.d)))
-        return torch.cat([self._least(part, norm, whole) for part in torch.split(rows, per, 2)], -1)
+        return torch.cat([self._best(part, norm, whole) for part in torch.split(rows, per, 2)], -1)
 
-    def _least(self, c: Tensor, norm: Norm | None, whole: bool) -> Tensor:
+    def _best(self, rows: Tensor, norm: Norm | None, whole: bool) -> Tensor:
+        credits = CREDITS if self.wide else CREDITS[:1]
+        return torch.stack([self._least(rows, norm, whole, credit) for credit in credits]).amax(0)
+
+    def _least(self, c: Tensor, norm: Norm | None, whole: bool, credit: float) -> Tensor:
         rows = c.shape[2]
         const = torch.zeros(c.shape[:3], dtype=torch.float64)
         if norm is not None:
-            c, const = norm.back(c)
+            c, const = norm.back(c, credit)
         spread = whole  # whether rows are of all positions
         if whole:
             const = const.sum(1)
         for step in reversed(self.steps):
             if isinstance(step, LinearAttention):
                 held = const if spread else const.flatten(1)
-                c, shift = step.back(c, spread)
+                c, shift = step.back(c, spread, credit)
                 const, spread = held + shift, True
             else:
-                c, shift = step.back(c)
+                c, shift = step.back(c, credit)
                 const = const + (shift.sum(1) if spread else shift)
         end = dot(c, self.embedded) - self.eps * c.abs().sum(-1)
         end = end - 8 * self.model.rounding * dot(c.abs(), self.bottom)
@@ -305,8 +313,7 @@ class AffineBounds:
         scores = self._scores(attention, read, norm)
         rounding = self.model.rounding
         if self.linear:
-            wide = bool(self.eps.any())
-            step = LinearAttention(attention, read, scores, self._weights(scores, norm), norm, wide, rounding)
+            step = LinearAttention(attention, read, scores, self._weights(scores, norm), norm, self.wide, rounding)
             self.steps.append(step)
         else:
             self.steps.append(self._tables(attention, read, scores, norm))
@@ -317,7 +324,7 @@ class AffineBounds:
         """Softmax's weights; how far scores move apart is bounded by rows over all positions, if these are few."""
         weights = Weights.of(scores)
         batch, n, heads, _, d = scores.query.shape
-        if n * n * heads > JOINT or not self.eps.any():
+        if n * n * heads > JOINT or not self.wide:
             return weights
         mean = weights.share[:, :, 0]  # [batch, i, head, j]
         pick = torch.eye(n, dtype=torch.float64) - mean[..., None, :]  # [batch, i, head, j, position]

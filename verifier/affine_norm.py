@@ -20,8 +20,6 @@ import torch
 from torch import Tensor
 
 _SLACK = 2.0**-40
-CREDIT = 0.4
-"""What share of a linear part's range is counted against it where rows are chosen: below, much of it cancels."""
 
 
 def centred(g: Tensor) -> Tensor:
@@ -91,15 +89,15 @@ class Norm:
         middle = (most + least) / 2
         return middle, (most - least) / 2 * (1 + _SLACK) + _SLACK * (self.most * (self.centre.abs() + self.radius))
 
-    def back(self, g: Tensor) -> tuple[Tensor, Tensor]:
-        """For g [batch, item, k, d]: c and shift with g . z >= c . x + shift."""
+    def back(self, g: Tensor, credit: float) -> tuple[Tensor, Tensor]:
+        """For g [batch, item, k, d]: c and shift with g . z >= c . x + shift; `credit`: see `affine_bounds`."""
         d = g.shape[-1]
         at, away, bend, first, remainder = self._first_order(g)
         shift = bend * d * self.square - remainder[0]
-        score = shift + _dot(first, self.centre) - CREDIT * self._reach(first)
+        score = shift + _dot(first, self.centre) - credit * self._reach(first)
         middle = (self.most + self.least) / 2
         flat = -at.abs() * (self.most - middle) - away * (self.most - middle)
-        flat_score = flat + middle * at - CREDIT * middle * away
+        flat_score = flat + middle * at - credit * middle * away
         z, spread = self.box()
         constant = torch.maximum(_dot(g, z) - _dot(g.abs(), spread), -self._most(g))
         use = (flat_score > score) | ~torch.isfinite(score)

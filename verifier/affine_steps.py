@@ -31,7 +31,7 @@ class NeuronsStep:
     size: Tensor
     rounding: float
 
-    def back(self, c: Tensor) -> tuple[Tensor, Tensor]:
+    def back(self, c: Tensor, credit: float) -> tuple[Tensor, Tensor]:
         neurons, lines = self.neurons, self.lines
         out = c @ neurons.w_out.T
         up, down = out.clamp(min=0.0), out.clamp(max=0.0)
@@ -40,7 +40,7 @@ class NeuronsStep:
         below = inner @ neurons.w_in.T
         shift = shift - self.rounding * (32 * dot(c.abs(), self.size) + shift.abs())
         if self.norm is not None:
-            below, more = self.norm.back(below)
+            below, more = self.norm.back(below, credit)
             shift = shift + more
         return c + below, shift
 
@@ -72,13 +72,13 @@ class LinearAttention:
     """Whether regions are more than points (of which y's box tells enough)."""
     rounding: float
 
-    def back(self, c: Tensor, whole: bool) -> tuple[Tensor, Tensor]:
+    def back(self, c: Tensor, whole: bool, credit: float) -> tuple[Tensor, Tensor]:
         """`whole`: a row's coefficients are of all positions at once, and shifts are summed [batch, row]; otherwise a
         row belongs to its own position, and becomes a row of the former kind [position, row]."""
         batch, n, rows, d = c.shape
-        below, shift = self._below(c, whole)
+        below, shift = self._below(c, whole, credit)
         if self.norm is not None:
-            below, more = self.norm.back(below)
+            below, more = self.norm.back(below, credit)
             shift = shift + more.sum(1)
         if whole:
             return c + below, shift
@@ -86,7 +86,7 @@ class LinearAttention:
         below.view(batch, n, n, rows, d)[:, places, places] += c
         return below, shift
 
-    def _below(self, c: Tensor, whole: bool) -> tuple[Tensor, Tensor]:
+    def _below(self, c: Tensor, whole: bool, credit: float) -> tuple[Tensor, Tensor]:
         """Coefficients of y [batch, j, row, d] and shifts [batch, row]."""
         circuits, read, scores = self.attention, self.read, self.scores
         values = torch.einsum("bikd,hed->bikhe", c, circuits.ov)
@@ -94,7 +94,7 @@ class LinearAttention:
         spread = torch.einsum("bikhe,bje->bikhj", values.abs(), read.radius)
         if self.norm is not None and self.wide:
             spread = torch.minimum(spread, self._deviation(self.norm, values, value))
-        row = best_rows(self.weights, value, spread * (1 + 2.0**-40))
+        row = best_rows(self.weights, value, spread * (1 + 2.0**-40), credit)
         at_key = "bikhj,bikhe->bjke" if whole else "bikhj,bikhe->bjike"
         below = torch.einsum(at_key, row.a, values)
         shift = row.constant.sum(-1) + c @ circuits.bias
@@ -147,7 +147,7 @@ class TableAttention:
     classes: int
     rounding: float
 
-    def back(self, c: Tensor) -> tuple[Tensor, Tensor]:
+    def back(self, c: Tensor, credit: float) -> tuple[Tensor, Tensor]:
         circuits = self.attention
         w = torch.einsum("bikd,hed->bikhe", c, circuits.w_o)
         low = torch.einsum("bikhe,bjhe->bikhj", w, self.value[0])
