@@ -22,6 +22,7 @@ PLANTS: tuple[tuple[str, str, str, str], ...] = (
     ("norm", "(near * near - 2 * half * near).sum(-1)", "(near * near).sum(-1)", "a dual bound without its price"),
     ("norm", "small = (centre.abs() - radius)", "small = (centre.abs() + radius)", "the least square of an interval"),
     ("norm", "* math.sqrt(g.shape[-1]) * (1 + _SLACK)", "", "the norm of z is sqrt(d)"),
+    ("norm", " + _dot(g, self.offset).abs()", "", "two boxes have two centres"),
     ("attention", "range_ * (weights.most_sum - 1) + ", "", "the normaliser varies with the scores"),
     ("attention", "kappa = torch.maximum(", "kappa = torch.minimum(", "the tangent where the chord is needed"),
     ("attention", "y, order = y.sort(-1)", "y, order = y.sort(-1, descending=True)", "the greatest mean for the least"),

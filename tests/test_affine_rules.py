@@ -213,10 +213,11 @@ def norm_failures(module: Any, seed: int) -> float:
     x = rng.normal(scale=float(rng.choice([0.01, 1, 100])), size=d)
     radius = np.abs(rng.normal(size=d)) * float(rng.choice([0, 1e-6, 0.01, 0.3, 1, 10])) * np.abs(x).max()
     eps = float(rng.choice([1e-5, 0.1]))
-    centre = x - x.mean()
     pick = np.eye(d) - 1 / d
-    away = (np.abs(pick) @ radius) * (1 + 1e-12) + 1e-12 * np.abs(x).max()
-    along = (centre @ centre, (np.abs(pick @ centre) @ radius) * (1 + 1e-12) + 1e-11 * np.abs(x).max() ** 2)
+    reach = (np.abs(pick) @ radius) * (1 + 1e-12) + 1e-12 * np.abs(x).max()
+    move = rng.normal(size=d) * radius * float(rng.choice([0.0, 0.0, 0.5, 3.0]))  # a rough box of c, around another C
+    centre, away = x - x.mean() + move, reach + np.abs(move)
+    along = (centre @ (x - x.mean()), (np.abs(pick @ centre) @ radius) * (1 + 1e-12) + 1e-11 * np.square(x).max())
     size = np.abs(x) + radius
 
     def tensor(array: Any) -> torch.Tensor:
@@ -225,10 +226,10 @@ def norm_failures(module: Any, seed: int) -> float:
     ends = tuple(
         torch.tensor([[float(end)]], dtype=torch.float64) for end in (along[0] - along[1], along[0] + along[1])
     )
-    stream = tensor(radius * (1 + 1e-12) + 1e-13 * np.abs(x).max())
+    stream = tensor(x), tensor(radius * (1 + 1e-12) + 1e-13 * np.abs(x).max())
     norm = module.Norm.of((tensor(centre), tensor(away)), ends, stream, eps, tensor(size), 2.0**-42)
     g = rng.normal(size=(4, d))
-    rows, shift = norm.back(torch.from_numpy(g)[None, None], float(rng.choice([0.0, 0.4, 1.0])))
+    rows, constant = norm.back(torch.from_numpy(g)[None, None], float(rng.choice([0.0, 0.4, 1.0])))
     value = torch.from_numpy(g @ (centre / np.sqrt(np.square(centre).mean() + eps)))[None, None]
     deviation = norm.deviation(torch.from_numpy(g)[None, None], value)
     middle, spread = norm.box()
@@ -239,8 +240,8 @@ def norm_failures(module: Any, seed: int) -> float:
     z = c / np.sqrt(np.square(c).mean(-1, keepdims=True) + LONG(eps))
     true = z @ g.T.astype(LONG)
     coefficients = rows[0, 0].numpy().astype(LONG)
-    line = points @ coefficients.T + shift[0, 0].numpy()
-    slack = LONG(2) ** -56 * ((np.abs(points) @ np.abs(coefficients).T) + np.abs(true) + np.abs(shift[0, 0].numpy()))
+    line = points @ coefficients.T + constant[0, 0].numpy()
+    slack = LONG(2) ** -56 * ((np.abs(points) @ np.abs(coefficients).T) + np.abs(true) + np.abs(constant[0, 0].numpy()))
     worst = float((line - true - slack).max())
     outside = np.abs(true - value[0, 0].numpy()) - deviation[0, 0].numpy() - slack
     boxed = np.abs(z - middle[0, 0].numpy()) - spread[0, 0].numpy() - LONG(2) ** -58

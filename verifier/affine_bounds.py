@@ -272,7 +272,7 @@ class AffineBounds:
         whole = self.size + self.size.mean(-1, keepdim=True)
         middle, away = self._box(self._same(torch.cat([centred(identity), identity])), None)
         centre, radius = _within(middle[..., : self.d], away[..., : self.d], whole)
-        stream = _within(middle[..., self.d :], away[..., self.d :], self.size)[1]
+        stream = _within(middle[..., self.d :], away[..., self.d :], self.size)
         low, high = self._range(centred(centre)[:, :, None], None)
         lost = 8 * self.model.rounding * (centre.abs() * whole).sum(-1)
         along = (low[..., 0] - lost, high[..., 0] + lost)

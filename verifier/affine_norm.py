@@ -44,7 +44,9 @@ class Norm:
     most: Tensor
     """The interval of r."""
     stream: Tensor
-    """[.., d]: the radius of x around some centre."""
+    """[.., d]: the radius of x around its own box's centre."""
+    offset: Tensor
+    """[.., d]: that centre, less its mean, less the centre of c."""
     size: Tensor
     rounding: float
 
@@ -52,12 +54,12 @@ class Norm:
     def of(
         box: tuple[Tensor, Tensor],
         along: tuple[Tensor, Tensor],
-        stream: Tensor,
+        stream: tuple[Tensor, Tensor],
         eps: float,
         size: Tensor,
         rounding: float,
     ) -> Norm:
-        """From the box of c, the interval `along` [batch, item] of C . c, and the radius of x."""
+        """From the box of c, the interval `along` [batch, item] of C . c, and the box of x."""
         centre, radius = box
         d = centre.shape[-1]
         large = (centre.abs() + radius).square().mean(-1, keepdim=True)
@@ -77,7 +79,10 @@ class Norm:
         ends = torch.maximum(most - inverse + slope * (low - square), least - inverse + slope * (high - square))
         loss = _SLACK * (most + slope * (high - low) + slope * large)
         error = (-slope * away - loss, ends.clamp(min=0.0) + loss)
-        return Norm(centre, radius, square, inverse, slope, error, least, most, stream, size, rounding)
+        offset = centred(stream[0]) - centre
+        return Norm(
+            *(centre, radius, square, inverse, slope, error, least, most, stream[1], offset, size, rounding),
+        )
 
     def box(self) -> tuple[Tensor, Tensor]:
         """Centre and radius of z [batch, item, d]."""
@@ -133,7 +138,8 @@ class Norm:
 
     def _reach(self, g: Tensor) -> Tensor:
         """At least |g . D|, from the box of c and from that of x."""
-        found = torch.minimum(_dot(g.abs(), self.radius), _dot(centred(g).abs(), self.stream))
+        by_stream = _dot(centred(g).abs(), self.stream) + _dot(g, self.offset).abs()
+        found = torch.minimum(_dot(g.abs(), self.radius), by_stream)
         return found * (1 + _SLACK)
 
     def _terms(self, g: Tensor, bend: Tensor) -> Tensor:
