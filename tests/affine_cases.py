@@ -35,6 +35,7 @@ ENGINE = (
     "verifier.affine_norm",
     "verifier.affine_attention",
     "verifier.affine_steps",
+    "verifier.affine_circuit",
     "verifier.affine_bounds",
 )
 """The modules of the engine, each after what it imports."""

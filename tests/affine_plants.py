@@ -1,6 +1,6 @@
 """Unsound changes to the engine of affine bounds, a line each: (module, old, new, why).
 
-Judged by the rules' own tests (`lines`, `norm`, `attention`, and `levels` of tables), or by whole models.
+Judged by the rules' own tests (`lines`, `norm`, `attention`, `circuit`, and `levels` of tables), or by whole models.
 """
 
 from __future__ import annotations
@@ -41,7 +41,10 @@ PLANTS: tuple[tuple[str, str, str, str], ...] = (
     ("steps", "low = torch.einsum(\"bikhe,bjhe", "low = -torch.einsum(\"bikhe,bjhe", "a value's sign"),
     ("bounds", "- self.eps * c.abs().sum(-1)", "- self.eps * c.sum(-1)", "a ball's corner"),
     ("bounds", "position[None] > position[:, None]", "position[None] > position[:, None] + 1", "the next is not seen"),
-    ("bounds", "return torch.minimum(found, other)", "return 0 * torch.minimum(found, other)", "scores are bilinear"),
+    ("circuit", "return torch.minimum(_form", "return 0 * torch.minimum(_form", "scores are bilinear"),
+    ("circuit", "found + deviation.transpose", "found + 0 * deviation.transpose", "a key's own term varies"),
+    ("circuit", "left.abs() + lost[0]", "0 * left.abs()", "scores vary with the keys"),
+    ("circuit", "* (apart + 2", "* (0 * apart + 2", "scores vary with the query"),
     ("bounds", ".amin(2)\n", ".amax(2)\n", "the least of all tokens at a position"),
     ("bounds", "(radius + (middle - at).abs() + rest)", "(radius * 0.5)", "scores' joint range"),
     ("bounds", "torch.minimum(below, joined[", "torch.maximum(below, joined[", "all parts"),

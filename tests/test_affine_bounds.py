@@ -42,6 +42,13 @@ def test_random_models_stay_within_their_bounds(start: int, kind: int) -> None:
     assert max(failure(output_bounds, seed, kind) for seed in range(start, start + 20)) == 0
 
 
+def test_scores_read_through_singular_vectors_are_sound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for many classes, where rows for each pair would not fit into memory."""
+    monkeypatch.setattr(affine_bounds, "TABLES", 0)
+    assert max(failure(output_bounds, seed, 0) for seed in range(100)) == 0
+    assert max(failure(output_bounds, seed, 0, layers=(LayerConfig(1, 2, 0),) * 2) for seed in range(40)) == 0
+
+
 CHOICES = {
     "activation": ACTIVATIONS,
     "causal": (False, True),

@@ -9,7 +9,14 @@ import pytest
 
 from .affine_cases import HAND_MADE, failure, hand_made_failure, mutated
 from .affine_plants import PLANTS
-from .test_affine_rules import SMOOTH, attention_failures, line_failures, norm_failures, table_failures
+from .test_affine_rules import (
+    SMOOTH,
+    attention_failures,
+    circuit_failures,
+    line_failures,
+    norm_failures,
+    table_failures,
+)
 
 SEEDS = 400
 
@@ -32,6 +39,7 @@ JUDGES: dict[str, tuple[str, str, Callable[[Any], Iterator[float]]]] = {
     ),
     "levels": ("affine_steps", "affine_steps", lambda made: (table_failures(made, s)[0] for s in range(SEEDS))),
     "steps": ("affine_steps", "affine_bounds", models),
+    "circuit": ("affine_circuit", "affine_circuit", lambda made: (circuit_failures(made, s) for s in range(SEEDS))),
     "model": ("affine_model", "affine_bounds", models),
     "bounds": ("affine_bounds", "affine_bounds", models),
 }

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from certiformer.verifier import affine_attention, affine_lines, affine_norm, affine_steps
+from certiformer.verifier import affine_attention, affine_circuit, affine_lines, affine_norm, affine_steps
 from certiformer.verifier.affine_attention import Scores, Weights
 
 from .smooth_cases import exactly
@@ -251,3 +251,39 @@ def norm_failures(module: Any, seed: int) -> float:
 @pytest.mark.parametrize("start", range(0, 600, 100))
 def test_rows_through_layernorm_are_below_it(start: int) -> None:
     assert max(norm_failures(affine_norm, seed) for seed in range(start, start + 100)) <= 0
+
+
+def circuit_failures(module: Any, seed: int) -> float:
+    """By how much scores vary more around the centre than is said, for sure."""
+    rng = np.random.default_rng(seed)
+    items, heads, d = int(rng.integers(1, 4)), int(rng.integers(1, 3)), int(rng.integers(2, 5))
+    rank = int(rng.integers(1, d + 1))
+    qk = torch.from_numpy(rng.normal(size=(heads, d, rank)) @ rng.normal(size=(heads, rank, d)))
+    y = torch.from_numpy(rng.normal(size=(1, items, d)) * float(rng.choice([0.0, 1.0])))
+    radius = torch.from_numpy(np.abs(rng.normal(size=(1, items, d))) * float(rng.choice([0.0, 1e-3, 1.0])))
+    key = torch.from_numpy(rng.normal(size=(heads, d)) * float(rng.choice([0.0, 1.0])))
+    left, sizes, right = torch.linalg.svd(qk)
+    kept = int(rng.integers(1, rank + 1))
+    left, right = (left * sizes[:, None])[..., :kept], right[:, :kept].transpose(1, 2)
+    error = (qk - left @ right.transpose(1, 2)).abs() * (1 + 1e-9) + 1e-13
+    ranges = [torch.einsum("bid,hde->bihe", radius, x.abs()) * (1 + 1e-12) for x in (left, right)]
+    circuit = module.Circuit(qk, left, right, error, *ranges, 2.0**-42)
+    read = affine_steps.Read(y, radius, y.abs() + radius)
+    along = torch.einsum("hd,bjd->bjh", key, y), torch.einsum("hd,bjd->bjh", key.abs(), radius) * (1 + 1e-12)
+    weight = torch.from_numpy(rng.dirichlet(np.ones(items), size=(1, items, heads)))
+    rest, first = circuit.rest(read)[0].numpy(), circuit.first(read, weight, along, key)[0].numpy()
+    mean = torch.einsum("bihj,bjd->bihd", weight, y)[0].numpy()
+    worst = -np.inf
+    centre, m, p = (x.numpy().astype(LONG) for x in (y[0], qk, key))
+    for share in [*rng.choice([-1.0, 1.0], size=(60, items, d)), np.zeros((items, d))]:
+        away = share.astype(LONG) * radius[0].numpy()
+        second = np.einsum("id,hde,je->ihj", away, m, away)
+        linear = np.einsum("id,hde,je->ihj", centre, m, away) + np.einsum("hd,jd->hj", p, away)
+        linear = linear + np.einsum("id,hde,ihje->ihj", away, m, centre[None, None] - mean[:, :, None])
+        worst = max(worst, float((np.abs(second) - rest).max()), float((np.abs(linear) - first).max()))
+    return worst - 1e-17
+
+
+@pytest.mark.parametrize("start", range(0, 300, 100))
+def test_scores_vary_at_most_as_singular_vectors_say(start: int) -> None:
+    assert max(circuit_failures(affine_circuit, seed) for seed in range(start, start + 100)) <= 0

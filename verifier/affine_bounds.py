@@ -27,6 +27,7 @@ from ..models.errors import InputError
 from ..models.program import LOGITS
 from ..models.transformer import Transformer
 from .affine_attention import Scores, Weights, ends
+from .affine_circuit import Circuit
 from .affine_lines import lines
 from .affine_model import AffineModel, Attention, Neurons
 from .affine_norm import Norm, centred
@@ -34,6 +35,8 @@ from .affine_regions import EmbeddingBall, Region, TokenSets, check_regions, poi
 from .affine_steps import LinearAttention, NeuronsStep, Read, TableAttention, dot
 from .balls import Unsupported, check_arithmetic, enclose, exact, matmul
 
+TABLES = 2**24
+"""Numbers that rows for each pair of classes may have; beyond it scores are read through singular vectors."""
 ENTRIES = 2**22
 """Numbers in one tensor, about."""
 CREDITS = (0.4, 0.0)
@@ -370,13 +373,18 @@ class AffineBounds:
         position = torch.arange(self.n).repeat_interleave(self.classes)
         future = (position[None] > position[:, None])[:, None] & self.config.causal
         weight = seen.masked_fill(future, -torch.inf).softmax(-1)
+        size = torch.einsum("bid,hde->bihe", read.size, attention.qk_size) + attention.key_size
+        size = 2 * torch.einsum("bihe,bje->bihj", size, read.size).amax(-1)
+        circuit = self._singular(qk, read, norm)
+        rest = circuit.rest(read) + 64 * self.model.rounding * size[..., None] + 2.0**-40
+        if not self.linear and key.shape[2] * self.d * self.batch * self.items**2 > TABLES:
+            along = self._box(self._same(attention.key), norm)
+            radius = (circuit.first(read, weight, along, attention.key) + rest) * (1 + 2.0**-40)
+            seen, radius = seen.masked_fill(future, -torch.inf), radius.masked_fill(future, 0.0)
+            return Scores(seen, radius, rest, key, key[:, :, :, None], seen, size)
         at = torch.einsum("hde,bje->bjhd", qk, y)  # M y_j
         mean = torch.einsum("bihj,bjhd->bihd", weight, at)
         query = at.transpose(1, 2)[:, None] - mean[:, :, :, None]  # [batch, i, head, j, d]
-        size = torch.einsum("bid,hde->bihe", read.size, attention.qk_size) + attention.key_size
-        size = 2 * torch.einsum("bihe,bje->bihj", size, read.size).amax(-1)
-        rest = self._second_order(qk, read, norm)
-        rest = rest + 64 * self.model.rounding * size[..., None] + 2.0**-40
         key_middle, key_radius = self._along(key, norm)
         query_middle, query_radius = self._at_query(query, read, norm)
         fixed = key_middle + query_middle
@@ -387,18 +395,9 @@ class AffineBounds:
             *(rest, key, query.masked_fill(future[..., None], 0.0), fixed, size),
         )
 
-    def _second_order(self, qk: Tensor, read: Read, norm: Norm | None) -> Tensor:
-        """[batch, i, head, j]: at least |(y_i - centre)^T qk (y_j - centre)|.
-
-        From y's box; and from the ranges of y along the singular vectors of qk = sum_e left_e right_e^T + error.
-        """
-
-        def form(matrix: Tensor) -> Tensor:
-            bent = torch.einsum("bid,hde->bihe", read.radius, matrix)
-            return torch.einsum("bihe,bje->bihj", bent, read.radius)
-
+    def _singular(self, qk: Tensor, read: Read, norm: Norm | None) -> Circuit:
+        """How far y can be from the centre of its box along the singular vectors of each head's qk."""
         heads, d, _ = qk.shape
-        found = form(qk.abs())
         rank = min(d, max(layer.d_head for layer in self.config.layers))
         left, sizes, right = torch.linalg.svd(qk)
         left, right = (left * sizes[:, None])[..., :rank], right[:, :rank].transpose(1, 2).contiguous()
@@ -408,8 +407,7 @@ class AffineBounds:
         shift = (middle - torch.einsum("kd,bid->bik", rows, read.centre)).abs()
         lost = self.model.rounding * (read.centre.abs() @ rows.abs().T)
         away = (radius + shift + lost).view(self.batch, self.items, 2, heads, rank)
-        other = torch.einsum("bihe,bjhe->bihj", away[:, :, 0], away[:, :, 1]) + form(error)
-        return torch.minimum(found, other) * (1 + 2.0**-40)
+        return Circuit(qk, left, right, error, away[:, :, 0], away[:, :, 1], self.model.rounding)
 
     def _along(self, key: Tensor, norm: Norm | None) -> tuple[Tensor, Tensor]:
         """Box [batch, i, head, j] of key_i . y_j."""
