@@ -198,6 +198,7 @@ def measure(options: Options) -> Section:
         "free, all tokens free. Reached: by all words, or by gradient ascent, corners and samples of a ball.",
         "Ours: certiformer.output_bounds, rigorous, float64, one thread (median of five). A region of up to 64 words "
         "is evaluated word by word (in the column `not split` it is not). auto_LiRPA: float32, not outward-rounded, "
-        "alpha-CROWN with 20 iterations; empty: NaN or an error (see peer_lirpa.json). Token regions are relaxed to one-hot boxes there.",
+        "alpha-CROWN with 20 iterations; empty: NaN or an error (see peer_lirpa.json). "
+        "Token regions are relaxed to one-hot boxes there.",
     )
     return Section("affine", "Bounds at any depth", figures, tuple(tables), notes)

@@ -43,8 +43,8 @@ _TINY = 2.0**-980
 
 
 def power(x: Tensor) -> Tensor:
-    """e^x up to a relative 2^-45, for x <= 1; at x < -690 it is e^-690."""
-    return exp_point(x.clamp(min=_LEAST, max=1.0))
+    """e^x up to a relative 2^-45, for x <= 300; at x < -690 it is e^-690."""
+    return exp_point(x.clamp(min=_LEAST, max=300.0))
 
 
 def ends(middle: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:

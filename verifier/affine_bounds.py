@@ -44,6 +44,7 @@ CREDITS = (0.4, 0.0)
 are taken back under each of these guesses (the share of a linear part's range that is left); the best bound is kept."""
 JOINT = 2048
 """At most so many scores of a layer are bounded by rows over all positions."""
+OVERFLOW = "bounds overflow float64: the model's weights are too large; scale them down"
 WORDS = 1024
 """Words in one batch."""
 LEAVES = 64
@@ -82,7 +83,7 @@ def output_bounds(
         found = _of_parts(prepared, wanted, rows, leaves)
     low, high = torch.stack([x[0] for x in found]), torch.stack([x[1] for x in found])
     if not bool(torch.isfinite(low).all() and torch.isfinite(high).all()):
-        raise InputError("bounds overflow float64: the model's weights are too large; scale them down")
+        raise InputError(OVERFLOW)
     return OutputBounds(low[0], high[0]) if single else OutputBounds(low, high)
 
 
