@@ -27,6 +27,7 @@ BENCHMARKS = (
     "paths",
     "radius",
     "heads",
+    "affine",
     "explanations",
 )
 _MODULES = {"compile": "compile_times"}

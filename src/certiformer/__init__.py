@@ -40,6 +40,10 @@ if TYPE_CHECKING:
     from .proofs import Holey as Holey
     from .proofs import Invalid as Invalid
     from .proofs import Valid as Valid
+    from .verifier.affine_bounds import OutputBounds as OutputBounds
+    from .verifier.affine_bounds import output_bounds as output_bounds
+    from .verifier.affine_regions import EmbeddingBall as EmbeddingBall
+    from .verifier.affine_regions import TokenSets as TokenSets
     from .verifier.claims import Abstracts as Abstracts
     from .verifier.claims import Attends as Attends
     from .verifier.claims import Claim as Claim
@@ -92,6 +96,10 @@ _NAMES: dict[str, str] = {
     "Holey": "proofs",
     "Invalid": "proofs",
     "Valid": "proofs",
+    "OutputBounds": "verifier.affine_bounds",
+    "output_bounds": "verifier.affine_bounds",
+    "EmbeddingBall": "verifier.affine_regions",
+    "TokenSets": "verifier.affine_regions",
     "Abstracts": "verifier.claims",
     "LeastDifference": "verifier.worst_case",
     "least_difference": "verifier.worst_case",
