@@ -31,7 +31,7 @@ class Case:
 CASES = {
     "induction-12-sharp/1": Case("induction, length 12", 0.9999, 0.99, 1500, PUBLISHED),
     "dyck-1-24-sparse": Case("Dyck-1, length 24", 1.0, 0.999, 1500),
-    "dyck-1-40-sparse": Case("Dyck-1, length 40", 0.999, 0.999, 3600),
+    "dyck-1-40-sparse": Case("Dyck-1, length 40", 0.98, 0.999, 1500),
 }
 
 
