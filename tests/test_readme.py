@@ -20,7 +20,7 @@ def test_the_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
     blocks = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     for block in blocks:
         exec(compile(block, "README.md", "exec"), names)
     verdict, domain = names["verdict"], names["domain"]
@@ -31,6 +31,9 @@ def test_the_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(bounds, certiformer.AccuracyBounds)
     shown = f"{bounds.proved:,} right, {bounds.refuted:,} wrong, {bounds.undecided:,} undecided"
     assert shown in TEXT and str(bounds).split(", counting")[0] in TEXT
+    logits = names["logits"]
+    assert isinstance(logits, certiformer.OutputBounds)
+    assert float(logits.low[41]) > float(logits.high[40])
 
 
 def test_the_margin() -> None:
