@@ -127,7 +127,8 @@ class Search:
         self._queue: list[tuple[int, int, Tree, Node, Stage]] = []
         self._states, self._letters, self._bases = states, inputs.letters, dict[int, PathBounds]()
         self._worthwhile = True  # whether bounds of a large group's own gained much, when last tried
-        self._deep = sum(layer.n_heads > 0 for layer in config.layers) > 1
+        few = len(states) * len(inputs.letters) <= MAX_CLASSES
+        self._deep = few and sum(layer.n_heads > 0 for layer in config.layers) > 1  # whether there is much to share
         every = sorted(set(labels.labels[labels.labels >= 0].tolist()))
         endings = inputs.letters.tolist() if labels.last_first else [None]
         for n, label, last in itertools.product(models, every, endings):
@@ -171,19 +172,13 @@ class Search:
         found = bounds.margins(tree.label, rivals, self.margin)
         least = found.least()
         sizes = graph.sizes_of_last() if self.last else [graph.size]
-        left, listed = list(sizes), list[tuple[int, int]]()
-        for k, rival in enumerate(rivals):
-            doubtful = [g for g in range(len(least)) if not _safe(found, g, k, float(least[g, k]))]
-            if not doubtful:
-                continue
-            counts, levels = _failing(found, doubtful, k, left)
-            left = [max(0, size - counts.get(g, 0)) for g, size in enumerate(left)]
-            listed.append((rival, levels))
-        gained = sum(left) - node.proved
+        right, listed = _right(found, least, rivals, sizes)
+        gained = sum(right) - node.proved
         if node.kind == "open" or gained > 0:
             self.proved += gained
-            node.kind, node.proved, node.counts = ("shared" if stage == "shared" else "leaf"), sum(left), listed
-            node.choice = None if node.proved == graph.size else _choice(found, least, _unproved(sizes, left))
+            node.kind, node.proved, node.counts = ("shared" if stage == "shared" else "leaf"), sum(right), listed
+            unproved = [size - proved for size, proved in zip(sizes, right, strict=True)]
+            node.choice = _choice(found, least, unproved) if any(unproved) else None
         if not node.proved:
             node.kind, node.counts = "open", []
         if node.proved < graph.size:
@@ -223,8 +218,18 @@ def _is_small(graph: WordGraph, whole: WordGraph) -> bool:
     return graph.size <= FEW or classes <= SMALL * most
 
 
-def _unproved(sizes: list[int], left: list[int]) -> list[int]:
-    return [size - proved for size, proved in zip(sizes, left, strict=True)]
+def _right(
+    found: Margins, least: Tensor, rivals: list[int], sizes: list[int]
+) -> tuple[list[int], list[tuple[int, int]]]:
+    """Of each group's paths (`sizes`), how many no rival may win; and the rivals counted for it, with their levels."""
+    left, listed = list(sizes), list[tuple[int, int]]()
+    for k, rival in enumerate(rivals):
+        doubtful = [g for g in range(len(least)) if not _safe(found, g, k, float(least[g, k]))]
+        if doubtful:
+            counts, levels = _failing(found, doubtful, k, left)
+            left = [max(0, size - counts.get(g, 0)) for g, size in enumerate(left)]
+            listed.append((rival, levels))
+    return left, listed
 
 
 def _safe(found: Margins, group: int, k: int, least: float) -> bool:
