@@ -142,12 +142,13 @@ class Search:
         heapq.heappush(self._queue, (node.proved - node.graph.size, next(self._order), tree, node, stage))
 
     def run(self, enough: int) -> None:
-        """Until `enough` inputs are proved, no group is worth splitting, or time is up."""
+        """Until `enough` inputs are proved, no group is worth splitting, or time is up; where `enough` are all, until a
+        word cannot be proved."""
         while self._queue and self.proved < enough:
             unproved, _, tree, node, stage = heapq.heappop(self._queue)
             fine = -unproved < FINE * self.total and self.total - self.proved > 64 * -unproved
             if stage == "split" and node.choice is None and enough == self.total:
-                return  # a single word is not proved
+                return
             if fine and stage == "split" and enough < self.total:
                 continue
             try:
