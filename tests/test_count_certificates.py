@@ -19,8 +19,10 @@ from certiformer.models.codec import Codec
 from certiformer.models.config import LayerConfig, TransformerConfig
 from certiformer.models.labels import LabelMachine
 from certiformer.models.languages import sequences
+from certiformer.models.measuring import count_right
 from certiformer.models.task_library import get_task
 from certiformer.models.tasks import Task
+from certiformer.models.training import Recipe, train
 from certiformer.models.transformer import Transformer
 from certiformer.proofs import Invalid, Valid
 from certiformer.proofs.counting import _scope
@@ -298,12 +300,30 @@ def test_max_of_4_is_proved_nearly_as_good_as_it_is() -> None:
     assert bounds.proved + bounds.refuted + bounds.undecided == bounds.total == found.task.domain.size()
 
 
+def test_deep_models_over_large_domains_have_bounds_from_below(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two layers, too many words to be run: as many are proved right as time allows, and a certificate says so."""
+    monkeypatch.setattr(shares, "AT_ONCE", 2**10)
+    monkeypatch.setattr(shares, "MAX_INPUTS", 2**10)
+    task = get_task("max-of-11", vocab=2)
+    layer = LayerConfig(n_heads=1, d_head=8, d_mlp=0)
+    config = TransformerConfig(8, 11, 2, 2, (layer, layer), readout="last", causal=True)
+    made = train(task, config, Recipe(steps=150, lr=1e-2, score_variance=0.1))
+    bounds = cf.accuracy_bounds(made.model, task, seconds=20)
+    assert bounds.engine == "paths" and bounds.refuted == 0 and bounds.total == 2**11
+    right = sum(count_right(made.model, task, ids) for ids in task.domain.batches(2**11))
+    assert 2**10 < bounds.proved <= right
+    claim = Accuracy(made.model, task, bounds.low)
+    made.model.save(tmp_path / "m")
+    assert isinstance(cf.check(bounds.certificate.to_bytes(), tmp_path / "m", expect=claim), Valid)
+
+
 def test_what_counting_does_not_cover_is_said() -> None:
     found = zoo.load("max-of-10-mlp")
     verdict = cf.prove(Accuracy(found.model, found.task, 0.5), found.task.domain, engines="counting")
     assert isinstance(verdict, Unknown) and "one layer with one head and no neurons" in verdict.reason
+    config = TransformerConfig(8, 12, 12, 12, (), readout="last")
     with pytest.raises(cf.InputError, match="no label machine"):
-        Accuracy(zoo.load("induction-12").model, zoo.load("induction-12").task, 0.5)
+        Accuracy(Transformer.initialised(config), get_task("most-frequent-12", vocab=12), 0.5)
 
 
 def test_one_logit_has_no_rivals_and_proves_nothing(tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ class Search:
         self.trees: list[Tree] = []
         self._order = itertools.count()
         self._queue: list[tuple[int, int, Tree, Node, Stage]] = []
-        self._states, self._letters, self._bases = states, inputs.letters, dict[int, PathBounds]()
+        self.states, self._letters, self._bases = states, inputs.letters, dict[int, PathBounds]()
         self._worthwhile = True  # whether bounds of a large group's own gained much, when last tried
         few = len(states) * len(inputs.letters) <= MAX_CLASSES
         self._deep = few and sum(layer.n_heads > 0 for layer in config.layers) > 1  # whether there is much to share
@@ -156,6 +156,11 @@ class Search:
             except OutOfTime:
                 return
             self.progress(Mass(self.proved, self.total, self.groups))
+
+    def proof(self) -> dict[str, object]:
+        """By rule `paths`: the machine of states, and the trees in which something is proved."""
+        trees = [tree.to_json() for tree in self.trees if tree.root.kind != "open"]
+        return {"rule": "paths", "states": self.states.tolist(), "trees": trees}
 
     def _tick(self) -> None:
         if time.monotonic() > self.deadline:
@@ -191,7 +196,7 @@ class Search:
     def _base(self, n: int) -> PathBounds:
         """Bounds over all words of length n, which those of every group can share."""
         if n not in self._bases:
-            graph = whole_graph(self._states, self._letters, n)
+            graph = whole_graph(self.states, self._letters, n)
             self._bases[n] = PathBounds(self.models[n], graph, self._tick)
         return self._bases[n]
 
@@ -337,13 +342,27 @@ def prove_by_paths(
     claim: Claim, domain: Language, deadline: float, progress: Callable[[str], None]
 ) -> tuple[Certificate | None, str]:
     """A certificate for a claim about labels or their margin (all inputs, or a share of them); or why there is none."""
+    total = domain.size()
+    enough = total if claim.quantifier == "forall" else -(-claim.share.numerator * total // claim.share.denominator)
+    search, why = search_by_paths(claim, domain, enough, deadline, progress)
+    if search is None:
+        return None, why
+    if search.proved < enough:
+        return None, f"{search.proved / total:.6f} of the inputs are proved right, in {search.groups} groups"
+    return Certificate.of({**claim.theorem(), "domain": domain_to_json(domain)}, search.proof()), ""
+
+
+def search_by_paths(
+    claim: Claim, domain: Language, enough: int, deadline: float, progress: Callable[[str], None]
+) -> tuple[Search | None, str]:
+    """What is found of the inputs of a claim about labels or their margin, until `enough` are proved; or why nothing
+    is."""
     body = claim.body
     assert isinstance(body, (LabelsBody, LabelMarginBody))
     if body.subject.codec.bos or body.subject.codec.kind != "categorical":
         return None, "only categorical codecs without BOS are covered"
     if domain.distinct:
         return None, "domains of words without repetition are not covered"
-    lengths = [n for n in domain.lengths if domain.size(n)]
     inputs = _inputs(body.subject, domain)
     if inputs is None:
         return None, "the domain's vocabulary has tokens that the model does not know"
@@ -355,18 +374,14 @@ def prove_by_paths(
         share = mass.proved / mass.total
         progress(f"paths: {share:.4%} proved right, {1 - share:.4%} undecided, {mass.groups} groups")
 
-    total = sum(inputs.size(n) for n in lengths)
-    enough = total if claim.quantifier == "forall" else -(-claim.share.numerator * total // claim.share.denominator)
     try:
         with torch.no_grad():
-            models = {n: BoundedModel(body.subject.model, n) for n in lengths}
+            models = {n: BoundedModel(body.subject.model, n) for n in domain.lengths if domain.size(n)}
             search = Search(models, body.machine, states, inputs, deadline, say, margin)
             search.run(enough)
     except Unsupported as error:
         return None, str(error)
-    if search.proved < enough:
-        return None, f"{search.proved / total:.6f} of the inputs are proved right, in {search.groups} groups"
-    return Certificate.of({**claim.theorem(), "domain": domain_to_json(domain)}, proof_of(search, states)), ""
+    return search, ""
 
 
 def _inputs(subject: Subject, domain: Language) -> Inputs | None:
@@ -377,9 +392,3 @@ def _inputs(subject: Subject, domain: Language) -> Inputs | None:
     order = np.argsort(ids)
     automaton = Automaton(domain.automaton.transitions[:, order], domain.automaton.accepting)
     return Inputs(np.array(ids, dtype=np.int64)[order], automaton) if min(ids) >= 0 else None
-
-
-def proof_of(search: Search, states: Integers) -> dict[str, object]:
-    """Rule `paths`: the machine of states, and the trees in which something is proved."""
-    trees = [tree.to_json() for tree in search.trees if tree.root.kind != "open"]
-    return {"rule": "paths", "states": states.tolist(), "trees": trees}

@@ -19,6 +19,7 @@ from .balls import Unsupported
 from .claims import Claim
 from .enumeration import MAX_INPUTS, enumerate_inputs
 from .label_bodies import LabelsBody, not_counted, token_places
+from .path_proofs import search_by_paths
 from .recheck import objection
 from .task_claims import Labels
 from .theorems import domain_to_json
@@ -32,7 +33,8 @@ AT_ONCE = 2**14
 class AccuracyBounds:
     """How many inputs of a domain are `proved` right, `refuted` and `undecided`: exact integers that add up to `total`.
 
-    `certificate`: the theorem that the share of the inputs labelled rightly lies in [low, high], checked.
+    `certificate`: the theorem that the share of the inputs labelled rightly lies in [low, high] (with engine `paths`:
+    that it is at least `low`), checked.
     """
 
     proved: int
@@ -69,8 +71,9 @@ def accuracy_bounds(
 ) -> AccuracyBounds:
     """Bounds for the share of the inputs (default: the task's domain) on which the model gives the task's label.
 
-    After `seconds` the inputs not looked at yet are undecided. Raises `InputError` for an empty domain and for tasks
-    without a label machine, `Unsupported` for models that neither counting covers nor enumeration (of 2^20 inputs).
+    After `seconds` the inputs not looked at yet are undecided. Engines: enumeration of at most 2^14 inputs; counting
+    (one layer and head); enumeration of at most 2^20; paths (from below only). Raises `InputError` for an empty domain
+    and for tasks without a label machine, `Unsupported` for models that none of these covers.
     """
     began = time.monotonic()
     claim, domain = Labels(model, task, codec=codec).snapshot(), domain or task.domain
@@ -90,8 +93,12 @@ def accuracy_bounds(
             raise Unsupported(f"enumeration did not end: {tally.obstacle or 'time was up'}")
         true, false, engine, proof = tally.true, tally.false, "enumeration", {"rule": "enumerate"}
     else:
-        raise Unsupported(f"counting: {why}; and the domain has too many inputs to enumerate them")
-    stated = claim.between(Fraction(true, size), 1 - Fraction(false, size))
+        search, reason = search_by_paths(claim, domain, size - 1, began + seconds, say)
+        if search is None:
+            raise Unsupported(f"counting: {why}; too many inputs to enumerate them; paths: {reason}")
+        true, false, engine, proof = search.proved, 0, "paths", search.proof()
+    low, high = Fraction(true, size), 1 - Fraction(false, size)
+    stated = claim.at_least(low) if engine == "paths" else claim.between(low, high)
     certificate = Certificate.of({**stated.theorem(), "domain": domain_to_json(domain)}, proof)
     say("checking the certificate")
     if problem := objection(certificate, claim.subject.model):
