@@ -149,9 +149,14 @@ class Bounds:
             if final:
                 k = np.zeros((1, len(directions)))
                 found.append((i, self.after(last, i, directions[None], k)))
-            for number in range(last + 1):
-                self.powers.pop((number, i), None)
+            self._forget(i)
         return found
+
+    def _forget(self, i: int) -> None:
+        """What is read at position i alone."""
+        for number in range(len(self.model.blocks)):
+            self.powers.pop((number, i), None)
+            self.lines.pop((number, i), None)
 
     def along(self, directions: Floats) -> tuple[Floats, list[Floats]]:
         """For the read-out `last`: base [class of n - 1, direction], and for each j < n - 1 terms [class of j, class of
@@ -161,8 +166,7 @@ class Bounds:
         for position in range(self.model.n):
             self._prepare(position, position == i)
             if position < i:
-                for number in range(len(self.model.blocks)):
-                    self.powers.pop((number, position), None)
+                self._forget(position)
         c, k = directions[None], np.zeros((1, len(directions)))
         for number in reversed(range(len(self.model.blocks))):
             block = self.model.blocks[number]

@@ -245,10 +245,12 @@ def spread(heads: list[Weighted]) -> tuple[Floats, list[Floats]]:
     """
     lines = [head.mean() for head in heads]
     shares = [(1 - 2.0**-40) / head.greatest_weight() for head in heads]
-    base = np.sum(
-        [line + head.own_term(line) * share for head, line, share in zip(heads, lines, shares, strict=True)], 0
-    )
-    terms = []
+    base, terms = np.zeros_like(lines[0]), []
+    for head, line, share in zip(heads, lines, shares, strict=True):
+        base = base + (line + head.own_term(line) * share)
     for j in range(heads[0].paths.i):
-        terms.append(np.sum([h.terms(j, line) * share for h, line, share in zip(heads, lines, shares, strict=True)], 0))
-    return np.asarray(base), terms
+        found = heads[0].terms(j, lines[0]) * shares[0]
+        for head, line, share in zip(heads[1:], lines[1:], shares[1:], strict=True):
+            found += head.terms(j, line) * share
+        terms.append(found)
+    return base, terms

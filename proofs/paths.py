@@ -35,12 +35,18 @@ MAX_PATH_LENGTH = 512
 MAX_MARGIN = 2.0**128
 MAX_WORK = 2**38
 MAX_COUNTING = 2**42
+COUNTING = 2**14
+"""What an edge takes at least when paths are counted, in the same unit."""
+CHOOSING = 64
+"""What a token or state of a restriction takes, for each leaf below it."""
 MAX_SIZING = 2**24
 MAX_REMEMBERED = 2**24
 MAX_SHARED = 2**27
+MAX_HELD = 2**28
 MAX_MERGING = 2**28
 MOVING = 64
 PER_POSITION = 64
+PREPARING = 4
 BITS = 40
 Rivals: TypeAlias = dict[int, int]
 """Levels at which each listed rival's sums are told apart."""
@@ -141,6 +147,7 @@ class _Checker:
         require(self.nodes <= MAX_NODES, f"the trees have over {MAX_NODES} nodes")
         n, label = which.n, which.label
         if n not in self.models:
+            self._spend(PREPARING * n * (len(self.vocab) + 1) * self.theorem.model.config.d_model)
             self.models, self.wholes = {n: PathModel(self.theorem.model, n, self.vocab)}, {}
         whole = n in self.wholes or any(isinstance(entry, list) and entry[:1] == ["shared"] for entry in nodes)
         words = self._language(label, which.last)
@@ -155,9 +162,12 @@ class _Checker:
                     require(len(above) < MAX_TREE_DEPTH, f"the tree is deeper than {MAX_TREE_DEPTH}")
                     parts = self._split(str(kind), n, entry)
                     waiting.extend([*above, part] for part in reversed(parts))
+                    require(number + 1 + len(waiting) <= len(nodes), "the tree lacks nodes")
                 elif kind in ("leaf", "shared"):
                     require(kind == "leaf" or self._deep(), "shared leaves are for two layers with heads, or more")
                     rivals = self._rivals(entry, label)
+                    widths = {"tokens": len(self.vocab), "states": len(self.refinement)}
+                    self._spend(CHOOSING * sum(widths[kept] + len(part) for kept, _, part in above))
                     graph = word_graph(words, self.refinement, n, above, self.vocab, self._move)
                     if graph is not None:
                         known = self._whole(n).known(graph, kind == "shared") if whole else None
@@ -232,6 +242,7 @@ class _Checker:
         if not others:
             return graph.size
         bounds = Bounds(model, graph, known)
+        require(bounds.held() <= MAX_HELD, "a leaf has too many classes for so many heads and neurons")
         self._spend(bounds.cost(len(others)))
         edges = sum(step.classes for step in graph.steps)
         last = model.config.readout == "last"
@@ -249,10 +260,13 @@ class _Checker:
             if rival not in rivals:
                 require(_least(graph, sums) > 0, f"rival {rival} is not listed, and may win")
                 continue
-            self.counting += rivals[rival] * edges * (graph.size.bit_length() + 64)
-            require(self.counting <= MAX_COUNTING, "the counts take too much work")
+            self._count_at(rivals[rival], edges, graph.size)
             failing += _count(graph, sums, rivals[rival])
         return graph.size - min(graph.size, failing)
+
+    def _count_at(self, levels: int, edges: int, size: int) -> None:
+        self.counting += edges * (levels * (size.bit_length() + 64) + COUNTING)
+        require(self.counting <= MAX_COUNTING, "the counts take too much work")
 
     def _bias(self, model: PathModel, label: int, rival: int) -> Fraction:
         label_bias, rival_bias = (Fraction(float(model.unembed_bias[output])) for output in (label, rival))
@@ -275,8 +289,7 @@ class _Checker:
                 if _least_to(graph, sums, a) > 0:
                     continue
                 require(rival in rivals, f"rival {rival} is not listed, and may win")
-                self.counting += rivals[rival] * edges * (graph.size.bit_length() + 64)
-                require(self.counting <= MAX_COUNTING, "the counts take too much work")
+                self._count_at(rivals[rival], edges, graph.size)
                 failing[a] += _count_to(graph, sums, rivals[rival], a)
         return sum(size - min(size, lost) for size, lost in zip(sizes, failing, strict=True))
 

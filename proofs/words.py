@@ -161,18 +161,25 @@ def decimal(number: Fraction) -> str:
         return shorten(exactly)
     if Fraction(short) == number:
         return short
-    return f"{short} (exactly {exactly})" if len(exactly) <= 80 else f"{short}, rounded"
+    if len(exactly) <= 80:
+        return f"{short} (exactly {exactly})"
+    near = float(number)
+    below, above = (
+        (math.nextafter(near, -math.inf), near) if Fraction(near) > number else (near, math.nextafter(near, math.inf))
+    )
+    return f"a number between {below!r} and {above!r}"
 
 
 def _share(theorem: Mapping[str, Json], key: str = "share") -> str:
     if key not in theorem:
         return ""
     share = rational(theorem[key], key)
-    percent = f"{float(share * 100):.12g}"
+    whole, rest = divmod(int(share * 10**12), 10**10)  # rounded down: a share below 1 is never said to be 100 %
+    percent = f"{whole}.{rest:010d}".rstrip("0").rstrip(".")
     if Fraction(percent) == share * 100:
         return f"{percent} %"
     exactly = f"{share.numerator}/{share.denominator}"
-    exact = f"exactly {exactly}" if len(exactly) <= 80 else "rounded"
+    exact = f"exactly {exactly}" if len(exactly) <= 80 else "rounded down"
     return f"{percent} % ({repr(float(share))}, {exact})"
 
 
@@ -244,7 +251,9 @@ def _body(body: Json, pairs: bool) -> str:
 
 def _label(body: Json) -> str:
     """What the label is of, and what reads it off the input."""
-    order = " that reads the last token first" if "last_first" in body["machine"] else ""
+    order = (
+        " that reads the last token first, then the others from the first on" if "last_first" in body["machine"] else ""
+    )
     return f"the label of {plain(body['name'])} (by a machine of {len(body['machine']['labels'])} states{order})"
 
 

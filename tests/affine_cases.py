@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from certiformer.models import program as ops
-from certiformer.models.config import LayerConfig, TransformerConfig
+from certiformer.models.config import ActivationName, LayerConfig, TransformerConfig
 from certiformer.models.execution import RULES, Run
 from certiformer.models.program import input_site
 from certiformer.models.transformer import Transformer
@@ -201,6 +201,28 @@ def hand_made_failure(bounds: Bounds, name: str) -> float:
     corners = torch.tensor(list(itertools.product((-1.0, 1.0), repeat=9)), dtype=torch.float64).view(-1, 3, 3)
     points = centre + eps * (1 - 2.0**-20) * torch.cat([corners, corners * 0.5, corners * 0.1])
     return broken(bounds(model, EmbeddingBall((0, 1, 2), eps)), at_points(model, points))
+
+
+def heads_apart(activation: ActivationName) -> Transformer:
+    """Each head attends to a position of its own, so that no one position has what they add together."""
+    config = TransformerConfig(4, 2, 2, 1, (LayerConfig(2, 1, 1),), activation, positional="none", attention_scale=1.0,
+                               readout="last")  # fmt: skip
+    shape = Transformer(config)
+    weights = {name: torch.zeros_like(parameter) for name, parameter in shape.named_parameters()}
+    weights["embed.W_E"][0, 0] = weights["embed.W_E"][1, 1] = 1.0
+    for h in range(2):
+        weights["blocks.0.attn.b_Q"][h, 0] = 40.0
+        weights["blocks.0.attn.W_K"][h, h, 0] = weights["blocks.0.attn.W_V"][h, h, 0] = 1.0
+        weights["blocks.0.attn.W_O"][h, 0, 2] = 1.0
+    weights["blocks.0.mlp.W_in"][2, 0] = weights["blocks.0.mlp.W_out"][0, 3] = weights["unembed.W_U"][3, 0] = 1.0
+    return Transformer.from_parameters(config, weights)
+
+
+def heads_apart_failure(bounds: Bounds) -> float:
+    """By how much the bounds of `heads_apart` fail at the centre of a small ball."""
+    model = heads_apart("gelu")
+    centre = model.parameter("embed.W_E").detach().double()
+    return broken(bounds(model, EmbeddingBall((0, 1), 1e-6)), at_points(model, centre[None]))
 
 
 @contextmanager

@@ -5,6 +5,7 @@ References are balls (see `affine_cases`): a bound fails when it excludes a whol
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import certiformer as cf
-from certiformer.models import InputError, LayerConfig, TransformerConfig, zoo
+from certiformer.models import InputError, LayerConfig, Transformer, TransformerConfig, zoo
+from certiformer.models.config import ActivationName
 from certiformer.verifier import affine_bounds
 from certiformer.verifier.affine_bounds import output_bounds
 from certiformer.verifier.affine_regions import EmbeddingBall, TokenSets
@@ -27,6 +29,7 @@ from .affine_cases import (
     broken,
     failure,
     hand_made_failure,
+    heads_apart,
     plain,
     random_ball,
     random_model,
@@ -71,6 +74,37 @@ def test_each_choice_of_configuration(part: str, choice: Any) -> None:
 @pytest.mark.parametrize("name", HAND_MADE)
 def test_hand_made_models_stay_within_their_bounds_at_every_corner(name: str) -> None:
     assert hand_made_failure(output_bounds, name) == 0
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu", "gelu_new", "silu"])
+def test_heads_may_attend_to_different_positions(activation: ActivationName) -> None:
+    """Found by review: the stream's magnitude was that of all heads at one position, and bounds were clipped to it."""
+    model = heads_apart(activation)
+    with torch.no_grad():
+        value = float(copy.deepcopy(model).double()(torch.tensor([[0, 1]])))
+    for found in (
+        *(output_bounds(model, EmbeddingBall((0, 1), eps)) for eps in (1e-6, 0.01)),
+        output_bounds(model, TokenSets([[0, 1], [0, 1]]), leaves=1),
+        output_bounds(model, TokenSets([[0], [1]]), leaves=1),
+    ):
+        low, high = float(found.low), float(found.high)
+        assert low <= value + 1e-12 and value - 1e-12 <= high  # `value` is rounded; in balls: `heads_apart_failure`
+
+
+@pytest.mark.parametrize("size", [1e-60, 1e-70, 1e-200])
+def test_tiny_directions_do_not_underflow(size: float) -> None:
+    """Found by review: values times the least weights were 0, and the bound had the wrong sign."""
+    config = TransformerConfig(4, 2, 2, 1, (LayerConfig(1, 1, 0),), positional="none", attention_scale=1.0,
+                               readout="last")  # fmt: skip
+    weights = {name: torch.zeros_like(parameter) for name, parameter in Transformer(config).named_parameters()}
+    weights["embed.W_E"][:] = torch.tensor([[1.0, 10.0, 0.0, 0.0], [-1.0, -10.0, 0.0, 0.0]])
+    weights["blocks.0.attn.b_Q"][0, 0] = 500.0
+    weights["blocks.0.attn.W_K"][0, 0, 0] = weights["blocks.0.attn.W_V"][0, 1, 0] = 1.0
+    weights["blocks.0.attn.W_O"][0, 0, 2] = weights["unembed.W_U"][2, 0] = 1.0
+    model, direction = Transformer.from_parameters(config, weights), torch.tensor([[size]], dtype=torch.float64)
+    words = output_bounds(model, TokenSets([[0, 1], [0, 1]]), direction, leaves=1)
+    assert float(words.low) <= -9.9 * size and float(words.high) >= 9.9 * size  # 10 and -10, at (0, 0) and (1, 1)
+    assert float(output_bounds(model, EmbeddingBall((1, 0), 2.0), direction).low) <= -13.9 * size
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([0, 1, 2]))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from .affine_cases import HAND_MADE, failure, hand_made_failure, mutated
+from .affine_cases import HAND_MADE, failure, hand_made_failure, heads_apart_failure, mutated
 from .affine_plants import PLANTS
 from .test_affine_rules import (
     SMOOTH,
@@ -24,6 +24,7 @@ SEEDS = 400
 def models(module: Any) -> Iterator[float]:
     for name in HAND_MADE:
         yield hand_made_failure(module.output_bounds, name)
+    yield heads_apart_failure(module.output_bounds)
     for seed in range(60):
         for kind in range(3):
             yield failure(module.output_bounds, seed, kind)

@@ -158,7 +158,9 @@ def threshold(y: Tensor, least: Tensor, most: Tensor) -> Tensor:
     """At most the least of sum_j A_j y_j over weights A proportional to numbers in [least, most]: exact up to rounding.
 
     At the minimum the smallest y have their greatest weights: one of the prefixes of y sorted."""
-    y, order = y.sort(-1)
+    y = torch.where(most > 0, y, 0.0)  # masked keys have no weight; and none is to set the scale
+    scale = y.abs().amax(-1, keepdim=True).clamp(min=2.0**-1000)
+    y, order = (y / scale).sort(-1)  # so that no product with a weight of e^-600 underflows
     least, most = (x.expand_as(y).gather(-1, order) for x in (least, most))
     ahead, behind = most.cumsum(-1), least.flip(-1).cumsum(-1).flip(-1)
     ahead_y, behind_y = (most * y).cumsum(-1), (least * y).flip(-1).cumsum(-1).flip(-1)
@@ -168,7 +170,8 @@ def threshold(y: Tensor, least: Tensor, most: Tensor) -> Tensor:
     mean = torch.where(weight > _TINY, value / weight.clamp(min=_TINY), torch.inf).amin(-1)
     seen = torch.where(most > 0, y, torch.inf)
     floor, size = seen.amin(-1), torch.where(most > 0, y.abs(), 0.0).amax(-1)
-    return torch.maximum(torch.minimum(mean, floor + 2 * size), floor) - 2.0**-40 * size
+    found = torch.maximum(torch.minimum(mean, floor + 2 * size), floor) - 2.0**-40 * size
+    return found * scale[..., 0]
 
 
 def chord(weights: Weights, a: Tensor) -> tuple[Tensor, Tensor]:

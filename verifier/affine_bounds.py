@@ -32,7 +32,7 @@ from .affine_lines import lines
 from .affine_model import AffineModel, Attention, Neurons
 from .affine_norm import Norm, centred
 from .affine_regions import EmbeddingBall, Region, TokenSets, check_regions, points
-from .affine_steps import LinearAttention, NeuronsStep, Read, TableAttention, dot
+from .affine_steps import TINY, LinearAttention, NeuronsStep, Read, TableAttention, dot
 from .balls import Unsupported, check_arithmetic, enclose, exact, matmul
 
 TABLES = 2**24
@@ -182,10 +182,12 @@ class AffineBounds:
         rows = directions @ model.unembed.T
         rows = torch.cat([rows, -rows])
         bias = directions @ model.unembed_bias
-        lost = 32 * model.rounding * (directions.abs() @ model.unembed_bias_size)
+        lost = 32 * model.rounding * ((directions.abs() + TINY) @ (model.unembed_bias_size + TINY))
         # the rows' own rounding, as that of coefficients of what they multiply
         size = self._read_size(self.last)
-        error = 32 * model.rounding * (size @ (directions.abs() @ model.unembed.abs().T).T)  # [batch, item, direction]
+        error = (
+            32 * model.rounding * ((size + TINY) @ ((directions.abs() + TINY) @ (model.unembed.abs() + TINY).T).T)
+        )  # [batch, item, direction]
         mean = self.config.readout == "mean"
         if mean and self.linear:
             found = self._lower((rows / self.n).expand(self.batch, self.items, -1, -1), self.last, whole=True)
@@ -236,7 +238,7 @@ class AffineBounds:
                 c, shift = step.back(c, credit)
                 const = const + (shift.sum(1) if spread else shift)
         end = dot(c, self.embedded) - self.eps * c.abs().sum(-1)
-        end = end - 8 * self.model.rounding * dot(c.abs(), self.bottom)
+        end = end - 8 * self.model.rounding * dot(c.abs() + TINY, self.bottom + TINY)
         if spread:
             const = const + end.sum(1)
             const = const if whole else const.view(self.batch, self.items, rows)
@@ -321,7 +323,7 @@ class AffineBounds:
             self.steps.append(step)
         else:
             self.steps.append(self._tables(attention, read, scores, norm))
-        more = torch.einsum("hed,bje->bjd", attention.ov_size, read.size).amax(1, keepdim=True)
+        more = torch.einsum("hed,bje->bjhd", attention.ov_size, read.size).amax(1, keepdim=True).sum(2)
         self.size = (self.size + more + attention.bias_size) * (1 + 2.0**-40)
 
     def _weights(self, scores: Scores, norm: Norm | None) -> Weights:

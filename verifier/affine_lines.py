@@ -40,7 +40,7 @@ def relu_lines(low: Tensor, high: Tensor) -> Lines:
     """The shift of the upper line is the greater of what it needs at either end, rounded up."""
     on, off = low >= 0, high <= 0
     slope = torch.where(on, 1.0, torch.where(off, 0.0, high / (high - low).clamp(min=2.0**-900)))
-    shift = torch.maximum(-slope * low, high - slope * high) * (1 + 2.0**-48) + 2.0**-1000
+    shift = torch.maximum(-slope * low, high - slope * high) * (1 + 2.0**-48) + 2.0**-52 * high.abs() + 2.0**-1000
     below = torch.where(on, 1.0, torch.where(off, 0.0, (high > -low).double()))
     return Lines(below, torch.zeros_like(low), slope, torch.where(on | off, 0.0, shift))
 

@@ -144,8 +144,8 @@ class Norm:
 
     def _terms(self, g: Tensor, bend: Tensor) -> Tensor:
         """Magnitudes of what a row is computed from."""
-        whole = self.size + self.size.mean(-1, keepdim=True)
-        terms = _dot(g.abs(), whole) * self.most
+        whole = self.size + self.size.mean(-1, keepdim=True) + 2.0**-900
+        terms = _dot(g.abs() + 2.0**-900, whole) * self.most
         return terms + bend.abs() * ((self.centre.abs() * whole).sum(-1, keepdim=True) + g.shape[-1] * self.square)
 
 

@@ -16,6 +16,8 @@ from .affine_lines import Lines
 from .affine_model import Attention, Neurons
 from .affine_norm import Norm
 
+TINY = 2.0**-900
+"""Added to magnitudes in slacks: covers underflow, which loses at most 2^-1074 a product."""
 ROOT_STEPS = 24
 """Of Newton's method, at most; a handful nearly always."""
 REPAIRS = 6
@@ -38,7 +40,7 @@ class NeuronsStep:
         inner = up * lines.low_slope[:, :, None] + down * lines.high_slope[:, :, None]
         shift = dot(up, lines.low_shift) + dot(down, lines.high_shift) + c @ neurons.b_out + inner @ neurons.b_in
         below = inner @ neurons.w_in.T
-        shift = shift - self.rounding * (32 * dot(c.abs(), self.size) + shift.abs())
+        shift = shift - self.rounding * (32 * dot(c.abs() + TINY, self.size + TINY) + shift.abs())
         if self.norm is not None:
             below, more = self.norm.back(below, credit)
             shift = shift + more
@@ -99,7 +101,9 @@ class LinearAttention:
         below = torch.einsum(at_key, row.a, values)
         shift = row.constant.sum(-1) + c @ circuits.bias
         sizes = torch.einsum("hed,bje->bjhd", circuits.ov_size, read.size).amax(1)
-        size = torch.einsum("bikd,bhd->bik", c.abs(), sizes) + c.abs() @ circuits.bias_size
+        size = torch.einsum("bikd,bhd->bik", c.abs() + TINY, sizes + TINY) + (c.abs() + TINY) @ (
+            circuits.bias_size + TINY
+        )
         b, key = row.b, scores.key[:, :, None]
         if bool(b.any()):
             below = below + torch.einsum(at_key, b, key.expand_as(values))
@@ -153,7 +157,9 @@ class TableAttention:
         low = torch.einsum("bikhe,bjhe->bikhj", w, self.value[0])
         low = low - torch.einsum("bikhe,bjhe->bikhj", w.abs(), self.value[1]) * (1 + 2.0**-40)
         sizes = torch.einsum("hed,bje->bjhd", circuits.ov_size, self.read.size).amax(1)
-        size = torch.einsum("bikd,bhd->bik", c.abs(), sizes) + c.abs() @ circuits.bias_size
+        size = torch.einsum("bikd,bhd->bik", c.abs() + TINY, sizes + TINY) + (c.abs() + TINY) @ (
+            circuits.bias_size + TINY
+        )
         low = low.view(*low.shape[:-1], -1, self.classes)
         mine = torch.einsum("bikhi->bikh", low.flatten(-2))[..., None, None]
         low = torch.where(self.own[:, None, None, :, None], mine, low)
@@ -165,6 +171,8 @@ class TableAttention:
         """[batch, item, row]: at most the sum over heads of the least means of `low` [.., row, head, j, class]."""
         least, most = self.least[:, :, None], self.most[:, :, None]
         seen = most > 0
+        scale = torch.where(seen, low.abs(), 0.0).amax((-1, -2, -3)).clamp(min=2.0**-1000)
+        low = torch.where(seen, low, 0.0) / scale[..., None, None, None]
         floor = torch.where(seen, low, torch.inf).amin((-1, -2))
         top = torch.where(seen, low, -torch.inf).amax((-1, -2))
         middle = (least + most) / 2
@@ -190,12 +198,12 @@ class TableAttention:
         short = sums < 0
         safe = torch.where(short, torch.maximum(floor, level + lost), level)
         if low.shape[3] == 1:
-            return safe.sum(-1)
+            return safe.sum(-1) * scale
         away = low - safe[..., None, None]
         greatest = most.amax(-1).sum(-1)[..., None, None] * (1 + 2.0**-40)
         joint = (torch.minimum(least * away, most * away) / greatest).sum(3).amin(-1).sum(-1)
         slack = 2.0**-40 * (top - floor).sum(-1)
-        return safe.sum(-1) + (joint - slack).clamp(min=0.0)
+        return (safe.sum(-1) + (joint - slack).clamp(min=0.0)) * scale
 
 
 def _gains(away: Tensor, least: Tensor, most: Tensor) -> tuple[Tensor, Tensor]:
