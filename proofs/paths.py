@@ -162,7 +162,8 @@ class _Checker:
                     require(len(above) < MAX_TREE_DEPTH, f"the tree is deeper than {MAX_TREE_DEPTH}")
                     parts = self._split(str(kind), n, entry)
                     waiting.extend([*above, part] for part in reversed(parts))
-                    require(number + 1 + len(waiting) <= len(nodes), "the tree lacks nodes")
+                    missing = number + 1 + len(waiting) - len(nodes)
+                    require(missing <= 0, f"the tree lacks {missing} nodes")
                 elif kind in ("leaf", "shared"):
                     require(kind == "leaf" or self._deep(), "shared leaves are for two layers with heads, or more")
                     rivals = self._rivals(entry, label)
