@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from .isolation import Failure, Kept
 from .options import Options
 from .report import Cell, Figure, Section, Table, Watch, count_text, scaled, seconds_text
-from .trained import counted, float_run
+from .trained import checked_again, counted, float_run
 
 LIMIT = 7200.0
 SOURCES = ("models", "verifier", "proofs", "benchmarks/paths.py", "benchmarks/trained.py")
@@ -52,15 +50,7 @@ def prove_share(name: str) -> dict[str, Any]:
     row |= {**counts, "verdict": type(verdict).__name__}
     if not isinstance(verdict, cf.Proved):
         return row | {"why": str(getattr(verdict, "reason", verdict))}
-    with tempfile.TemporaryDirectory() as folder:
-        certificate, file = Path(folder) / "c", Path(folder) / "m"
-        verdict.certificate.save(certificate)
-        model.save(file)
-        row["bytes"] = certificate.stat().st_size
-        watch = Watch()
-        row["checked"] = type(cf.check(certificate, file, expect=claim, domain=task.domain)).__name__
-        row["check_s"], row["check_cpu_s"] = watch.read()
-    return row
+    return row | checked_again(verdict.certificate, model, task.domain, claim)
 
 
 def measure(options: Options) -> Section:

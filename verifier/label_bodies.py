@@ -123,6 +123,11 @@ def not_counted(subject: Subject, domain: Language) -> str | None:
     lengths = [n for n in domain.lengths if domain.size(n)]
     if len({domain.alphabet(n) for n in lengths}) != 1 or not domain.is_product():
         return "only domains that are products are covered"
+    return not_compared(subject)
+
+
+def not_compared(subject: Subject) -> str | None:
+    """Why bounds of differences of logits do not apply to a subject; None if they do."""
     if subject.codec.bos or subject.codec.kind != "categorical":
         return "only categorical codecs without BOS are covered"
     return None

@@ -29,7 +29,7 @@ from ..models.languages import Language
 from .balls import Unsupported, check_arithmetic
 from .bounded_model import BoundedModel
 from .claims import Claim
-from .label_bodies import LabelMarginBody, LabelsBody, token_places
+from .label_bodies import LabelMarginBody, LabelsBody, not_compared, token_places
 from .path_bounds import Margins, OutOfTime, PathBounds, magnitude
 from .reading import Subject
 from .theorems import domain_to_json
@@ -359,8 +359,8 @@ def search_by_paths(
     is."""
     body = claim.body
     assert isinstance(body, (LabelsBody, LabelMarginBody))
-    if body.subject.codec.bos or body.subject.codec.kind != "categorical":
-        return None, "only categorical codecs without BOS are covered"
+    if why := not_compared(body.subject):
+        return None, why
     if domain.distinct:
         return None, "domains of words without repetition are not covered"
     inputs = _inputs(body.subject, domain)
