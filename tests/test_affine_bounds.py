@@ -249,6 +249,7 @@ MODEL = random_weights(TransformerConfig(4, 3, 3, 2, (LayerConfig(1, 2, 0),)), 0
         (lambda: TokenSets([[True]]), "token id must be an integer, got True"),
         (lambda: EmbeddingBall([], 0.1), "tokens is empty"),
         (lambda: EmbeddingBall([0], -1.0), "eps, the ball's radius, .* got -1.0"),
+        (lambda: EmbeddingBall([0], 10**400), "eps, the ball's radius, .* got 1000"),
         (lambda: EmbeddingBall([0], float("nan")), "finite number"),
         (lambda: EmbeddingBall(3, 0.1), "tokens must be an iterable"),  # type: ignore[arg-type]
         (lambda: output_bounds(MODEL, []), "no regions"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -53,7 +54,7 @@ class EmbeddingBall:
         _integers(found)
         if not found:
             raise InputError("tokens is empty; give at least one token id")
-        if isinstance(eps, bool) or not isinstance(eps, (int, float)) or not math.isfinite(eps) or eps < 0:
+        if isinstance(eps, bool) or not isinstance(eps, (int, float)) or not 0 <= eps <= sys.float_info.max:
             raise InputError(f"eps, the ball's radius, must be a finite number of at least 0, got {eps!r}")
         object.__setattr__(self, "tokens", found)
         object.__setattr__(self, "eps", float(eps))
