@@ -29,11 +29,13 @@ from .format import (
 )
 from .model import Config
 from .stream_bodies import (
+    Agree,
     Effect,
     Monotone,
     Robust,
     Subspace,
     Writes,
+    read_agree,
     read_effect,
     read_monotone,
     read_robust,
@@ -152,7 +154,7 @@ class LabelMargin:
 
 Part: TypeAlias = (
     Computes | NeverOutputs | Margin | Invariant | Attends | Faithful | Interchange | Labels | LabelMargin
-    | Robust | Monotone | Subspace | Writes | Effect
+    | Robust | Monotone | Subspace | Writes | Effect | Agree
 )  # fmt: skip
 
 
@@ -309,5 +311,6 @@ READERS: dict[str, tuple[tuple[str, ...], Callable[[BodyReader, dict[str, Json]]
     "monotone": (("tokens", "outputs"), _with(read_monotone)),
     "subspace": (("stream", "directions", "complement", "positions", "carries"), _with(read_subspace)),
     "writes": (("node", "directions", "at_most"), _with(read_writes)),
+    "agree": (("circuits", "ablation"), _with(read_agree)),
     "effect": (("edge", "direction", "score", "within"), _with(read_effect)),
 }

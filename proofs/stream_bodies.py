@@ -8,7 +8,7 @@ from fractions import Fraction
 import numpy as np
 
 from .balls import Floats
-from .circuit import Edge, edges_of, nodes_of
+from .circuit import Circuit, Edge, edges_of, nodes_of, read_circuit
 from .codec import Codec
 from .core import Ints
 from .format import Json, boolean, distinct_values, dyadic, integer, integers, listing, require, show, text
@@ -73,6 +73,30 @@ class Effect:
     score: Fraction
     within: Fraction
     arity: int = 2
+
+
+@dataclass(frozen=True)
+class Agree:
+    """Two circuits, each alone (everything outside it replaced), decode alike.
+
+    Of ablation `zero` or `resample`, as in `faithful`.
+    """
+
+    circuits: tuple[Circuit, Circuit]
+    resample: bool
+
+    @property
+    def arity(self) -> int:
+        return 2 if self.resample else 1
+
+
+def read_agree(config: Config, codec: Codec, item: dict[str, Json]) -> Agree:
+    require(
+        item["ablation"] in ("zero", "resample"),
+        f"two circuits agree under zero or resample, got {show(item['ablation'])}",
+    )
+    found = [read_circuit(data, config) for data in listing(item["circuits"], "circuits", 2, 2)]
+    return Agree((found[0], found[1]), item["ablation"] == "resample")
 
 
 def read_robust(config: Config, codec: Codec, item: dict[str, Json]) -> Robust:

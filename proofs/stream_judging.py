@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .balls import Ball, point
+from .circuit import outside
 from .core import Bits
 from .exact import grow
-from .network import Edits
+from .network import Edits, Port
 from .reading import Decided, beyond, possible, same
-from .stream_bodies import Effect, Monotone, Robust, Subspace, Writes
+from .stream_bodies import Agree, Effect, Monotone, Robust, Subspace, Writes
 
 if TYPE_CHECKING:
     from .judging import Chunk
@@ -104,10 +105,27 @@ def _effect(chunk: Chunk, part: Effect, number: int) -> Found:
     return (np.asarray(holds), np.asarray(fails)), None
 
 
+def _agree(chunk: Chunk, part: Agree, number: int) -> Found:
+    """The two runs, each with the contributions of all edges outside its circuit replaced, decode alike."""
+    config = chunk.theorem.model.config
+    zero = point(np.zeros((1, 1, config.d_model)))
+    given = (
+        {node: ball for (kind, node), ball in chunk.runs[1][1].items() if kind == "written"} if part.resample else {}
+    )
+    readings = []
+    for circuit in part.circuits:
+        read: dict[Port, dict[str, Ball]] = {}
+        for edge in outside(circuit, config):
+            read.setdefault((edge.target, edge.port), {})[edge.source] = given[edge.source] if part.resample else zero
+        readings.append(chunk.run(Edits(read=read)))
+    return same(*readings), None
+
+
 RULES: dict[type[Any], Callable[[Any, Any, int], Found]] = {
     Robust: _robust,
     Monotone: _monotone,
     Subspace: _subspace,
     Writes: _writes,
     Effect: _effect,
+    Agree: _agree,
 }

@@ -290,6 +290,13 @@ def _effect(body: Json, on_x: str) -> str:
     )
 
 
+def _agree(body: Json, on_x: str) -> str:
+    sizes = [f"the circuit of {len(c['nodes'])} nodes and {len(c['edges'])} edges" for c in body["circuits"]]
+    source = ", taken from y," if body["ablation"] == "resample" else ""
+    here = "decode on x alike" if source else "decode alike"
+    return f"{sizes[0]} alone and {sizes[1]} alone, all else under {body['ablation']} ablation{source} {here}"
+
+
 def _stream(body: Json) -> str:
     return f"the residual stream at depth {body['stream']} (0: the embedding)"
 
@@ -300,6 +307,7 @@ STREAM_WORDS = {
     "subspace": _subspace,
     "writes": _writes,
     "effect": _effect,
+    "agree": _agree,
 }
 
 

@@ -223,8 +223,15 @@ class Judge:
         return True
 
     def faithful(self, body: Json, witness: Any) -> bool:
-        circuit, ablation = body["circuit"], body["ablation"]
-        word = witness[0]
+        return self.decode(self.alone(body["circuit"], body, witness)) == self.decode(self.run(witness[0]))
+
+    def agree(self, body: Json, witness: Any) -> bool:
+        first, second = (self.decode(self.alone(circuit, body, witness)) for circuit in body["circuits"])
+        return first == second
+
+    def alone(self, circuit: Json, body: Json, witness: Any) -> Run:
+        """The run of a circuit, everything else ablated."""
+        ablation = body["ablation"]
         runs = [self.run([read_value(t) for t in row]) for row in body.get("reference", [])]
         runs = [self.run(witness[1])] if ablation == "resample" else runs
 
@@ -239,7 +246,7 @@ class Judge:
             by_node = circuit["granularity"] == "node"
             if source not in circuit["nodes"] if by_node else f"{source}->{reader}" not in circuit["edges"]:
                 edges.setdefault(reader, {})[source] = stand_in(source)
-        return self.decode(Run(self.config, self.weights, self.ids(word), edges)) == self.decode(self.run(word))
+        return Run(self.config, self.weights, self.ids(witness[0]), edges)
 
     def interchange(self, body: Json, witness: Any) -> bool:
         base, source = witness

@@ -36,7 +36,14 @@ from certiformer.verifier.label_bodies import LabelMarginBody, LabelsBody
 from certiformer.verifier.portfolio import prove, theorem
 from certiformer.verifier.reading import Subject
 from certiformer.verifier.stream_bodies import stream_site
-from certiformer.verifier.stream_claims import EdgeEffect, Monotone, Robust, SubspaceCarries, WritesAtMost
+from certiformer.verifier.stream_claims import (
+    CircuitsAgree,
+    EdgeEffect,
+    Monotone,
+    Robust,
+    SubspaceCarries,
+    WritesAtMost,
+)
 from certiformer.verifier.verdicts import Certificate, Proved, Refuted
 
 from .checker_judge import Judge, is_true
@@ -108,6 +115,8 @@ KINDS: dict[str, Callable[[Compiled], Claim]] = {
     "input writes": lambda c: WritesAtMost(c, "input", axes(c, 1), 1.25),
     "effect": lambda c: EdgeEffect(c, "input->logits", ramp(c), 0.25, 1.0),
     "effect on a query": lambda c: EdgeEffect(c, "input->a0.h0<q>", ramp(c), 0.0, 0.5),
+    "agree, zero": lambda c: CircuitsAgree(c, c.circuit, less(c), "zero"),
+    "agree, resample": lambda c: CircuitsAgree(c, less(c), by_nodes(c), "resample"),
     "several": lambda c: Computes(c) & Faithful(c, less(c), "resample") & Invariant(c, irrelevant_positions=[2]),
 }
 
@@ -278,6 +287,12 @@ def changes(stated: Any) -> list[Any]:
             for layer, entry in enumerate(stated["config"]["layers"]):
                 for head in range(entry["n_heads"]):
                     change("body", "node", to=f"a{layer}.h{head}")
+        case "agree":
+            for turn in (0, 1):
+                edges = stated["body"]["circuits"][turn]["edges"]
+                for left_out in edges[:3]:
+                    change("body", "circuits", turn, "edges", to=[edge for edge in edges if edge != left_out])
+            change("body", "ablation", to="zero")
         case "effect":
             for most in (0, {"num": 1, "log2den": 2}, 100):
                 change("body", "within", to=most)

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..models.circuits import INPUT, OUTPUT, parse_edge, parse_head, parse_mlp
+from ..models.circuits import parse_edge
 from ..models.edits import Ablate, Resample, edit
 from ..models.execution import RULES, Run
 from ..models.program import LOGITS, input_site, needed
@@ -420,8 +420,9 @@ class EffectBody(_About):
             raise Unsupported("no high-precision rule for edited models")
         low, high = self._bounds(ids, semantics)
         least, most = self.score_ - self.within, self.score_ + self.within
-        inside = torch.tensor([Fraction(a) >= least and Fraction(b) <= most for a, b in zip(low.tolist(), high.tolist())])
-        outside = torch.tensor([Fraction(b) < least or Fraction(a) > most for a, b in zip(low.tolist(), high.tolist())])
+        bounds = [(Fraction(a), Fraction(b)) for a, b in zip(low.tolist(), high.tolist(), strict=True)]
+        inside = torch.tensor([a >= least and b <= most for a, b in bounds])
+        outside = torch.tensor([b < least or a > most for a, b in bounds])
         return judge(inside[:, None], outside[:, None])
 
     def score(self, ids: Ids) -> Tensor:

@@ -5,23 +5,27 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from fractions import Fraction
+from itertools import combinations
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from ..models.circuits import OUTPUT, all_edges, all_nodes
+from ..models.circuits import INPUT, OUTPUT, Circuit, all_edges, all_nodes, full_circuit
 from ..models.codec import Codec
 from ..models.errors import InputError
 from ..models.sites import unknown
 from ..models.values import Value
-from .claims import Claim, float64_number, subject_of
+from .bodies import AndBody, Body
+from .circuit_bodies import AgreeBody, FaithfulBody
+from .claims import Claim, Faithful, _parts, float64_number, subject_of
 from .reading import Subject
 from .stream_bodies import EffectBody, MonotoneBody, RobustBody, SubspaceBody, WritesBody, stream_site
 from .witness import show_value
 
 ORTHONORMAL = 1e-5
 """How far products of directions may be from those of orthonormal ones."""
+MOST_KNOCKOUTS = 1000
 
 
 def Robust(of: Any, site: str, radius: float | Fraction, *, codec: Codec | None = None) -> Claim:
@@ -111,6 +115,60 @@ def WritesAtMost(
     if exact < 0:
         raise InputError(f"at_most must be at least 0, got {at_most}")
     return Claim("forall", WritesBody(subject, node, _directions(subject, directions), exact))
+
+
+def CircuitsAgree(
+    of: Any, first: Circuit, second: Circuit, ablation: str | None = None, *, codec: Codec | None = None
+) -> Claim:
+    """Two circuits, each alone and everything else ablated (`zero` or `resample`), decode to the same outputs, on every
+    input. Raises `InputError`."""
+    subject = subject_of(of, codec)
+    kinds = {ablation} if ablation else {first.ablation, second.ablation}
+    if len(kinds) > 1:
+        raise InputError(f"the circuits are for different ablations, {sorted(kinds)}; say which: ablation=...")
+    wanted = next(iter(kinds))
+    if wanted == "mean":
+        raise InputError("circuits agree under ablation 'zero' or 'resample' here, got 'mean'")
+    parts = (FaithfulBody.of(subject, first, wanted), FaithfulBody.of(subject, second, wanted))
+    return Claim("forall", AgreeBody(parts))
+
+
+def Complete(
+    of: Any,
+    circuit: Circuit,
+    ablation: str | None = None,
+    *,
+    knockouts: int = 1,
+    codec: Codec | None = None,
+) -> Claim:
+    """Whatever is knocked out of the circuit, at most `knockouts` of its heads and MLPs, the rest of it alone decodes
+    as the rest of the model does, on every input.
+
+    Nothing knocked out: it is faithful. Completeness as in Wang et al. (2022), with equality of outputs, for knockouts
+    of nodes, ablated as the rest is. Raises `InputError`.
+    """
+    subject = subject_of(of, codec)
+    config = subject.model.config
+    circuit.validate(config)
+    if isinstance(knockouts, bool) or not isinstance(knockouts, int) or knockouts < 0:
+        raise InputError(f"knockouts must be an integer of at least 0, got {knockouts!r}")
+    inner = [node for node in circuit.ordered_nodes() if node not in (INPUT, OUTPUT)]
+    parts: list[Body] = list(_parts(Faithful(subject, circuit, ablation).body))
+    for count in range(1, knockouts + 1):
+        for out in combinations(inner, count):
+            if len(parts) >= MOST_KNOCKOUTS:
+                raise InputError(
+                    f"{len(inner)} nodes have more than {MOST_KNOCKOUTS} knockouts of up to {knockouts}; ask for fewer"
+                )
+            rest, model = (_without(c, set(out)) for c in (circuit, full_circuit(config, circuit.ablation)))
+            parts.append(CircuitsAgree(subject, model, rest, ablation).body)
+    return Claim("forall", parts[0] if len(parts) == 1 else AndBody(tuple(parts)))
+
+
+def _without(circuit: Circuit, nodes: set[str]) -> Circuit:
+    """Less the edges from some nodes, so that none of their outputs is read; by edges."""
+    kept = [edge for edge in circuit.ordered_edges() if edge.src not in nodes]
+    return Circuit(circuit.nodes, frozenset(map(str, kept)), circuit.ablation)
 
 
 def EdgeEffect(
