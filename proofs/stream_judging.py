@@ -33,7 +33,7 @@ def _monotone(chunk: Chunk, part: Monotone, number: int) -> Found:
     bos = int(chunk.theorem.codec.bos)
     tokens = chunk.tokens(chunk.words[0])
     least, most = _ranks(chunk.reading, part)
-    holds, fails = chunk.reading.any(axis=-1), np.zeros(least.shape, dtype=np.bool_)
+    holds, fails = np.asarray(chunk.reading.any(axis=-1)), np.zeros(least.shape, dtype=np.bool_)
     for place in range(bos, tokens.shape[1]):
         rows = np.flatnonzero(part.following[tokens[:, place]] >= 0)
         if not len(rows):

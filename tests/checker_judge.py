@@ -267,7 +267,9 @@ class Judge:
         rng = np.random.default_rng(0)
         for _ in range(8):
             added = rng.choice([-radius, radius], size=run.streams[0].shape)
-            other = Run(self.config, self.weights, self.ids(witness[0]), patch={body["stream"]: lambda s: added})
+            other = Run(
+                self.config, self.weights, self.ids(witness[0]), patch={body["stream"]: lambda s, added=added: added}
+            )
             if self.decode(other) != before:
                 return False
         if radius > 1e-5:

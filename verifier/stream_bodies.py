@@ -1,23 +1,19 @@
-"""Bodies about the residual stream, nodes and edges: robustness, monotonicity, subspaces, what is written, effects."""
+"""Bodies about the residual stream and the tokens: robustness, monotonicity, subspaces."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from ..models.circuits import parse_edge
-from ..models.edits import Ablate, Resample, edit
 from ..models.execution import RULES, Run
 from ..models.program import LOGITS, input_site, needed
 from ..models.values import Value, value_to_json
 from .balls import Ball, Unsupported, add, enclose, exact, matmul, negate
 from .bodies import STATUS, Ids, _texts
-from .circuit_bodies import _Enclosed, _written
 from .mechanism_bodies import run_replaced
 from .reading import FALSE, Subject, decoded, distance, equal_readings, judge, possible
 from .theorems import number_to_json
@@ -38,7 +34,7 @@ def stream_site(subject: Subject, depth: int) -> str:
     return f"blocks.{depth}.hook_resid_pre" if depth < layers else f"blocks.{depth - 1}.hook_resid_post"
 
 
-class _About:
+class About:
     """What the bodies of this module share."""
 
     subject: Subject
@@ -60,7 +56,7 @@ class _About:
 
 
 @dataclass(frozen=True, eq=False)
-class RobustBody(_About):
+class RobustBody(About):
     """Whatever is added to the stream at `depth`, up to `radius` in each coordinate at each position (BOS included),
     the model decodes as it does with nothing added.
 
@@ -150,7 +146,7 @@ class RobustBody(_About):
 
 
 @dataclass(frozen=True, eq=False)
-class MonotoneBody(_About):
+class MonotoneBody(About):
     """With one token replaced by the next one of `tokens`, no decoded output stands before what it was in `outputs`.
 
     The changed input need not be in the domain.
@@ -236,7 +232,7 @@ class MonotoneBody(_About):
 
 
 @dataclass(frozen=True, eq=False)
-class SubspaceBody(_About):
+class SubspaceBody(About):
     """The part of the stream at `depth`, at `positions`, in the span of `directions`, is taken from a second input.
 
     `directions` [k, d_model], float32, stand for the map s -> s + (t - s) Q^T Q exactly; `complement`: I - Q^T Q.
@@ -324,136 +320,14 @@ class SubspaceBody(_About):
         return {
             "kind": self.kind,
             "stream": self.depth,
-            "directions": _matrix(self.directions),
+            "directions": matrix_to_json(self.directions),
             "complement": self.complement,
             "positions": None if self.positions is None else list(self.positions),
             "carries": self.carries,
         }
 
 
-@dataclass(frozen=True, eq=False)
-class WritesBody(_About):
-    """What a node writes measures at most `at_most` along each of `directions` [k, d_model], at every position."""
-
-    subject: Subject
-    node: str
-    directions: Tensor
-    at_most: Fraction
-    kind: str = "writes"
-    arity: int = 1
-
-    def _bounds(self, ids: Tensor, semantics: Arithmetic) -> tuple[Tensor, Tensor]:
-        """Float64 bounds [batch, pos, direction] of the absolute values."""
-        site, head = _written(self.node, input_site(self.subject.model.config))
-        tokens = self.subject.codec.with_bos(ids)
-        if semantics == "float32":
-            value = run_replaced(self.subject, tokens, (site,), {})[site]
-            value = value if head is None else value[:, :, head]
-            size = (value.to(torch.float64) @ self.directions.to(torch.float64).T).abs()
-            return size, size
-        ball = enclose(self.subject.model, tokens, (site,))[site]
-        ball = ball if head is None else ball.map(lambda t: t[:, :, head])
-        along = matmul(ball, exact(self.directions.T))
-        low, high = along.low(), along.high()
-        return torch.maximum(torch.maximum(low, -high), torch.zeros(())), torch.maximum(high, -low)
-
-    def judge(self, ids: Ids, semantics: Arithmetic) -> Tensor:
-        if semantics == "precise":
-            raise Unsupported("no high-precision rule for what a node writes")
-        least, most = self._bounds(ids[0], semantics)
-        limit = float(self.at_most)
-        return judge((most <= limit).flatten(1), (least > limit).flatten(1))
-
-    def score(self, ids: Ids) -> Tensor:
-        return float(self.at_most) - self._bounds(ids[0], "float32")[1].flatten(1).amax(-1)
-
-    def outcome(self, ids: Ids) -> Outcome:
-        size = float(self._bounds(ids[0], "float32")[1].max())
-        status = STATUS[int(self.judge(ids, "float32")[0])]
-        return Outcome(status, note=f"{self.node} writes {size:.9g} along a direction, at most {float(self.at_most):g}")
-
-    def with_subject(self, subject: Subject) -> WritesBody:
-        return replace(self, subject=subject)
-
-    def describe(self) -> str:
-        count = len(self.directions)
-        return f"what {self.node} writes measures at most {float(self.at_most):g} along each of {count} directions"
-
-    def to_json(self) -> dict[str, object]:
-        least = number_to_json(self.at_most)
-        return {"kind": self.kind, "node": self.node, "directions": _matrix(self.directions), "at_most": least}
-
-
-@dataclass(frozen=True, eq=False)
-class EffectBody(_About):
-    """What `direction` . logits, at the last read-out, loses when `edge` carries what its source writes on a second
-    input is within `within` of `score`."""
-
-    subject: Subject
-    edge: str
-    direction: Tensor
-    score_: Fraction
-    within: Fraction
-    kind: str = "effect"
-    arity: int = 2
-
-    def _bounds(self, ids: Ids, semantics: Arithmetic) -> tuple[Tensor, Tensor]:
-        """Float64 bounds [batch] of the effect."""
-        codec, model = self.subject.codec, self.subject.model
-        edited = edit(model, Ablate(self.edge, Resample(codec.with_bos(ids[1]))))
-        if semantics == "float32":
-            with torch.no_grad():
-                after = self.subject._positions(edited(codec.with_bos(ids[0])))
-            lost = (self.subject.logits(ids[0]) - after)[:, -1].to(torch.float64) @ self.direction.to(torch.float64)
-            return lost, lost
-        site, head = _written(parse_edge(self.edge).src, input_site(model.config))
-        given = enclose(model, codec.with_bos(ids[1]), (site,))[site]
-        given = given if head is None else given.map(lambda t: t[:, :, head])
-        (name,) = edited.constants
-        ball = enclose(_Enclosed(edited, {name: given}), codec.with_bos(ids[0]))[LOGITS].map(self.subject._positions)
-        plain = enclose(model, codec.with_bos(ids[0]))[LOGITS].map(self.subject._positions)
-        lost_ball = matmul(add(plain, negate(ball)), exact(self.direction[:, None]))
-        return lost_ball.low()[:, -1, 0], lost_ball.high()[:, -1, 0]
-
-    def judge(self, ids: Ids, semantics: Arithmetic) -> Tensor:
-        if semantics == "precise":
-            raise Unsupported("no high-precision rule for edited models")
-        low, high = self._bounds(ids, semantics)
-        least, most = self.score_ - self.within, self.score_ + self.within
-        bounds = [(Fraction(a), Fraction(b)) for a, b in zip(low.tolist(), high.tolist(), strict=True)]
-        inside = torch.tensor([a >= least and b <= most for a, b in bounds])
-        outside = torch.tensor([b < least or a > most for a, b in bounds])
-        return judge(inside[:, None], outside[:, None])
-
-    def score(self, ids: Ids) -> Tensor:
-        return float(self.within) - (self._bounds(ids, "float32")[0] - float(self.score_)).abs()
-
-    def outcome(self, ids: Ids) -> Outcome:
-        effect = float(self._bounds(ids, "float32")[0][0])
-        status = STATUS[int(self.judge(ids, "float32")[0])]
-        claimed = f"{float(self.score_):g} +- {float(self.within):g} claimed"
-        return Outcome(status, note=f"the effect of {self.edge} is {effect:.9g}, {claimed}")
-
-    def with_subject(self, subject: Subject) -> EffectBody:
-        return replace(self, subject=subject)
-
-    def describe(self) -> str:
-        return (
-            f"resampling {self.edge} lowers the claimed direction of the logits by {float(self.score_):g}, "
-            f"to within {float(self.within):g}"
-        )
-
-    def to_json(self) -> dict[str, object]:
-        return {
-            "kind": self.kind,
-            "edge": self.edge,
-            "direction": [number_to_json(x) for x in self.direction.tolist()],
-            "score": number_to_json(self.score_),
-            "within": number_to_json(self.within),
-        }
-
-
-def _matrix(directions: Tensor) -> list[list[object]]:
+def matrix_to_json(directions: Tensor) -> list[list[object]]:
     return [[number_to_json(x) for x in row] for row in directions.tolist()]
 
 

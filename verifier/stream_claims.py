@@ -19,8 +19,9 @@ from ..models.values import Value
 from .bodies import AndBody, Body
 from .circuit_bodies import AgreeBody, FaithfulBody
 from .claims import Claim, Faithful, _parts, float64_number, subject_of
+from .edge_bodies import EffectBody, WritesBody
 from .reading import Subject
-from .stream_bodies import EffectBody, MonotoneBody, RobustBody, SubspaceBody, WritesBody, stream_site
+from .stream_bodies import MonotoneBody, RobustBody, SubspaceBody, stream_site
 from .witness import show_value
 
 ORTHONORMAL = 1e-5
