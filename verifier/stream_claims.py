@@ -40,7 +40,7 @@ def Robust(of: Any, site: str, radius: float | Fraction, *, codec: Codec | None 
     exact = float64_number(radius, "a radius")
     if exact <= 0:
         raise InputError(f"a radius must be above 0, got {radius}")
-    return Claim("forall", RobustBody(subject, _depth(subject, site), float(exact)))
+    return Claim("forall", RobustBody(subject, depth_of(subject, site), float(exact)))
 
 
 def Monotone(
@@ -89,7 +89,7 @@ def SubspaceCarries(
     subject = subject_of(of, codec)
     if what not in ("all", "nothing"):
         raise InputError(f"a subspace is said to carry 'all' or 'nothing', got {what!r}")
-    depth = _depth(subject, site)
+    depth = depth_of(subject, site)
     q = _directions(subject, directions)
     gram = q.to(torch.float64) @ q.to(torch.float64).T
     if (away := float((gram - torch.eye(len(q), dtype=torch.float64)).abs().max())) > ORTHONORMAL:
@@ -161,12 +161,12 @@ def Complete(
                 raise InputError(
                     f"{len(inner)} nodes have more than {MOST_KNOCKOUTS} knockouts of up to {knockouts}; ask for fewer"
                 )
-            rest, model = (_without(c, set(out)) for c in (circuit, full_circuit(config, circuit.ablation)))
+            rest, model = (without_nodes(c, set(out)) for c in (circuit, full_circuit(config, circuit.ablation)))
             parts.append(CircuitsAgree(subject, model, rest, ablation).body)
     return Claim("forall", parts[0] if len(parts) == 1 else AndBody(tuple(parts)))
 
 
-def _without(circuit: Circuit, nodes: set[str]) -> Circuit:
+def without_nodes(circuit: Circuit, nodes: set[str]) -> Circuit:
     """Less the edges from some nodes, so that none of their outputs is read; by edges."""
     kept = [edge for edge in circuit.ordered_edges() if edge.src not in nodes]
     return Circuit(circuit.nodes, frozenset(map(str, kept)), circuit.ablation)
@@ -200,7 +200,8 @@ def EdgeEffect(
     return Claim("forall", EffectBody(subject, edge, _float32(direction, "direction"), *numbers))
 
 
-def _depth(subject: Subject, site: str) -> int:
+def depth_of(subject: Subject, site: str) -> int:
+    """The number of layers before a site of the residual stream. Raises `InputError` for other sites."""
     layers = len(subject.model.config.layers)
     known = {stream_site(subject, depth): depth for depth in range(layers + 1)}
     if site not in known:
