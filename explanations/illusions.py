@@ -16,8 +16,8 @@ from ..models.codec import Codec
 from ..models.config import LayerConfig, TransformerConfig
 from ..models.errors import InputError
 from ..models.languages import Language, sequences
+from ..models.stories import CircuitStory, EffectStory, Story, SubspaceStory
 from ..models.transformer import Transformer
-from .stories import CircuitStory, EffectStory, Story, SubspaceStory
 
 WORD = (1, 3, 0, 2, 1, 0)
 """The one input on which the circuit of `one_in_a_million` is wrong (of ten tokens; a prefix, for shorter inputs)."""

@@ -10,13 +10,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..explanations.stories import EffectStory, Story, SubspaceStory
 from ..models.circuits import INPUT, OUTPUT, full_circuit
 from ..models.codec import Codec
 from ..models.languages import Language
+from ..models.stories import EffectStory, Story, SubspaceStory
 from .claims import Claim, Faithful, subject_of
 from .portfolio import prove
-from .stream_claims import Complete, EdgeEffect, SubspaceCarries
+from .reading import Subject
+from .stream_claims import Complete, EdgeEffect, SubspaceCarries, depth_of, without_nodes
 from .verdicts import Proved, Refuted, Vacuous, Verdict
 
 
@@ -101,6 +102,7 @@ def read_part(subject: Subject, site: str, directions: Tensor) -> Tensor:
 
 def _span(columns: Tensor) -> Tensor:
     """An orthonormal basis [d, r] of the span of columns [d, k]."""
+    left: Tensor
     left, sizes, _ = torch.linalg.svd(columns, full_matrices=False)
     return left[:, sizes > 1e-6 * sizes.amax().clamp(min=1e-30)]
 

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from torch import Tensor
 
-from ..models.circuits import Circuit
+from .circuits import Circuit
 
 
 @dataclass(frozen=True)
