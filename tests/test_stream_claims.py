@@ -63,7 +63,7 @@ def test_no_perturbation_within_a_proved_radius_changes_an_output(shape: str, si
     made = model(**SHAPES[shape])
     generator = torch.Generator().manual_seed(1)
     proved = 0
-    for radius in (2.0**-18, 2.0**-12, 2.0**-9, 2.0**-6, 2.0**-4, 0.5):
+    for radius in (2.0**-26, 2.0**-18, 2.0**-12, 2.0**-9, 2.0**-6, 2.0**-4, 0.5):
         body = cf.Robust(made, site, radius, codec=CODEC).body
         assert isinstance(body, RobustBody)
         for n in (1, 3):
