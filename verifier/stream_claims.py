@@ -203,7 +203,8 @@ def EdgeEffect(
 def depth_of(subject: Subject, site: str) -> int:
     """The number of layers before a site of the residual stream. Raises `InputError` for other sites."""
     layers = len(subject.model.config.layers)
-    known = {stream_site(subject, depth): depth for depth in range(layers + 1)}
+    known = {f"blocks.{layer}.hook_resid_post": layer + 1 for layer in range(layers)}
+    known |= {stream_site(subject, depth): depth for depth in range(layers + 1)}
     if site not in known:
         raise unknown("site of the residual stream that claims can be about", site, tuple(known))
     return known[site]
