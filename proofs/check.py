@@ -11,7 +11,7 @@ from os import PathLike
 from typing import TypeAlias
 
 from .balls import check_arithmetic
-from .bodies import Computes, Faithful, Margin, NeverOutputs
+from .bodies import Computes, Faithful, Interchange, Margin, NeverOutputs
 from .circuit import check_no_flow
 from .composition import check_composition
 from .counting import check_count
@@ -29,6 +29,7 @@ from .format import (
     text,
     within,
 )
+from .interchange import check_interchange
 from .model import Model, parse_model, read_model
 from .paths import check_paths
 from .theorem import Theorem, read_theorem
@@ -100,6 +101,8 @@ def _check(data: Mapping[str, Json], model: Model) -> Outcome:
             theorem.model.config.require_piecewise_linear()
     if rule == "composition":
         check_composition(theorem, proof)
+    elif rule == "interchange":
+        check_interchange(theorem, proof)
     elif rule == "no_flow":
         check_no_flow(theorem.model, [part.circuit for part in theorem.parts if isinstance(part, Faithful)], proof)
     elif rule == "enumerate":
@@ -125,6 +128,7 @@ def _check_fit(theorem: Theorem, rule: object) -> None:
     proves: dict[object, tuple[type, ...]] = {
         "composition": (Computes, Margin, NeverOutputs),
         "no_flow": (Faithful,),
+        "interchange": (Interchange,),
     }
     if rule in proves:
         require(theorem.quantifier == "forall", f"rule {show(rule)} proves theorems about all inputs only")
