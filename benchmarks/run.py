@@ -30,6 +30,7 @@ BENCHMARKS = (
     "affine",
     "explanations",
     "illusions",
+    "abstraction",
 )
 _MODULES = {"compile": "compile_times"}
 
