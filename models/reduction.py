@@ -5,8 +5,8 @@ MLP) adds goes to its slot, and a reader's matrix is the model's own on the slot
 share a slot where every later reader that counts reads both or neither. What stands in for an ablated writer has a slot
 too: its mean, a constant that the embedding puts there; or (resample) what it writes in a second run, on a second
 input, that the same model does beside the first: it reads pairs of tokens. The biases b_O belong to no edge and are
-read by all. Heads, MLPs and layers whose output reaches nothing are left out. Over the reals the result computes exactly
-what the model with the edits does. (Not with LayerNorm, which normalises what each reader reads by itself.)
+read by all. Heads, MLPs and layers whose output reaches nothing are left out. Over the reals the result computes
+exactly what the model with the edits does. (Not with LayerNorm, which normalises what each reader reads by itself.)
 """
 
 from __future__ import annotations
