@@ -14,8 +14,8 @@ from certiformer.models.circuits import all_edges, all_nodes, full_circuit
 from certiformer.models.edits import Ablate, Edited, Given, Resample, Zero
 from certiformer.models.program import LOGITS
 from certiformer.models.reduction import circuit_model, outside_edges, paired_model, sources
+from certiformer.verifier.alone import Enclosed
 from certiformer.verifier.balls import enclose
-from certiformer.verifier.circuit_bodies import _Enclosed
 
 LAYERS = (
     (LayerConfig(1, 3, 0),),
@@ -104,7 +104,7 @@ def test_enclosures_of_both_overlap(seed: int) -> None:
     circuit = random_circuit(model.config, seed)
     tokens = torch.randint(0, 4, (3, 3), generator=torch.Generator().manual_seed(seed))
     ablated = edit(model, *outside(circuit, model.config, Zero()))
-    left = enclose(_Enclosed(ablated, dict(ablated.constants)), tokens)[LOGITS]
+    left = enclose(Enclosed(ablated, dict(ablated.constants)), tokens)[LOGITS]
     right = enclose(circuit_model(model, circuit), tokens)[LOGITS]
     assert bool(((left.low() <= right.high()) & (right.low() <= left.high())).all())
     assert float((left.high() - left.low()).max()) < 1e-6
