@@ -10,15 +10,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 
+from ..models.errors import CertiformerError, InputError
 from ..models.token_language import Language
 from ..models.values import value_to_json
 from .accuracy import Aim, Mass, proof_of
 from .alone import Alone
-from .circuit_bodies import FaithfulBody, Through
+from .balls import Unsupported
+from .circuit_bodies import FaithfulBody
 from .claims import Claim
 from .enumeration import size_of
 from .label_bodies import LabelsBody
 from .path_proofs import search_by_paths
+from .recheck import objection
 from .reducing import places
 from .shares import count_claim
 from .theorems import domain_to_json
@@ -60,54 +63,109 @@ def prove_agreement(
     if share < wanted:
         model, alone = (f"{float(one.share):.6f}" for one in found)
         return None, f"the model is proved right on {model}, the circuit on {alone}: together {float(share):.6f}"
-    assert body.through is not None
+    return _certificate(claim, domain, found), ""
+
+
+def _certificate(claim: Claim, domain: Language, found: tuple[Premise, Premise]) -> Certificate:
+    through = claim.body.through if isinstance(claim.body, FaithfulBody) else None
+    assert through is not None
     proof = {
         "rule": "agree",
-        "name": body.through.name,
-        "machine": body.through.machine.to_json(),
+        "name": through.name,
+        "machine": through.machine.to_json(),
         "model": found[0].to_json(),
         "circuit": found[1].to_json(),
     }
-    return Certificate.of({**claim.theorem(), "domain": domain_to_json(domain)}, proof), ""
+    return Certificate.of({**claim.theorem(), "domain": domain_to_json(domain)}, proof)
+
+
+@dataclass(frozen=True)
+class AgreementBound:
+    """Circuit and model agree on at least `share` of the witnesses: a theorem with its certificate, checked.
+
+    `model`, `circuit`: the shares on which each was proved to give the task's label, and by which engines.
+    """
+
+    share: Fraction
+    model: Fraction
+    circuit: Fraction
+    engines: tuple[str, str]
+    certificate: Certificate
+    seconds: float
+    check_seconds: float
+
+    def __str__(self) -> str:
+        return (
+            f"agree on at least {float(self.share):.6f} (model right on {float(self.model):.6f}, circuit on "
+            f"{float(self.circuit):.6f}, by {' and '.join(dict.fromkeys(self.engines))}), {self.certificate}"
+        )
+
+
+def agreement_bound(
+    claim: Claim, domain: Language, *, seconds: float = 60.0, progress: Callable[[str], None] | None = None
+) -> AgreementBound:
+    """The greatest share that is proved within the time, for a `Faithful(..., through=task)` on a domain of any size.
+
+    Raises `Unsupported` for circuits whose own model no engine covers, and where nothing at all is proved.
+    """
+    claim, began = claim.snapshot(), time.monotonic()
+    body, say = claim.body, progress or (lambda text: None)
+    if not isinstance(body, FaithfulBody):
+        raise InputError(f"agreement_bound is about Faithful(model, circuit, through=task), got {claim}")
+    if domain.is_empty:
+        raise InputError("the domain is empty: a share of no inputs is not a number")
+    found, why = agreement(body, domain, None, began + seconds, say)
+    if found is None:
+        raise Unsupported(why)
+    share = max(found[0].share + found[1].share - 1, Fraction(0))
+    certificate, spent = _certificate(claim.at_least(share), domain, found), time.monotonic() - began
+    say("checking the certificate")
+    start = time.monotonic()
+    if problem := objection(certificate, claim.subject.model):
+        raise CertiformerError(f"the independent checker does not accept this bound: {problem}")
+    checked = time.monotonic() - start
+    engines = (found[0].engine, found[1].engine)
+    return AgreementBound(share, found[0].share, found[1].share, engines, certificate, spent, checked)
 
 
 def agreement(
-    body: FaithfulBody, domain: Language, wanted: Fraction, deadline: float, progress: Callable[[str], None]
+    body: FaithfulBody, domain: Language, wanted: Fraction | None, deadline: float, progress: Callable[[str], None]
 ) -> tuple[tuple[Premise, Premise] | None, str]:
-    """What is proved of the model and of the circuit, until they are proved to agree on the share `wanted`."""
+    """What is proved of the model and of the circuit, until they are proved to agree on the share `wanted`.
+
+    None: until all is looked at, or time is up.
+    """
     if body.through is None:
         return None, "it goes through a task's labels: pass through=task"
     if body.arity == 2 and len([n for n in domain.lengths if domain.size(n)]) > 1:
         return None, "with ablation resample, it is for words of one length"
-    spare = (1 - wanted) / 2
     began = time.monotonic()
     half = began + LEAD * (deadline - began)
-    first, why = premise(body, None, body.through, domain, 1 - spare if spare else wanted, half, progress)
+    first, why = premise(body, None, domain, None if wanted is None else (1 + wanted) / 2, half, progress)
     if first is None:
         return None, f"of the model: {why}"
-    if first.share < wanted:
-        return (
-            None,
-            f"the model itself is proved to give the label of {body.through.name} on {float(first.share):.6f} only",
-        )
-    second, why = premise(body, body.alone, body.through, domain, wanted + 1 - first.share, deadline, progress)
+    if wanted is not None and first.share < wanted:
+        return None, f"the model itself is proved to give {body.through.name}'s label on {float(first.share):.6f} only"
+    left = None if wanted is None else wanted + 1 - first.share
+    second, why = premise(body, body.alone, domain, left, deadline, progress)
     return (None, f"of the circuit: {why}") if second is None else ((first, second), "")
 
 
 def premise(
     body: FaithfulBody,
     alone: Alone | None,
-    through: Through,
     domain: Language,
-    wanted: Fraction,
+    wanted: Fraction | None,
     deadline: float,
     progress: Callable[[str], None],
 ) -> tuple[Premise | None, str]:
     """On how many witnesses the model, or the circuit, is right: until that is the share `wanted`, or time is up."""
+    through = body.through
+    assert through is not None
     labels = LabelsBody(body.subject, through.machine, through.name, through.states, alone)
     claim = Claim("forall", labels)
     total = size_of(claim, domain)
-    enough = -(-wanted.numerator * total // wanted.denominator)
+    enough = total + 1 if wanted is None else -(-wanted.numerator * total // wanted.denominator)
     which = "the model" if alone is None else "the circuit"
 
     def say(text: str) -> None:

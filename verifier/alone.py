@@ -138,8 +138,10 @@ class Alone:
 
     def enclosed(self, ids: tuple[Tensor, ...]) -> Ball:
         """Balls around the real logits. Raises `balls.Unsupported`."""
-        if self.reducible:
-            return self.reduced.enclosed(self.tokens(ids))
+        return self.reduced.enclosed(self.tokens(ids)) if self.reducible else self.enclosed_by_edits(ids)
+
+    def enclosed_by_edits(self, ids: tuple[Tensor, ...]) -> Ball:
+        """The same from the model with its edits: slower, and for all models."""
         edited = self._edited(ids)
         constants: dict[str, Tensor | Ball] = dict(edited.constants)
         if self.reference is not None or self.ablation == "resample":
