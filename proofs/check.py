@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from os import PathLike
 from typing import TypeAlias
 
-from .agreement import check_agreement
+from .both_right import check_both_right
 from .balls import check_arithmetic
 from .bodies import Computes, Faithful, Margin, NeverOutputs
 from .circuit import check_no_flow
@@ -98,15 +98,15 @@ def _check(data: Mapping[str, Json], model: Model) -> Outcome:
     rule = proof.get("rule") if isinstance(proof, dict) else None
     with within("proof", str(rule)[:40]):
         _check_fit(theorem, rule)
-        if rule not in ("enumerate", "witness", "hole", *OWN_MODEL, "agree"):
+        if rule not in ("enumerate", "witness", "hole", *OWN_MODEL, "both_right"):
             theorem.model.config.require_piecewise_linear()
     if rule == "composition":
         check_composition(theorem, proof)
     elif rule == "no_flow":
         alone = [part.alone for part in theorem.parts if isinstance(part, Faithful)]
         check_no_flow(theorem.model, [(one.circuit, one.means or {}) for one in alone], proof)
-    elif rule == "agree":
-        check_agreement(theorem, proof, {"enumerate": check_enumeration, **OWN_MODEL})
+    elif rule == "both_right":
+        check_both_right(theorem, proof, {"enumerate": check_enumeration, **OWN_MODEL})
     elif rule == "enumerate":
         check_enumeration(theorem, proof)
     elif rule in OWN_MODEL:

@@ -52,7 +52,7 @@ class Premise:
 def prove_agreement(
     claim: Claim, domain: Language, deadline: float, progress: Callable[[str], None]
 ) -> tuple[Certificate | None, str]:
-    """A certificate by rule `agree` for a claim that a circuit is faithful (everywhere, or on a share); or why none."""
+    """A certificate by rule `both_right` for a claim that a circuit is faithful (everywhere, or on a share); or why none."""
     body = claim.body
     assert isinstance(body, FaithfulBody)
     wanted = claim.share if claim.quantifier == "at_least" else Fraction(1)
@@ -70,7 +70,7 @@ def _certificate(claim: Claim, domain: Language, found: tuple[Premise, Premise])
     through = claim.body.through if isinstance(claim.body, FaithfulBody) else None
     assert through is not None
     proof = {
-        "rule": "agree",
+        "rule": "both_right",
         "name": through.name,
         "machine": through.machine.to_json(),
         "model": found[0].to_json(),
