@@ -29,6 +29,7 @@ BENCHMARKS = (
     "heads",
     "affine",
     "explanations",
+    "illusions",
 )
 _MODULES = {"compile": "compile_times"}
 

@@ -23,7 +23,9 @@ def check_both_right(theorem: Theorem, proof: dict[str, Json], rules: Rules) -> 
     with within("proof", "both_right"):
         item = record(proof, "proof", ("rule", "name", "machine", "model", "circuit"))
         require(theorem.quantifier in ("forall", "at_least"), "rule both_right proves forall and at_least only")
-        require(len(theorem.parts) == 1 and isinstance(theorem.parts[0], Faithful), "rule both_right is for one `faithful`")
+        require(
+            len(theorem.parts) == 1 and isinstance(theorem.parts[0], Faithful), "rule both_right is for one `faithful`"
+        )
         (part,) = theorem.parts
         assert isinstance(part, Faithful)
         require(part.alone.ablation != "any", "rule both_right is for ablations zero, mean and resample")

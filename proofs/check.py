@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from os import PathLike
 from typing import TypeAlias
 
-from .both_right import check_both_right
 from .balls import check_arithmetic
 from .bodies import Computes, Faithful, Margin, NeverOutputs
+from .both_right import check_both_right
 from .circuit import check_no_flow
 from .composition import check_composition
 from .counting import check_count

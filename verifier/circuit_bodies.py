@@ -90,3 +90,49 @@ class FaithfulBody:
 
     def to_json(self) -> dict[str, object]:
         return {"kind": "faithful", **self.alone.to_json()}
+
+
+@dataclass(frozen=True, eq=False)
+class AgreeBody:
+    """Two circuits, each alone and everything else under the same ablation, decode to the same outputs.
+
+    `parts`: for each circuit, that it is faithful; of ablation `zero` or `resample`, both the same.
+    """
+
+    parts: tuple[FaithfulBody, FaithfulBody]
+    kind: str = "agree"
+
+    @property
+    def subject(self) -> Subject:
+        return self.parts[0].subject
+
+    @property
+    def arity(self) -> int:
+        return self.parts[0].arity
+
+    def judge(self, ids: Ids, semantics: Arithmetic) -> Tensor:
+        first, second = (part.alone.reading(ids, semantics) for part in self.parts)
+        return equal_readings(first, second)
+
+    def score(self, ids: Ids) -> Tensor:
+        first, second = self.parts
+        return distance(self.subject.codec, first.alone.logits(ids), second.alone.reading(ids, "float32")).amin(-1)
+
+    def outcome(self, ids: Ids) -> Outcome:
+        first, second = (_texts(self.subject, part.alone.reading(ids, "float32")[0]) for part in self.parts)
+        status = STATUS[int(self.judge(ids, "float32")[0])]
+        return Outcome(status, first, second, "expected: the first circuit alone; got: the second alone")
+
+    def readable(self) -> tuple[tuple[Value, ...], int]:
+        return self.parts[0].readable()
+
+    def with_subject(self, subject: Subject) -> AgreeBody:
+        return AgreeBody((self.parts[0].with_subject(subject), self.parts[1].with_subject(subject)))
+
+    def describe(self) -> str:
+        sizes = [f"a circuit of {len(x.circuit.nodes)} nodes, {len(x.circuit.edges)} edges" for x in self.parts]
+        return f"{sizes[0]} and {sizes[1]} decode alike, everything else under {self.parts[0].ablation} ablation"
+
+    def to_json(self) -> dict[str, object]:
+        circuits = [part.circuit.to_json() for part in self.parts]
+        return {"kind": self.kind, "circuits": circuits, "ablation": self.parts[0].ablation}
