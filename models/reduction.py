@@ -77,7 +77,7 @@ def circuit_model(model: Transformer, circuit: Circuit, means: Mapping[str, Tens
     if lacking:
         raise InputError(f"a mean is needed for every node that is ablated somewhere; missing: {', '.join(lacking)}")
     return _Building(
-        model, edges, "constant", {node: _vector(means[node], node, model.config) for node in wanted}
+        model, edges, "constant", {node: mean_vector(means[node], node, model.config) for node in wanted}
     ).model()
 
 
@@ -101,7 +101,8 @@ def _check(config: TransformerConfig) -> None:
         raise InputError("a circuit of a model with LayerNorm is no transformer: each reader normalises by itself")
 
 
-def _vector(value: Tensor, node: str, config: TransformerConfig) -> Tensor:
+def mean_vector(value: Tensor, node: str, config: TransformerConfig) -> Tensor:
+    """The vector that stands for a node. Raises `InputError` unless it is finite, float32 and [d_model]."""
     shape = (config.d_model,)
     if not isinstance(value, Tensor) or tuple(value.shape) != shape or value.dtype != torch.float32:
         got = f"{tuple(value.shape)} of {value.dtype}" if isinstance(value, Tensor) else repr(value)

@@ -52,7 +52,7 @@ class Premise:
 def prove_agreement(
     claim: Claim, domain: Language, deadline: float, progress: Callable[[str], None]
 ) -> tuple[Certificate | None, str]:
-    """A certificate by rule `both_right` for a claim that a circuit is faithful (everywhere, or on a share); or why none."""
+    """A certificate by rule `both_right` that a circuit is faithful (everywhere, or on a share); or why none."""
     body = claim.body
     assert isinstance(body, FaithfulBody)
     wanted = claim.share if claim.quantifier == "at_least" else Fraction(1)

@@ -16,7 +16,7 @@ from ..models.config import TransformerConfig
 from ..models.edits import Ablate, Edited, Given, Mean, Replacement, Resample, Zero, edit, outside
 from ..models.errors import InputError
 from ..models.program import LOGITS, Program, input_site
-from ..models.reduction import circuit_model, paired_model, sources
+from ..models.reduction import circuit_model, mean_vector, paired_model, sources
 from ..models.transformer import Transformer
 from ..models.values import value_to_json
 from .balls import Ball, Unsupported, divide, enclose, exact, total
@@ -48,9 +48,9 @@ def vectors(means: Mapping[str, Tensor] | Stored | None) -> Mapping[str, Tensor]
 class Alone:
     """A circuit of a subject's model, with everything else ablated.
 
-    Ablation `zero`; `mean`: these `means`, a float32 vector [d_model] for each node that is ablated somewhere, or the
-    mean over `reference` tokens [batch, pos] without BOS and over all their positions, BOS included; `resample`: what
-    it is on a second input of equal length.
+    Ablation `zero`; `mean`: these `means`, a float32 vector [d_model] for each node that is ablated somewhere (or for
+    more), or the mean over `reference` tokens [batch, pos] without BOS and over all their positions, BOS included;
+    `resample`: what it is on a second input of equal length.
     """
 
     subject: Subject
@@ -208,7 +208,8 @@ class Alone:
         """Its part of a theorem: `proofs/SPECIFICATION.md`, section 3."""
         data: dict[str, object] = {"circuit": self.circuit.to_json(), "ablation": self.ablation}
         if self.means is not None:
-            data["means"] = {node: files.little_endian(value).hex() for node, value in self.means.items()}
+            needed = sources(self.circuit, self.subject.model.config)
+            data["means"] = {node: files.little_endian(self.means[node]).hex() for node in needed}
         if self.reference is not None:
             vocab = self.subject.codec.vocab
             data["reference"] = [[value_to_json(vocab[t]) for t in row] for row in self.reference.tolist()]
@@ -222,18 +223,13 @@ def pair_codec(codec: Codec) -> Codec:
 
 
 def means_of(means: Mapping[str, Tensor], circuit: Circuit, config: TransformerConfig) -> dict[str, Tensor]:
-    """Copies of the vectors that the circuit needs. Raises `InputError` for those that lack, or that do not fit."""
-    wanted = sources(circuit, config)
-    if lacking := [node for node in wanted if node not in means]:
+    """Copies of the vectors. Raises `InputError` if some that the circuit needs lack, and for those that do not fit."""
+    nodes = [node for node in all_nodes(config) if node != OUTPUT]
+    if strange := [node for node in means if node not in nodes]:
+        raise InputError(f"means are for the model's nodes, {', '.join(nodes[:8])}; got {strange[0]!r}")
+    if lacking := [node for node in sources(circuit, config) if node not in means]:
         raise InputError(f"a mean is needed for every node that is ablated somewhere; missing: {', '.join(lacking)}")
-    for node in wanted:
-        value, shape = means[node], (config.d_model,)
-        if not isinstance(value, Tensor) or tuple(value.shape) != shape or value.dtype != torch.float32:
-            got = f"{tuple(value.shape)} of {value.dtype}" if isinstance(value, Tensor) else repr(value)
-            raise InputError(f"the mean of {node} must be a float32 tensor of shape {shape}, got {got}")
-        if not bool(torch.isfinite(value).all()):
-            raise InputError(f"the mean of {node} contains NaN or infinite values")
-    return {node: means[node].detach().clone() for node in wanted}
+    return {node: mean_vector(value, node, config).clone() for node, value in means.items()}
 
 
 def mean(a: Ball) -> Ball:
