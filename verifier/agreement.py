@@ -117,7 +117,10 @@ def agreement_bound(
     found, why = agreement(body, domain, None, began + seconds, say)
     if found is None:
         raise Unsupported(why)
-    share = max(found[0].share + found[1].share - 1, Fraction(0))
+    share = found[0].share + found[1].share - 1
+    if share <= 0:
+        model, alone = (f"{float(one.share):.6f}" for one in found)
+        raise Unsupported(f"the model is proved right on {model}, the circuit on {alone}: they need not agree anywhere")
     certificate, spent = _certificate(claim.at_least(share), domain, found), time.monotonic() - began
     say("checking the certificate")
     start = time.monotonic()

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..models.circuits import Circuit
 from ..models.labels import LabelMachine
 from ..models.values import Value
-from .alone import Alone
+from .alone import Alone, Stored
 from .bodies import STATUS, Ids, _texts
 from .reading import Subject, decoded, distance, equal_readings
 from .witness import Arithmetic, Outcome
@@ -42,7 +42,7 @@ class FaithfulBody:
         circuit: Circuit,
         ablation: str | None,
         reference: Tensor | None = None,
-        means: Mapping[str, Tensor] | None = None,
+        means: Mapping[str, Tensor] | Stored | None = None,
         through: Through | None = None,
     ) -> FaithfulBody:
         """Raises `InputError` for a circuit of another model, and for an ablation that cannot be run."""

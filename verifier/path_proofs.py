@@ -360,6 +360,7 @@ def search_by_paths(
     """What is found of the inputs of a claim about labels or their margin, until `enough` are proved; or why nothing
     is."""
     assert isinstance(claim.body, (LabelsBody, LabelMarginBody))
+    body: LabelsBody | LabelMarginBody
     try:
         body, domain = plain(claim.body, domain)
     except Unsupported as error:

@@ -15,7 +15,7 @@ from .balls import Unsupported
 from .label_bodies import LabelMarginBody, LabelsBody, token_places
 from .reading import Subject
 
-Labelled = TypeVar("Labelled", LabelsBody, LabelMarginBody)
+Labelled = TypeVar("Labelled", bound=LabelsBody | LabelMarginBody)
 MAX_CELLS = 2**22
 MAX_STATES = 256
 """Of a machine of states on pairs; where the two inputs' states would be more, only the first input's are read."""

@@ -30,6 +30,10 @@ AT_ONCE = 2**14
 """Domains of at most so many inputs are enumerated: that is exact."""
 
 
+MAX_TABLE = 2**26
+"""Entries of a table of queries, positions and tokens, that are held at once."""
+
+
 @dataclass(frozen=True)
 class AccuracyBounds:
     """How many inputs of a domain are `proved` right, `refuted` and `undecided`: exact integers that add up to `total`.
@@ -153,6 +157,8 @@ def count_claim(claim: Claim, domain: Language, aim: Aim) -> tuple[Counted | Non
         return None, why
     lengths = [n for n in domain.lengths if domain.size(n)]
     letters = np.array(list(token_places(body.subject, domain)), dtype=np.int64)
+    if max(lengths) * len(letters) ** 2 > MAX_TABLE:
+        return None, f"tables of {len(letters)} x {len(letters)} tokens at {max(lengths)} positions are too large"
     try:
         return count_groups(body.subject.model, body.machine, letters, lengths, aim), ""
     except Unsupported as error:
