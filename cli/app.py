@@ -196,6 +196,31 @@ def bound(
     return bound_difference(model, output, rival, gap, seconds, resume, as_json)
 
 
+@app.command("judge", epilog=EPILOG)
+def judge(
+    model: Model,
+    circuit: Annotated[Path, typer.Argument(metavar="CIRCUIT", help="A circuit of the model, as JSON.")],
+    ablation: Annotated[
+        str | None, typer.Option(help="zero, mean or resample, of all the rest. Default: the circuit's own.")
+    ] = None,
+    means: Annotated[
+        Path | None, typer.Option(help="For mean: the vectors, as JSON. Default: over words drawn from the domain.")
+    ] = None,
+    at_least: Annotated[str | None, typer.Option(help="Faithful on this share of the inputs. Default: on all.")] = None,
+    seconds: Seconds = 60.0,
+    edge_seconds: Annotated[
+        float, typer.Option(parser=_number, metavar="<float>", help="Time limit for each edge.")
+    ] = 2.0,
+    certificate: Annotated[Path | None, typer.Option(help="Where to write the certificate of what is proved.")] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Judge a circuit of a trained model: is it faithful on every input, does it need each edge, is the rest idle?"""
+    from .judging import Judging, judge_circuit
+
+    options = Judging(ablation, means, at_least, seconds, edge_seconds, certificate)
+    return judge_circuit(model, circuit, options, as_json)
+
+
 @app.command("radius", epilog=EPILOG)
 def radius(
     model: Model,

@@ -5,13 +5,14 @@ Imports nothing of the rest of certiformer: the standard library, numpy and pyth
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from os import PathLike
 from typing import TypeAlias
 
 from .balls import check_arithmetic
 from .bodies import Computes, Faithful, Interchange, Margin, NeverOutputs
+from .both_right import check_both_right
 from .circuit import check_no_flow
 from .composition import check_composition
 from .counting import check_count
@@ -32,6 +33,7 @@ from .format import (
 from .interchange import check_interchange
 from .model import Model, parse_model, read_model
 from .paths import check_paths
+from .reduction import own_model
 from .theorem import Theorem, read_theorem
 
 
@@ -97,20 +99,21 @@ def _check(data: Mapping[str, Json], model: Model) -> Outcome:
     rule = proof.get("rule") if isinstance(proof, dict) else None
     with within("proof", str(rule)[:40]):
         _check_fit(theorem, rule)
-        if rule not in ("enumerate", "witness", "hole"):
+        if rule not in ("enumerate", "witness", "hole", *OWN_MODEL, "both_right"):
             theorem.model.config.require_piecewise_linear()
     if rule == "composition":
         check_composition(theorem, proof)
     elif rule == "interchange":
         check_interchange(theorem, proof)
     elif rule == "no_flow":
-        check_no_flow(theorem.model, [part.circuit for part in theorem.parts if isinstance(part, Faithful)], proof)
+        alone = [part.alone for part in theorem.parts if isinstance(part, Faithful)]
+        check_no_flow(theorem.model, [(one.circuit, one.means or {}) for one in alone], proof)
+    elif rule == "both_right":
+        check_both_right(theorem, proof, {"enumerate": check_enumeration, **OWN_MODEL})
     elif rule == "enumerate":
         check_enumeration(theorem, proof)
-    elif rule == "count":
-        check_count(theorem, proof)
-    elif rule == "paths":
-        check_paths(theorem, proof)
+    elif rule in OWN_MODEL:
+        OWN_MODEL[str(rule)](theorem, proof)
     elif rule == "witness":
         check_witness(theorem, proof)
     elif rule == "hole":
@@ -121,6 +124,23 @@ def _check(data: Mapping[str, Json], model: Model) -> Outcome:
         with within("proof", str(rule)[:40]):
             require(False, f"unknown rule {show(rule)}")
     return Valid(data["theorem"])
+
+
+def _by(
+    rule: str, check_rule: Callable[[Theorem, dict[str, Json]], None]
+) -> Callable[[Theorem, dict[str, Json]], None]:
+    """A rule about models; a theorem about a circuit alone is one about the circuit's own model."""
+
+    def check_own(theorem: Theorem, proof: dict[str, Json]) -> None:
+        with within("proof", rule):
+            own = own_model(theorem)
+            own.model.config.require_piecewise_linear()
+        check_rule(own, proof)
+
+    return check_own
+
+
+OWN_MODEL = {"count": _by("count", check_count), "paths": _by("paths", check_paths)}
 
 
 def _check_fit(theorem: Theorem, rule: object) -> None:

@@ -228,11 +228,14 @@ def _body(body: Json, pairs: bool) -> str:
     on_x = "on x, " if pairs and not of_pairs(body) else ""
     if kind == "computes":
         return f"{on_x}the model's decoded output equals that of the RASP program {_program(body)} at every position"
+    if kind == "labels" and "circuit" in body:
+        return f"{_alone(body['circuit'])}: its decoded output{_at_x(body)} is {_label(body)}"
     if kind == "labels":
         return f"the model's decoded output is {_label(body)}"
     if kind == "label_margin":
         least = decimal(dyadic(body["at_least"], "at_least"))
-        return f"the logit of {_label(body)} exceeds every other by at least {least}"
+        whose = f"{_alone(body['circuit'])}:{_at_x(body)} " if "circuit" in body else ""
+        return f"{whose}the logit of {_label(body)} exceeds every other by at least {least}"
     if kind == "never_outputs":
         return f"{on_x}the model never outputs {listed(body['outputs'])}"
     if kind == "margin":
@@ -334,17 +337,27 @@ def _invariant(body: Json) -> str:
 
 
 def _faithful(body: Json, on_x: str) -> str:
+    here = "decodes on x as the model does" if body["ablation"] == "resample" else "decodes as the model does"
+    circuit, others = _alone(body).split(", ", 1)
+    return f"{on_x}{circuit} {here}, {others}"
+
+
+def _at_x(body: Json) -> str:
+    return " on x" if body["circuit"]["ablation"] == "resample" else ""
+
+
+def _alone(body: Json) -> str:
+    """The circuit, and what stands in for the rest."""
     circuit, ablation = body["circuit"], body["ablation"]
-    size = f"{len(circuit['nodes'])} nodes, {len(circuit['edges'])} edges"
+    size = f"{len(circuit['nodes'])} nodes and {len(circuit['edges'])} edges"
+    over = f" (over {len(body.get('reference', ()))} reference inputs)"
     source = {
         "zero": "",
-        "mean": f" (over {len(body.get('reference', ()))} reference inputs)",
+        "mean": f" ({len(body['means'])} stored vectors, in the theorem)" if "means" in body else over,
         "resample": ", taken from y",
         "any": ", that is whatever replaces it",
     }[ablation]
-    here = "decodes on x as the model does" if ablation == "resample" else "decodes as the model does"
-    others = f"every other {circuit['granularity']} under {ablation} ablation{source}"
-    return f"{on_x}the circuit ({size}) alone {here}, {others}"
+    return f"the circuit ({size}) alone, every other {circuit['granularity']} under {ablation} ablation{source}"
 
 
 def _interchange(body: Json) -> str:

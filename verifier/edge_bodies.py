@@ -11,9 +11,9 @@ from torch import Tensor
 from ..models.circuits import parse_edge
 from ..models.edits import Ablate, Resample, edit
 from ..models.program import LOGITS, input_site
+from .alone import Enclosed, _written
 from .balls import Unsupported, add, enclose, exact, matmul, negate
 from .bodies import STATUS, Ids
-from .circuit_bodies import _Enclosed, _written
 from .mechanism_bodies import run_replaced
 from .reading import Subject, judge
 from .stream_bodies import About, matrix_to_json
@@ -100,7 +100,7 @@ class EffectBody(About):
         given = enclose(model, codec.with_bos(ids[1]), (site,))[site]
         given = given if head is None else given.map(lambda t: t[:, :, head])
         (name,) = edited.constants
-        ball = enclose(_Enclosed(edited, {name: given}), codec.with_bos(ids[0]))[LOGITS].map(self.subject._positions)
+        ball = enclose(Enclosed(edited, {name: given}), codec.with_bos(ids[0]))[LOGITS].map(self.subject._positions)
         plain = enclose(model, codec.with_bos(ids[0]))[LOGITS].map(self.subject._positions)
         lost_ball = matmul(add(plain, negate(ball)), exact(self.direction[:, None]))
         return lost_ball.low()[:, -1, 0], lost_ball.high()[:, -1, 0]

@@ -11,6 +11,7 @@ from ..models.languages import Language
 from ..models.transformer import Transformer
 from ..models.values import Value
 from .bodies import InvariantBody
+from .circuit_bodies import FaithfulBody
 from .claims import Claim
 from .enumeration import MAX_INPUTS, Tally, enumerate_inputs, size_of
 from .label_bodies import LabelMarginBody, LabelsBody
@@ -23,7 +24,7 @@ from .theorems import domain_to_json
 from .verdicts import Certificate, EmptyDomain, Proved, Refuted, Setting, Unknown, Vacuous, Verdict
 from .witness import Outcome, Semantics, Witness, show_value
 
-ENGINES = ("refute", "enumeration", "composition", "counting", "paths")
+ENGINES = ("refute", "enumeration", "composition", "counting", "paths", "agreement")
 QUICK_SHARE, QUICK_SECONDS, SHRINK_SECONDS = 0.1, 1.0, 10.0
 PATHS_SHARE = 0.8
 AT_ONCE = 2**14
@@ -42,8 +43,8 @@ def prove(
 
     In order: a quick search for a counterexample (unless there are few inputs); enumeration, if there are at most
     2^14; composition; counting (of shares of the inputs that a task labels); enumeration up to 2^20 inputs; paths (of
-    what a task labels); a longer search. `engines` (of `refute`, `enumeration`, `composition`, `counting`, `paths`)
-    restricts this to those named. The weights
+    what a task labels); agreement (of a circuit and its model, through a task's labels); a longer search. `engines` (of
+    `refute`, `enumeration`, `composition`, `counting`, `paths`, `agreement`) restricts this to those named. The weights
     are copied at the start. `progress` is called with a line now and then. Ctrl-C gives `Unknown`. Once a proof is
     found, it is checked even if the time is up.
     `semantics`: what the verdict is about. `real`: the exact weights over the reals; inputs on which only the float32
@@ -178,6 +179,9 @@ class _Attempt:
             return verdict
         if "paths" in self.engines and self.semantics == "real" and self.remaining > 0 and not self.exhausted(size):
             if (verdict := self.paths()) is not None:
+                return verdict
+        if "agreement" in self.engines and self.semantics == "real" and self.remaining > 0 and not self.exhausted(size):
+            if (verdict := self.agree()) is not None:
                 return verdict
         if searching and self.remaining > 0 and not self.exhausted(size):
             if (verdict := self.search(self.remaining, hints=hints)) is not None:
@@ -360,6 +364,23 @@ class _Attempt:
         if certificate is not None:
             return self.checked(certificate, self.setting("paths"))
         self.reasons.append(f"paths: {reason}")
+        return None
+
+    # Agreement
+
+    def agree(self) -> Verdict | None:
+        self.engine = "agreement"
+        body = self.claim.body
+        if not isinstance(body, FaithfulBody) or self.claim.quantifier not in ("forall", "at_least"):
+            return None
+        from .agreement import prove_agreement
+
+        share = PATHS_SHARE if self.claim.quantifier == "forall" and "refute" in self.engines else 1.0
+        deadline = time.monotonic() + share * self.remaining
+        certificate, reason = prove_agreement(self.claim, self.domain, deadline, self.progress)
+        if certificate is not None:
+            return self.checked(certificate, self.setting("agreement"))
+        self.reasons.append(f"agreement: {reason}")
         return None
 
     # Certificates

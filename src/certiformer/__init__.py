@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from .verifier.affine_bounds import output_bounds as output_bounds
     from .verifier.affine_regions import EmbeddingBall as EmbeddingBall
     from .verifier.affine_regions import TokenSets as TokenSets
+    from .verifier.agreement import AgreementBound as AgreementBound
+    from .verifier.agreement import agreement_bound as agreement_bound
     from .verifier.claims import Abstracts as Abstracts
     from .verifier.claims import Attends as Attends
     from .verifier.claims import Claim as Claim
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
     from .verifier.claims import Invariant as Invariant
     from .verifier.claims import Margin as Margin
     from .verifier.claims import NeverOutputs as NeverOutputs
+    from .verifier.necessity import edge_needed as edge_needed
     from .verifier.portfolio import prove as prove
     from .verifier.radius import WeightRadius as WeightRadius
     from .verifier.radius import weight_radius as weight_radius
@@ -107,6 +110,9 @@ _NAMES: dict[str, str] = {
     "output_bounds": "verifier.affine_bounds",
     "EmbeddingBall": "verifier.affine_regions",
     "TokenSets": "verifier.affine_regions",
+    "AgreementBound": "verifier.agreement",
+    "agreement_bound": "verifier.agreement",
+    "edge_needed": "verifier.necessity",
     "Abstracts": "verifier.claims",
     "LeastDifference": "verifier.worst_case",
     "least_difference": "verifier.worst_case",
