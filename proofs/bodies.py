@@ -31,12 +31,14 @@ from .model import Config, Weights
 from .stream_bodies import (
     Agree,
     Effect,
+    HeadTable,
     Monotone,
     Robust,
     Subspace,
     Writes,
     read_agree,
     read_effect,
+    read_head_table,
     read_monotone,
     read_robust,
     read_subspace,
@@ -177,7 +179,7 @@ class LabelMargin:
 
 Part: TypeAlias = (
     Computes | NeverOutputs | Margin | Invariant | Attends | Faithful | Interchange | Labels | LabelMargin
-    | Robust | Monotone | Subspace | Writes | Effect | Agree
+    | Robust | Monotone | Subspace | Writes | Effect | Agree | HeadTable
 )  # fmt: skip
 
 
@@ -368,6 +370,7 @@ READERS: dict[str, tuple[tuple[str, ...], Callable[[BodyReader, dict[str, Json]]
     "subspace": (("stream", "directions", "complement", "positions", "carries"), _with(read_subspace)),
     "writes": (("node", "directions", "at_most"), _with(read_writes)),
     "agree": (("circuits", "ablation"), _with(read_agree)),
+    "head_table": (("circuit", "head", "relation", "at_least"), _with(read_head_table)),
     "effect": (("edge", "direction", "score", "within"), _with(read_effect)),
 }
 OPTIONAL: dict[str, tuple[str, ...]] = {

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .balls import Ball, point
+from .balls import Ball, point, times
 from .circuit import outside
 from .core import Bits
 from .exact import grow
 from .network import Edits, Port
 from .reading import Decided, beyond, possible, same
-from .stream_bodies import Agree, Effect, Monotone, Robust, Subspace, Writes
+from .stream_bodies import Agree, Effect, HeadTable, Monotone, Robust, Subspace, Writes
 
 if TYPE_CHECKING:
     from .judging import Chunk
@@ -121,6 +121,35 @@ def _agree(chunk: Chunk, part: Agree, number: int) -> Found:
     return same(*readings), None
 
 
+def _head_table(chunk: Chunk, part: HeadTable, number: int) -> Found:
+    """Of every token of the input, the differences in its row are provably large enough, or one provably is not."""
+    network, codec = chunk.network, chunk.theorem.codec
+    name = f"blocks.{part.layer}.attn."
+    tokens = point(network.weights["embed.W_E"][: len(codec.vocab)])
+
+    def through(x: Ball, letter: str) -> Ball:
+        return x @ point(network.weights[f"{name}W_{letter}"][part.head])
+
+    if part.ov:
+        table = through(through(tokens, "V"), "O") @ point(network.weights["unembed.W_U"])
+    else:
+        queries = through(tokens, "Q") + point(network.weights[f"{name}b_Q"][part.head])
+        table = times(queries @ through(tokens, "K").swapped(), network._scale(part.layer))
+    if part.diagonal:
+        column = np.maximum(part.same, 0)[:, None]
+        own = Ball(np.take_along_axis(table.mid, column, 1), np.take_along_axis(table.rad, column, 1))
+        gap = own.spread(table.mid.shape) + _negative(table)
+        compared = np.arange(table.mid.shape[1]) != column
+        known = part.same >= 0
+    else:
+        gap = table[:, 1:] + _negative(table[:, :-1])
+        compared, known = np.ones(gap.mid.shape, dtype=np.bool_), np.ones(len(part.same), dtype=np.bool_)
+    enough = ((gap.low() > beyond(part.at_least, 1)) | ~compared).all(axis=1) & known
+    short = ((gap.high() < beyond(part.at_least, -1)) & compared).any(axis=1) | ~known
+    ids = chunk.tokens(chunk.words[0])[:, int(codec.bos) :]
+    return (np.asarray(enough[ids]), np.asarray(short[ids])), None
+
+
 RULES: dict[type[Any], Callable[[Any, Any, int], Found]] = {
     Robust: _robust,
     Monotone: _monotone,
@@ -128,4 +157,5 @@ RULES: dict[type[Any], Callable[[Any, Any, int], Found]] = {
     Writes: _writes,
     Effect: _effect,
     Agree: _agree,
+    HeadTable: _head_table,
 }

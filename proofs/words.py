@@ -300,6 +300,18 @@ def _agree(body: Json, on_x: str) -> str:
     return f"{sizes[0]} alone and {sizes[1]} alone, all else under {body['ablation']} ablation{source} {here}"
 
 
+def _head_table(body: Json, on_x: str) -> str:
+    (layer, head), least = body["head"], decimal(dyadic(body["at_least"], "at_least"))
+    circuit = "OV circuit (token to logit)" if body["circuit"] == "ov" else "QK circuit (query token to key token)"
+    relation = (
+        "the entry of the same value exceeds every other"
+        if body["relation"] == "diagonal"
+        else ("every entry exceeds the one before it")
+    )
+    where = f"in the row of each of its tokens of the full {circuit} of head {head} of layer {layer}"
+    return f"{on_x}{where}, {relation} by at least {least}"
+
+
 def _stream(body: Json) -> str:
     return f"the residual stream at depth {body['stream']} (0: the embedding)"
 
@@ -311,6 +323,7 @@ STREAM_WORDS = {
     "writes": _writes,
     "effect": _effect,
     "agree": _agree,
+    "head_table": _head_table,
 }
 
 

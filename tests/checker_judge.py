@@ -315,6 +315,33 @@ class Judge:
         lost = (self.run(base).logits[-1] - edited.logits[-1]) @ direction
         return self.below(np.abs(lost - float(dyadic(body["score"]))), body["within"])
 
+    def head_table(self, body: Json, witness: Any) -> bool:
+        (layer, head), least = body["head"], float(dyadic(body["at_least"]))
+        w = {k: v.astype(np.float64) for k, v in self.weights.items()}
+        name, tokens = f"blocks.{layer}.attn.", w["embed.W_E"][: len(self.vocab)]
+        columns = self.outputs if body["circuit"] == "ov" else self.vocab
+        if body["circuit"] == "ov":
+            table = tokens @ w[name + "W_V"][head] @ w[name + "W_O"][head] @ w["unembed.W_U"]
+        else:
+            scale = self.config["attention_scale"]
+            scale = self.config["layers"][layer]["d_head"] ** -0.5 if isinstance(scale, str) else scale
+            queries = tokens @ w[name + "W_Q"][head] + w[name + "b_Q"][head]
+            table = scale * queries @ (tokens @ w[name + "W_K"][head]).T
+        held = True
+        for token in witness[0]:
+            row = table[self.vocab.index(token)]
+            if body["relation"] == "increasing":
+                gaps = list(row[1:] - row[:-1])
+            elif token in columns:
+                at = columns.index(token)
+                gaps = [row[at] - x for c, x in enumerate(row) if c != at]
+            else:
+                gaps = [-math.inf]
+            if any(abs(gap - least) < NEAR for gap in gaps):
+                raise TooNear
+            held &= all(gap > least for gap in gaps)
+        return held
+
     def below(self, sizes: Array, most: Json) -> bool:
         limit = float(dyadic(most))
         if (np.abs(sizes - limit) < NEAR).any():

@@ -39,6 +39,7 @@ from certiformer.verifier.stream_bodies import stream_site
 from certiformer.verifier.stream_claims import (
     CircuitsAgree,
     EdgeEffect,
+    HeadTable,
     Monotone,
     Robust,
     SubspaceCarries,
@@ -117,6 +118,8 @@ KINDS: dict[str, Callable[[Compiled], Claim]] = {
     "effect on a query": lambda c: EdgeEffect(c, "input->a0.h0<q>", ramp(c), 0.0, 0.5),
     "agree, zero": lambda c: CircuitsAgree(c, c.circuit, less(c), "zero"),
     "agree, resample": lambda c: CircuitsAgree(c, less(c), by_nodes(c), "resample"),
+    "table, qk": lambda c: table(c, "qk", "diagonal", 0.0625),
+    "table, ov": lambda c: table(c, "ov", "increasing", -0.3),
     "several": lambda c: Computes(c) & Faithful(c, less(c), "resample") & Invariant(c, irrelevant_positions=[2]),
 }
 
@@ -136,6 +139,14 @@ def axes(compiled: Compiled, step: int) -> torch.Tensor:
     if step:
         return torch.eye(d)[step:]
     return torch.linalg.qr(torch.randn(d, 2, generator=torch.Generator().manual_seed(1)))[0].T
+
+
+def table(compiled: Compiled, circuit: Any, relation: Any, least: float) -> Claim:
+    """Of the first head; models that have no such table: another claim."""
+    config = compiled.model.config
+    if config.layer_norm is not None or (circuit == "ov" and compiled.codec.kind == "scalar"):
+        return WritesAtMost(compiled, "a0.h0", axes(compiled, 1), 0.5)
+    return HeadTable(compiled, (0, 0), circuit, relation, least)
 
 
 def ramp(compiled: Compiled) -> torch.Tensor:
@@ -281,6 +292,12 @@ def changes(stated: Any) -> list[Any]:
                 change("body", "positions", to=places)
             for depth in range(len(stated["config"]["layers"]) + 1):
                 change("body", "stream", to=depth)
+        case "head_table":
+            for relation in ("diagonal", "increasing"):
+                for circuit in ("ov", "qk") if stated["codec"]["kind"] == "categorical" else ("qk",):
+                    for least in (-4, {"num": -1, "log2den": 3}, {"num": 1, "log2den": 3}, 4):
+                        found.append(copy.deepcopy(stated))
+                        found[-1]["body"] |= {"relation": relation, "circuit": circuit, "at_least": least}
         case "writes":
             for most in (0, {"num": 1, "log2den": 2}, 1, 100):
                 change("body", "at_most", to=most)

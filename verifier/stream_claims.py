@@ -18,8 +18,8 @@ from ..models.sites import unknown
 from ..models.values import Value
 from .bodies import AndBody, Body
 from .circuit_bodies import AgreeBody, FaithfulBody
-from .claims import Claim, Faithful, _parts, float64_number, subject_of
-from .edge_bodies import EffectBody, WritesBody
+from .claims import Claim, Faithful, _parts, float64_number, head_of, subject_of
+from .edge_bodies import EffectBody, HeadTableBody, WritesBody
 from .reading import Subject
 from .stream_bodies import MonotoneBody, RobustBody, SubspaceBody, stream_site
 from .witness import show_value
@@ -198,6 +198,35 @@ def EdgeEffect(
     if numbers[1] < 0:
         raise InputError(f"within must be at least 0, got {within}")
     return Claim("forall", EffectBody(subject, edge, _float32(direction, "direction"), *numbers))
+
+
+def HeadTable(
+    of: Any,
+    head: tuple[int, int],
+    circuit: Literal["ov", "qk"],
+    relation: Literal["diagonal", "increasing"],
+    at_least: float | Fraction = 0,
+    *,
+    codec: Codec | None = None,
+) -> Claim:
+    """About a head's full OV circuit (W_E W_V W_O W_U: token to logit) or QK circuit (query token to key token),
+    positions and, of `ov`, biases left out: in the row of every token of the input, the entry of the same value exceeds
+    every other (`diagonal`: the head copies, or attends to the same token), or entries increase along the codec's order
+    (`increasing`: larger tokens are attended to more), by at least `at_least`.
+
+    All tokens at once: on the domain of words of length 1. For models without LayerNorm. Raises `InputError`.
+    """
+    subject = subject_of(of, codec)
+    layer, number = head_of(subject, head)
+    if circuit not in ("ov", "qk") or relation not in ("diagonal", "increasing"):
+        raise InputError(f"circuit is 'ov' or 'qk', relation 'diagonal' or 'increasing'; got {circuit!r}, {relation!r}")
+    if subject.model.config.layer_norm is not None:
+        raise InputError("this model has LayerNorm, so that its heads read no fixed linear function of the tokens")
+    if circuit == "ov" and subject.codec.kind != "categorical":
+        raise InputError("this codec is scalar (one logit), so the OV circuit has one column: nothing to compare")
+    return Claim(
+        "forall", HeadTableBody(subject, layer, number, circuit, relation, float64_number(at_least, "at_least"))
+    )
 
 
 def depth_of(subject: Subject, site: str) -> int:

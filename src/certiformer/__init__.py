@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from .verifier.stream_claims import CircuitsAgree as CircuitsAgree
     from .verifier.stream_claims import Complete as Complete
     from .verifier.stream_claims import EdgeEffect as EdgeEffect
+    from .verifier.stream_claims import HeadTable as HeadTable
     from .verifier.stream_claims import Monotone as Monotone
     from .verifier.stream_claims import Robust as Robust
     from .verifier.stream_claims import SubspaceCarries as SubspaceCarries
@@ -134,6 +135,7 @@ _NAMES: dict[str, str] = {
     "CircuitsAgree": "verifier.stream_claims",
     "Complete": "verifier.stream_claims",
     "EdgeEffect": "verifier.stream_claims",
+    "HeadTable": "verifier.stream_claims",
     "Monotone": "verifier.stream_claims",
     "Robust": "verifier.stream_claims",
     "SubspaceCarries": "verifier.stream_claims",
