@@ -251,6 +251,7 @@ def test_every_claim_describes_itself() -> None:
         "measures at most 1",
         "resampling m0->logits",
         "decode alike",
+        "entries increase by at least 0.5",
     ]
     for claim, text in zip(claims, words, strict=True):
         assert text in claim.describe()
