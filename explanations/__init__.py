@@ -1,0 +1,14 @@
+"""Explanations of models: circuits found by search or read from other tools' files, and how good they are."""
+
+from __future__ import annotations
+
+from .acdc import acdc as acdc
+from .attribution import eap as eap
+from .attribution import eap_ig as eap_ig
+from .pairs import METRICS as METRICS
+from .pairs import Metric as Metric
+from .pairs import Pairs as Pairs
+from .pairs import Setup as Setup
+from .pairs import sample_pairs as sample_pairs
+from .patching import patching as patching
+from .scored import ScoredCircuit as ScoredCircuit
