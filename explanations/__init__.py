@@ -12,3 +12,8 @@ from .pairs import Setup as Setup
 from .pairs import sample_pairs as sample_pairs
 from .patching import patching as patching
 from .scored import ScoredCircuit as ScoredCircuit
+from .scoring import Against as Against
+from .scoring import Sampled as Sampled
+from .scoring import against as against
+from .scoring import auroc as auroc
+from .scoring import sampled_faithfulness as sampled_faithfulness

@@ -193,7 +193,7 @@ class _Walk:
 
 
 def _entry(site: str, reader: Reader, config: TransformerConfig) -> str:
-    """The operation at which a reader's own input comes in: heads' at their linear map, others' at the first to read."""
+    """Where a reader's own input comes in: heads' at their linear map, others' at the first operation to read."""
     if reader.slot:
         return site
     if reader.norm is not None:

@@ -137,7 +137,7 @@ class Setup:
             raise InputError(f"ablation must be one of {', '.join(get_args(Ablated))}, got {self.ablation!r}")
         if (self.ablation == "mean") != (self.means is not None):
             raise InputError(
-                "mean ablation needs means=mean_activations(model, inputs) or domain_means; no other ablation takes them"
+                "mean ablation needs means=mean_activations(model, inputs) or domain_means(...); others take no means"
             )
         if self.means is not None:
             self.means.validate(self.model.config)

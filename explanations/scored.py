@@ -42,7 +42,7 @@ class ScoredCircuit:
     def __post_init__(self) -> None:
         if self.scores.shape != (len(self.edges),):
             raise InputError(
-                f"the model has {len(self.edges)} edges, so there must be as many scores, got {tuple(self.scores.shape)}"
+                f"the model has {len(self.edges)} edges and needs as many scores, got shape {tuple(self.scores.shape)}"
             )
         object.__setattr__(self, "scores", self.scores.detach().to("cpu", torch.float64))
         if self.chosen is not None:
