@@ -5,6 +5,10 @@ from __future__ import annotations
 from .acdc import acdc as acdc
 from .attribution import eap as eap
 from .attribution import eap_ig as eap_ig
+from .formats import FORMATS as FORMATS
+from .formats import read as read
+from .formats import unscored as unscored
+from .formats import write as write
 from .pairs import METRICS as METRICS
 from .pairs import Metric as Metric
 from .pairs import Pairs as Pairs
