@@ -157,7 +157,7 @@ def question(path: Path, wanted: Wanted) -> tuple[Claim, Language]:
 
     model = inputs.load_trained_model(path) if wanted.claim in OF_TASKS else Compiled.load(inputs.model_file(path))
     claim = claim_of(model, wanted)
-    return claim, _domain(model, wanted) if isinstance(model, Compiled) else _task_domain(model, wanted)
+    return claim, compiled_domain(model, wanted) if isinstance(model, Compiled) else _task_domain(model, wanted)
 
 
 def not_proved(verdict: Refuted | Unknown | EmptyDomain | Vacuous, data: dict[str, object], screen: Screen) -> int:
@@ -201,7 +201,7 @@ def _task_domain(trained: Trained, wanted: Wanted) -> Language:
     return trained.task.domain
 
 
-def _domain(compiled: Compiled, wanted: Wanted) -> Language:
+def compiled_domain(compiled: Compiled, wanted: Wanted) -> Language:
     """The sequences the claim is about."""
     from ..models import sequences
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .circuits import INPUT, OUTPUT, Edge, all_nodes, parse_edge, parse_head, parse_mlp
+from .codec import Codec
 from .config import TransformerConfig
 from .edits import Given
 from .errors import InputError
@@ -105,16 +106,19 @@ def mean_activations(
     return MeanAblation(values, provenance or f"{words} inputs of the caller's, {positions} positions")
 
 
-def domain_means(model: Transformer, domain: Language, *, bos: bool, samples: int, seed: int = 0) -> MeanAblation:
-    """`mean_activations` over words drawn uniformly from a language; with `bos`, BOS is put first and counts.
+def domain_means(model: Transformer, domain: Language, codec: Codec, samples: int, seed: int = 0) -> MeanAblation:
+    """`mean_activations` over words drawn uniformly from a language; where the codec has a BOS, it is put first, and
+    its position counts.
 
-    The language's token ids must be the model's. Raises `InputError` for an empty language.
+    Raises `InputError` for an empty language, and for tokens that the codec does not have.
     """
-    batches = [torch.from_numpy(ids) for _, ids in domain.sample_ids(seed, samples)]
-    if bos:
-        batches = [torch.nn.functional.pad(ids, (1, 0), value=len(domain.vocab)) for ids in batches]
-    text = f"{samples} words drawn uniformly (seed {seed}) from {domain!r}{', BOS included' if bos else ''}"
-    return mean_activations(model, (batch for batch in batches if len(batch)), text)
+    strange = [token for token in domain.vocab if token not in codec.index]
+    if strange:
+        raise InputError(f"the domain has tokens that the model has not: {strange[:8]}")
+    ids = torch.tensor([codec.index[token] for token in domain.vocab])
+    drawn = [torch.from_numpy(words) for _, words in domain.sample_ids(seed, samples) if len(words)]
+    text = f"{samples} words drawn uniformly (seed {seed}) from {domain!r}{', BOS included' if codec.bos else ''}"
+    return mean_activations(model, (codec.with_bos(ids[words]) for words in drawn), text)
 
 
 def written(node: str, config: TransformerConfig) -> tuple[str, int | None]:

@@ -63,7 +63,7 @@ def make(shape: str, bos: bool = False, seed: int = 0, double: bool = False) -> 
 def setup_of(shape: str, *, bos: bool = False, double: bool = False, k: int = 6, **kwargs: Any) -> Setup:
     model, codec = make(shape, bos, double=double)
     if kwargs.get("ablation") == "mean":
-        kwargs["means"] = domain_means(model, DOMAIN, bos=bos, samples=20)
+        kwargs["means"] = domain_means(model, DOMAIN, codec, samples=20)
     return Setup(model, sample_pairs(DOMAIN, codec, k, seed=1), **kwargs)
 
 
@@ -139,7 +139,7 @@ def linear_model(seed: int = 0) -> Transformer:
 def test_on_a_linear_model_eap_is_exact(ablation: Any) -> None:
     model = linear_model()
     codec = Codec(tuple(range(VOCAB)), False, "categorical", (0, 1, 2))
-    means = domain_means(model, DOMAIN, bos=False, samples=20) if ablation == "mean" else None
+    means = domain_means(model, DOMAIN, codec, samples=20) if ablation == "mean" else None
     setup = Setup(model, sample_pairs(DOMAIN, codec, 20), ablation, means=means)
     exact = patching(setup).scores
     assert float(exact.abs().max()) > 0.04

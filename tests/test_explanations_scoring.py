@@ -26,6 +26,7 @@ from certiformer.explanations import (
 from certiformer.explanations.scoring import table, to_svg
 from certiformer.models import (
     Circuit,
+    Codec,
     InputError,
     LayerConfig,
     Resample,
@@ -97,7 +98,7 @@ def test_json_is_exact(tmp_path: Path) -> None:
     model = Transformer.initialised(CONFIG)
     edges = list(map(str, all_edges(CONFIG)))
     values = dict(zip(edges, [math.inf, -math.inf, 0.1, 1 / 3, -0.0], strict=False))
-    means = domain_means(model, sequences(range(3), 3), bos=False, samples=5)
+    means = domain_means(model, sequences(range(3), 3), Codec((0, 1, 2), False, "categorical", (0, 1)), 5)
     found = ScoredCircuit(
         CONFIG,
         torch.tensor([values.get(e, math.nan) for e in edges], dtype=torch.float64),

@@ -7,7 +7,17 @@ import json
 import pytest
 import torch
 
-from certiformer.models import Ablate, InputError, LayerConfig, Mean, Transformer, TransformerConfig, edit, sequences
+from certiformer.models import (
+    Ablate,
+    Codec,
+    InputError,
+    LayerConfig,
+    Mean,
+    Transformer,
+    TransformerConfig,
+    edit,
+    sequences,
+)
 from certiformer.models.means import MeanAblation, domain_means, mean_activations
 
 CONFIG = TransformerConfig(6, 5, 4, 3, (LayerConfig(2, 3, 4), LayerConfig(1, 3, 0)), layer_norm=1e-5)
@@ -37,11 +47,23 @@ def test_each_position_counts_the_same(model: Transformer) -> None:
 
 
 def test_the_provenance_names_domain_seed_and_number(model: Transformer) -> None:
-    domain = sequences(range(4), range(1, 4))
-    means = domain_means(model, domain, bos=False, samples=50, seed=7)
+    domain = sequences(range(1, 4), range(1, 4))
+    codec = Codec(tuple(range(4)), False, "categorical", (0, 1, 2))
+    means = domain_means(model, domain, codec, samples=50, seed=7)
     assert repr(domain) in means.provenance and "50 words" in means.provenance and "seed 7" in means.provenance
-    again = domain_means(model, domain, bos=False, samples=50, seed=7)
+    again = domain_means(model, domain, codec, samples=50, seed=7)
     assert all(torch.equal(means.values[node], again.values[node]) for node in means.values)
+
+
+def test_the_domains_tokens_are_read_by_the_codec(model: Transformer) -> None:
+    """The domain's only token is the codec's last, and BOS comes first."""
+    codec = Codec(tuple("xyz"), True, "categorical", (0, 1, 2))
+    means = domain_means(model, sequences(["z"], 2), codec, samples=3)
+    expected = mean_activations(model, torch.tensor([[3, 2, 2]]))
+    torch.testing.assert_close(means.values["input"], expected.values["input"])
+    assert "BOS included" in means.provenance
+    with pytest.raises(InputError, match=r"has not: \['q'\]"):
+        domain_means(model, sequences(["q"], 2), codec, samples=3)
 
 
 def test_json_keeps_every_bit(model: Transformer) -> None:
