@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from .output import BadInput, ExitCode, Screen, facts
 if TYPE_CHECKING:
     from ..compiler.compiled import Compiled
     from ..explanations import ScoredCircuit, Setup
+    from ..explanations.graph_runs import Progress
     from ..models import Circuit, Codec, Language, Transformer
     from ..models.cards import Trained
 
@@ -145,7 +146,6 @@ def explain_model(model: Path, wanted: Explaining, as_json: bool) -> int:
         "details": dict(found.details),
         "seconds": seconds,
         "scores": found.by_edge,
-        **extra,
     }
     rows: dict[str, object] = {
         "model": explained.name,
@@ -171,8 +171,13 @@ def explain_model(model: Path, wanted: Explaining, as_json: bool) -> int:
 
         write(found, wanted.output, wanted.format)  # type: ignore[arg-type]
         parts.append(f"saved: {wanted.output}")
-    data |= {"path": str(wanted.output) if wanted.output else None, "svg": str(wanted.svg) if wanted.svg else None}
-    screen.show(data, *parts, *(str(line) for line in extra.get("lines", ())))
+    lines = extra.pop("lines", [])
+    data |= {
+        **extra,
+        "path": str(wanted.output) if wanted.output else None,
+        "svg": str(wanted.svg) if wanted.svg else None,
+    }
+    screen.show(data, *parts, *lines)
     return ExitCode.OPEN if extra.get("unknown") else ExitCode.OK
 
 
@@ -190,6 +195,8 @@ def _discover(
         if wanted.method == "acdc":
             assert wanted.threshold is not None
             return acdc(setup, threshold=wanted.threshold, progress=tell), {}
+        if wanted.method == "verified":
+            return _verified(setup, explained, wanted, screen, tell)
         methods: dict[str, Callable[[], ScoredCircuit]] = {
             "eap": lambda: eap(setup, progress=tell),
             "eap-ig": lambda: eap_ig(setup, steps=wanted.steps or 5, path=wanted.path or "inputs", progress=tell),  # type: ignore[arg-type]
@@ -199,3 +206,63 @@ def _discover(
     if wanted.top is None and wanted.threshold is None:
         return found, {}
     return found.with_chosen(found.circuit(top=wanted.top, threshold=wanted.threshold)), {}
+
+
+def _verified(
+    setup: Setup, explained: Explained, wanted: Explaining, screen: Screen, tell: Progress
+) -> tuple[ScoredCircuit, dict[str, Any]]:
+    """Deletes edges by proof, in the order of exact patching. The certificate goes beside the output."""
+    from ..explanations import discover_verified, patching, read
+    from ..models import full_circuit
+    from ..verifier.claims import Faithful
+    from ..verifier.portfolio import prove
+    from ..verifier.theorems import domain_to_json
+    from ..verifier.verdicts import Proved, Verdict
+
+    if wanted.ablation == "mean":
+        raise BadInput("--method verified takes --ablation zero or resample; mean ablation is proved from Python")
+    scored = patching(setup, progress=tell)
+    config, seconds = explained.model.config, wanted.seconds or 10.0
+    start = full_circuit(config, setup.ablation)
+    if wanted.start is not None:
+        start = replace(read(wanted.start, config).circuit(), ablation=setup.ablation)
+
+    def decide(circuit: Circuit) -> Verdict:
+        claim = Faithful(explained.whole, circuit, wanted.ablation, codec=explained.codec)
+        return prove(claim, explained.domain, seconds=seconds)
+
+    question = {
+        "weights": explained.model.weights_sha256(),
+        "ablation": wanted.ablation,
+        "domain": domain_to_json(explained.domain),
+        "outputs": explained.codec.to_json(),
+    }
+    try:
+        found = discover_verified(
+            config,
+            decide,
+            start=start,
+            scores=scored.by_edge,
+            question=question,
+            resume=wanted.resume,
+            effort=seconds,
+            progress=tell,
+        )
+    except KeyboardInterrupt:
+        if wanted.resume is not None and wanted.resume.exists():
+            screen.note(f"the decisions so far are in {wanted.resume}; the same command goes on from there")
+        raise
+    lines = [found.to_text()]
+    certificate = None
+    if wanted.output is not None and isinstance(found.faithful.verdict, Proved):
+        certificate = wanted.output.with_name(wanted.output.name + ".cert")
+        found.faithful.verdict.certificate.save(certificate)
+        lines.append(f"certificate: {certificate}")
+    extra = {
+        "verified": found.to_json(),
+        "certificate": str(certificate) if certificate else None,
+        "unknown": not found.minimal,
+        "lines": lines,
+    }
+    result = replace(scored, method="verified", chosen=found.circuit, means=setup.means)
+    return result, extra

@@ -21,3 +21,6 @@ from .scoring import Sampled as Sampled
 from .scoring import against as against
 from .scoring import auroc as auroc
 from .scoring import sampled_faithfulness as sampled_faithfulness
+from .verified import Decision as Decision
+from .verified import Verified as Verified
+from .verified import discover_verified as discover_verified
