@@ -8,7 +8,7 @@ import torch
 
 from ..models.circuits import OUTPUT, Circuit
 from ..models.errors import InputError
-from .graph_runs import Progress, run_graph
+from .graph_runs import Progress
 from .pairs import Setup
 from .scored import ScoredCircuit
 
@@ -24,15 +24,12 @@ def acdc(setup: Setup, *, threshold: float, progress: Progress | None = None) ->
     if not math.isfinite(threshold):
         raise InputError(f"threshold must be a finite number, got {threshold!r}")
     layout, metric = setup.layout, setup.measured
-    chunks = list(setup.chunks())
+    chunks = list(setup.chunks(keep=True))
     cut = torch.zeros(layout.n_rows, len(layout.writers), dtype=torch.bool)
     scores = torch.full((len(layout.edges),), math.nan, dtype=torch.float64)
 
     def mean() -> float:
-        total = sum(
-            float(setup.values(chunk, run_graph(chunk.model, chunk.clean, cut, chunk.stand_in).logits).double().sum())
-            for chunk in chunks
-        )
+        total = sum(float(setup.cut_values(chunk, cut).double().sum()) for chunk in chunks)
         return total / len(setup.pairs)
 
     current, reaching = mean(), {OUTPUT}

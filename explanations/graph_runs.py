@@ -7,7 +7,7 @@ order of `all_edges`, and the writers that it can read are always the first few.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -107,31 +107,48 @@ def layout_of(config: TransformerConfig) -> Layout:
     )
 
 
-def writer_outputs(model: Transformer, tokens: Tensor) -> Tensor:
-    """What each node but `logits` writes on tokens [batch, pos]: [writer, batch, pos, d_model]; no gradients."""
-    return run_graph(model, tokens).outputs
-
-
 @dataclass(frozen=True, eq=False)
 class GraphRun:
-    """`logits` as the model gives them; `outputs` [writer, batch, pos, d_model]: what each node wrote in this run."""
+    """`logits` as the model gives them; `outputs` [writer, batch, pos, d_model]: what each node wrote in this run.
+
+    `values`: what is at each site, if that was asked for.
+    """
 
     logits: Tensor
     outputs: Tensor
+    values: dict[str, Tensor]
 
 
-def run_graph(model: Transformer, tokens: Tensor, cut: Tensor | None = None, source: Tensor | None = None) -> GraphRun:
+def run_graph(
+    model: Transformer,
+    tokens: Tensor,
+    cut: Tensor | None = None,
+    source: Tensor | None = None,
+    *,
+    clean: GraphRun | None = None,
+    keep: bool = False,
+) -> GraphRun:
     """The model with the edges of `cut` (bool [reader, writer]) replaced by `source`; no gradients.
 
-    `source` [writer, batch or 1, pos or 1, d_model] is what stands in for the writers' outputs at cut edges; readers
-    without cut edges read the residual stream itself, so that a run without cuts has the model's own bits.
+    `source` [writer, batch or 1, pos or 1, d_model] is what stands in for the writers' outputs at cut edges; nodes
+    without cut edges read the residual stream itself, so that a run without cuts has the model's own bits. `clean`:
+    such a run on the same tokens with `keep`, from which all up to the first cut is taken.
     """
     check_tokens(tokens, model.config)
-    walk = _Walk(model, layout_of(model.config), tokens, cut, source)
+    layout = layout_of(model.config)
+    walk = _Walk(model, layout, tokens, cut, source)
+    program: Sequence[Operation] = model.program
+    if clean is not None:
+        cuts = (place for place, operation in enumerate(program) if walk.cut_reader(operation.output))
+        first = next(cuts, None)
+        if first is None:
+            return clean
+        walk.resume(clean, program[first].output)
+        program = program[first:]
     with torch.no_grad():
-        for operation in model.program:
+        for operation in program:
             walk.step(operation)
-    return GraphRun(walk.run.values[LOGITS], walk.outputs)
+    return GraphRun(walk.run.values[LOGITS], walk.outputs, walk.run.values if keep else {})
 
 
 class _Walk:
@@ -149,10 +166,22 @@ class _Walk:
         self.start = input_site(self.config)
         self.entry = {_entry(site, reader, self.config): reader for site, reader in layout.readers.items()}
 
+    def cut_reader(self, site: str) -> Reader | None:
+        """The reader that comes in at this site, if any of its edges are cut."""
+        reader = self.entry.get(site)
+        if reader is None or self.cut is None or not bool(self.cut[list(reader.rows)].any()):
+            return None
+        return reader
+
+    def resume(self, clean: GraphRun, site: str) -> None:
+        """Takes from a run without cuts what is before this site."""
+        self.run.values = dict(clean.values)
+        self.written = self.entry[site].before
+        self.outputs[: self.written] = clean.outputs[: self.written]
+
     def step(self, operation: Operation) -> None:
         site, values = operation.output, self.run.values
-        reader = self.entry.get(site)
-        if reader is not None and self.cut is not None and bool(self.cut[list(reader.rows)].any()):
+        if reader := self.cut_reader(site):
             operation = self.reading(operation, reader)
         values[site] = RULES[type(operation)](operation, self.run)
         if site == self.start or site.endswith("hook_mlp_out"):
@@ -166,8 +195,15 @@ class _Walk:
 
     def reading(self, operation: Operation, reader: Reader) -> Operation:
         """The operation, reading its own sum, which is normalised where the heads' own inputs are."""
-        mixed = self.mixed(reader)
-        self.run.values["@mixed"] = mixed if isinstance(operation, ops.HeadLinear) else mixed[:, :, 0]
+        if isinstance(operation, ops.HeadLinear):
+            stream = self.run.values[f"blocks.{reader.layer}.hook_resid_pre"]
+            total = stream.unsqueeze(2).repeat(1, 1, len(reader.rows), 1)
+            assert self.cut is not None
+            some = self.cut[list(reader.rows)].any(dim=1).nonzero().flatten().tolist()
+            total[:, :, some] = self.mixed(reader, [reader.rows[place] for place in some])
+            self.run.values["@mixed"] = total
+        else:
+            self.run.values["@mixed"] = self.mixed(reader, list(reader.rows))[:, :, 0]
         if isinstance(operation, ops.HeadLinear) and reader.norm is not None:
             assert self.config.layer_norm is not None
             norm = ops.Normalise("@normal", "@mixed", f"{reader.norm}.w", f"{reader.norm}.b", self.config.layer_norm)
@@ -176,12 +212,12 @@ class _Walk:
         assert isinstance(operation, (ops.HeadLinear, ops.Linear, ops.Normalise, ops.Pool))
         return replace(operation, input="@mixed")
 
-    def mixed(self, reader: Reader) -> Tensor:
-        """[batch, pos, row, d_model]: what each of the reader's rows reads."""
+    def mixed(self, reader: Reader, rows: list[int]) -> Tensor:
+        """[batch, pos, row, d_model]: what these rows of the reader read."""
         assert self.cut is not None and self.source is not None
         count, (_, batch, length, width) = reader.before, self.outputs.shape
         assert count <= self.written
-        cut = self.cut[list(reader.rows), :count].to(self.outputs)
+        cut = self.cut[rows, :count].to(self.outputs)
         kept = ((1 - cut) @ self.outputs[:count].reshape(count, -1)).view(-1, batch, length, width)
         source = self.source[:count]
         taken = (cut @ source.reshape(count, -1)).view(-1, *source.shape[1:])

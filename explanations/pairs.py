@@ -16,7 +16,7 @@ from ..models.errors import InputError
 from ..models.means import MeanAblation
 from ..models.token_language import Language
 from ..models.transformer import Transformer, check_tokens
-from .graph_runs import Layout, layout_of, on_device, run_graph
+from .graph_runs import GraphRun, Layout, layout_of, on_device, run_graph
 
 Ablated: TypeAlias = Literal["zero", "mean", "resample"]
 MetricName: TypeAlias = Literal["logit-difference", "cross-entropy", "kl", "squared-error"]
@@ -177,17 +177,17 @@ class Setup:
         # Through one flat axis: decode_indices would take [batch, pos, out] to have a BOS position still.
         return self.pairs.codec.decode_indices(clean.reshape(batch * length, width)).view(batch, length)
 
-    def chunks(self, rows: int | None = None) -> Iterator[Chunk]:
-        """The pairs, run: in parts of at most `rows` (default: by memory)."""
+    def chunks(self, keep: bool = False) -> Iterator[Chunk]:
+        """The pairs, run: in parts, by memory. `keep`: the clean run's values too, for many runs with cut edges."""
         model = on_device(self.model, self.device)
         width = (self.layout.n_rows + 2 * len(self.layout.writers)) * model.config.d_model
         for clean, source in self.pairs.batches:
-            size = rows or max(1, ROOM // (width * clean.shape[1]))
-            for some, others in zip(clean.split(size), source.split(size), strict=True):
-                yield self._chunk(model, some.to(self.device), others.to(self.device))
+            size = max(1, ROOM // (width * clean.shape[1]))
+            for some, others in zip(torch.split(clean, size), torch.split(source, size), strict=True):
+                yield self._chunk(model, some.to(self.device), others.to(self.device), keep)
 
-    def _chunk(self, model: Transformer, clean: Tensor, source: Tensor) -> Chunk:
-        run = run_graph(model, clean)
+    def _chunk(self, model: Transformer, clean: Tensor, source: Tensor, keep: bool) -> Chunk:
+        run = run_graph(model, clean, keep=keep)
         if self.ablation == "resample":
             stand_in = run_graph(model, source).outputs
         else:
@@ -196,7 +196,11 @@ class Setup:
                 for place, writer in enumerate(self.layout.writers):
                     stand_in[place] = self.means.values[writer]
         logits = self.positions(run.logits)
-        return Chunk(model, clean, run.outputs, stand_in, logits, self.labels(logits))
+        return Chunk(model, clean, run if keep else None, run.outputs, stand_in, logits, self.labels(logits))
+
+    def cut_values(self, chunk: Chunk, cut: Tensor) -> Tensor:
+        """The metric [batch] of the chunk's clean inputs with these edges cut, bool [reader, writer]."""
+        return self.values(chunk, run_graph(chunk.model, chunk.clean, cut, chunk.stand_in, clean=chunk.run).logits)
 
     def values(self, chunk: Chunk, logits: Tensor) -> Tensor:
         """The metric [batch] of a run's logits as the model gives them. Raises `InputError` if a `Metric` errs."""
@@ -227,6 +231,7 @@ class Chunk:
 
     model: Transformer
     clean: Tensor
+    run: GraphRun | None
     outputs: Tensor
     stand_in: Tensor
     logits: Tensor

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..models.circuits import Circuit
-from .graph_runs import Progress, run_graph
+from .graph_runs import Progress
 from .pairs import Chunk, Setup
 from .scored import ScoredCircuit
 
@@ -20,7 +20,7 @@ def patching(setup: Setup, *, progress: Progress | None = None) -> ScoredCircuit
     """
     layout = setup.layout
     sums = torch.zeros(len(layout.edges), dtype=torch.float64)
-    chunks = list(setup.chunks())
+    chunks = list(setup.chunks(keep=True))
     for place, edge in enumerate(layout.edges):
         cut = layout.cut([edge])
         sums[place] = sum(change(setup, chunk, cut) for chunk in chunks)
@@ -33,7 +33,7 @@ def patching(setup: Setup, *, progress: Progress | None = None) -> ScoredCircuit
 
 def change(setup: Setup, chunk: Chunk, cut: Tensor) -> float:
     """The metric with these edges cut (bool [reader, writer]) less that of the clean run, summed over the chunk."""
-    after = setup.values(chunk, run_graph(chunk.model, chunk.clean, cut, chunk.stand_in).logits)
+    after = setup.cut_values(chunk, cut)
     return float((after.double() - _clean(setup, chunk).double()).sum())
 
 

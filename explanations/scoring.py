@@ -160,13 +160,12 @@ class Sampled:
 
     def to_text(self) -> str:
         """Mean and worst side by side."""
-        return "\n".join(
-            (
-                f"on {self.pairs} sampled pairs     mean         worst",
-                f"  decodes as the model  {self.agreement:<12.6g} {self.worst_agreement:<12.6g}",
-                f"  {self.metric + ' changes':<21} {self.mean_change:<12.5g} {self.worst_change:<12.5g}",
-            )
+        rows = (
+            (f"on {self.pairs} sampled pairs", "mean", "worst"),
+            ("decodes as the model", f"{self.agreement:.6g}", f"{self.worst_agreement:.6g}"),
+            (f"{self.metric} changes by", f"{self.mean_change:.5g}", f"{self.worst_change:.5g}"),
         )
+        return "\n".join(f"{what:<34} {mean:>12} {worst:>12}" for what, mean, worst in rows)
 
 
 def sampled_faithfulness(setup: Setup, circuit: Circuit) -> Sampled:
@@ -201,7 +200,8 @@ def table(rows: Mapping[str, Against | Sampled]) -> str:
     sampled = [f"{'':<16} {'agree':>8} {'worst':>8} {'mean change':>12} {'worst change':>12}"]
     for name, row in rows.items():
         if isinstance(row, Against):
-            shown = (row.edges and row.edges.precision, row.edges and row.edges.recall, row.edge_auroc, row.node_auroc)
+            precision, recall = (row.edges.precision, row.edges.recall) if row.edges else (None, None)
+            shown = (precision, recall, row.edge_auroc, row.node_auroc)
             widths = (10, 8, 8, 10)
             texts = " ".join(f"{_share(value):>{width}}" for value, width in zip(shown, widths, strict=True))
             lines.append(f"{name:<16} {texts}")

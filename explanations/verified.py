@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from ..models.circuits import Circuit, all_edges, full_circuit
 from ..models.config import TransformerConfig
@@ -49,7 +49,7 @@ class Decision:
         if kind == "Proved":
             return Decision("proved", str(getattr(verdict, "certificate", "")), None, seconds, verdict)
         if kind == "Refuted":
-            evidence = getattr(verdict, "evidence", None)
+            evidence: Any = getattr(verdict, "evidence", None)
             data = evidence.to_json() if hasattr(evidence, "to_json") else str(evidence)
             return Decision("refuted", str(evidence), data, seconds, verdict)
         reason = str(getattr(verdict, "reason", verdict))
