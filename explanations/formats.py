@@ -22,11 +22,11 @@ from ..models.circuits import Ablation, Circuit
 from ..models.config import TransformerConfig
 from ..models.errors import InputError
 from ..models.files import parse_json, write_atomically
+from ..models.torch_files import read_torch, torch_bytes
 from ..models.transformer import Transformer
 from . import formats_eap_ig, formats_lens
 from .restricted_pickle import plain_pickle, read_pickle
 from .scored import FORMAT, ScoredCircuit
-from .torch_files import read_torch, torch_bytes
 
 Format: TypeAlias = Literal["certiformer", "circuit", "eap-ig", "eap-ig-pt", "acdc", "interpbench", "auto-circuit"]
 FORMATS: tuple[str, ...] = get_args(Format)

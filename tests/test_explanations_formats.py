@@ -281,7 +281,7 @@ def test_a_malicious_pickle_is_refused_with_what_it_wanted(tmp_path: Path, proto
     with pytest.raises(InputError, match=message):
         read(tmp_path / "edges.pkl", CONFIG)
     torch.save({"x": _Attack(mark, called)}, tmp_path / "g.pt")
-    with pytest.raises(InputError, match="refused|no torch file"):
+    with pytest.raises(InputError, match=f"wants to import .*{called.__name__}"):
         read(tmp_path / "g.pt", CONFIG)
     assert not mark.exists()
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 import pickle
+import re
 from typing import Any
 
 import torch
 
-from ..models.errors import InputError
+from .errors import InputError
 
 
 def read_torch(raw: bytes, name: str) -> Any:
@@ -16,10 +17,11 @@ def read_torch(raw: bytes, name: str) -> Any:
     try:
         return torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        wanted = str(error).splitlines()
-        why = next((line.strip() for line in wanted if "GLOBAL" in line), wanted[0] if wanted else "")
+        wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if wanted is None:
+            raise InputError(f"{name} is no torch file that can be read: it is damaged, or another kind") from None
         raise InputError(
-            f"{name} is refused: it holds more than tensors and plain data ({why[:200]}); "
+            f"{name} is refused: it wants to import {wanted[1]}, and only tensors and plain data are read; "
             "save its tensors alone, in a dictionary"
         ) from None
     except (RuntimeError, ValueError, EOFError, KeyError, OSError, AttributeError, TypeError, IndexError) as error:
