@@ -29,6 +29,7 @@ BENCHMARKS = (
     "heads",
     "affine",
     "explanations",
+    "discovery",
 )
 _MODULES = {"compile": "compile_times"}
 

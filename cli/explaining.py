@@ -117,6 +117,7 @@ def explain_model(model: Path, wanted: Explaining, as_json: bool) -> int:
     from ..explanations import FORMATS, METRICS, Setup, against, sample_pairs, sampled_faithfulness
     from ..models.files import write_atomically
     from ..models.means import domain_means
+    from .commands import _target
 
     wanted.check()
     if wanted.format not in FORMATS:
@@ -125,6 +126,11 @@ def explain_model(model: Path, wanted: Explaining, as_json: bool) -> int:
         raise BadInput(f"--metric must be one of {', '.join(METRICS)}, got {wanted.metric!r}")
     screen = Screen(as_json)
     explained = load(model, wanted)
+    file = inputs.model_file(model)
+    if wanted.output is not None:
+        wanted = replace(wanted, output=_target(wanted.output, f"{explained.name}.circuit.json", file, wanted.start))
+    if wanted.svg is not None:
+        wanted = replace(wanted, svg=_target(wanted.svg, f"{explained.name}.svg", file, wanted.start))
     config = explained.model.config
     if wanted.format != "certiformer" and not _selects(wanted) and wanted.format in ("circuit", "acdc", "interpbench"):
         raise BadInput(f"--format {wanted.format} holds a circuit, not scores; select one with --top or --threshold")
