@@ -30,6 +30,7 @@ BENCHMARKS = (
     "affine",
     "explanations",
     "discovery",
+    "illusions",
 )
 _MODULES = {"compile": "compile_times"}
 

@@ -113,8 +113,8 @@ def prove(
     claim: Annotated[
         str,
         typer.Option(
-            help="computes, margin, never-outputs, invariant, attends, faithful, abstracts; "
-            "of a trained model: accuracy, labels, task-margin."
+            help="computes, margin, never-outputs, invariant, attends, faithful, abstracts, robust, monotone; "
+            "of a trained model: accuracy, labels, task-margin, margin, never-outputs, invariant, robust, monotone."
         ),
     ] = "computes",
     program: Annotated[
@@ -143,6 +143,8 @@ def prove(
     ] = None,
     tolerance: Annotated[str | None, typer.Option(help="For attends: the largest error. Default: 0.001.")] = None,
     ablation: Annotated[str | None, typer.Option(help="For faithful: zero or resample.")] = None,
+    site: Annotated[str | None, typer.Option(help="For robust: a site, such as blocks.0.hook_resid_pre.")] = None,
+    radius: Annotated[str | None, typer.Option(help="For robust: how far each coordinate there may be moved.")] = None,
     lengths: Lengths = None,
     vocab: Vocab = None,
     seconds: Seconds = 60.0,
@@ -168,6 +170,8 @@ def prove(
         selector,
         tolerance,
         ablation,
+        site,
+        radius,
         lengths,
         vocab,
     )

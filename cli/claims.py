@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ..models.cards import Trained
     from ..models.values import Value
     from ..verifier.claims import Claim
+    from ..verifier.reading import Subject
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Wanted:
     selector: str | None = None
     tolerance: str | None = None
     ablation: str | None = None
+    site: str | None = None
+    radius: str | None = None
     lengths: str | None = None
     vocab: str | None = None
 
@@ -46,7 +49,7 @@ def option(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def claim_of(model: Compiled | Trained, wanted: Wanted) -> Claim:
+def claim_of(model: Compiled | Trained | Subject, wanted: Wanted) -> Claim:
     """The claim asked for, with exactly the options that belong to it. Raises `BadInput`."""
     if wanted.claim not in CLAIMS:
         raise BadInput(f"--claim must be one of {', '.join(CLAIMS)}, got {wanted.claim!r}")
@@ -178,6 +181,19 @@ def _abstracts(compiled: Compiled, wanted: Wanted) -> Claim:
     return Abstracts(compiled, inputs.load_program(wanted.program).program if wanted.program else None)
 
 
+def _robust(subject: Any, wanted: Wanted) -> Claim:
+    from ..verifier.stream_claims import Robust
+
+    site = _need(wanted, "site", "SITE, such as blocks.0.hook_resid_pre")
+    return Robust(subject, site, inputs.parse_bound(_need(wanted, "radius", "NUMBER"), "--radius"))
+
+
+def _monotone(subject: Any, wanted: Wanted) -> Claim:
+    from ..verifier.stream_claims import Monotone
+
+    return Monotone(subject)
+
+
 def _integers(text: str, name: str) -> list[int]:
     items = [item.strip() for item in text.split(",")]
     if not all(item.isascii() and item.isdigit() for item in items):
@@ -192,7 +208,9 @@ def _known(text: str, known: dict[str, Value], name: str) -> Value:
 
 
 OF_TASKS = ("accuracy", "labels", "task-margin")
-"""The claims about trained models; the others are about compiled ones."""
+"""The claims about trained models."""
+OF_EITHER = ("margin", "never-outputs", "invariant", "robust", "monotone")
+"""The claims about trained models and about compiled ones; the others are about compiled ones."""
 
 CLAIMS: dict[str, tuple[Sequence[str], Callable[[Any, Wanted], Claim]]] = {
     "computes": (("program",), _computes),
@@ -202,6 +220,8 @@ CLAIMS: dict[str, tuple[Sequence[str], Callable[[Any, Wanted], Claim]]] = {
     "attends": (("head", "selector", "tolerance"), _attends),
     "faithful": (("ablation",), _faithful),
     "abstracts": (("program",), _abstracts),
+    "robust": (("site", "radius"), _robust),
+    "monotone": ((), _monotone),
     "accuracy": (("at_least", "at_most"), _accuracy),
     "labels": ((), _labels),
     "task-margin": (("at_least",), _task_margin),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..proofs.words import digits_of
 from . import inputs
-from .claims import OF_TASKS, claim_of
+from .claims import OF_EITHER, OF_TASKS, claim_of
 from .claims import Wanted as Wanted
 from .output import BadInput, ExitCode, Screen, facts, grouped, sequence_text
 
@@ -154,8 +154,13 @@ def prove_claim(
 def question(path: Path, wanted: Wanted) -> tuple[Claim, Language]:
     """The claim that was typed, and the inputs it is about."""
     from ..compiler.compiled import Compiled
+    from ..models.cards import Trained
+    from ..verifier.reading import Subject
 
-    model = inputs.load_trained_model(path) if wanted.claim in OF_TASKS else Compiled.load(inputs.model_file(path))
+    of_task = wanted.claim in OF_TASKS or (wanted.claim in OF_EITHER and inputs.is_trained(path))
+    model = inputs.load_trained_model(path) if of_task else Compiled.load(inputs.model_file(path))
+    if isinstance(model, Trained) and wanted.claim in OF_EITHER:
+        return claim_of(Subject(model.model, model.task.codec), wanted), _task_domain(model, wanted)
     claim = claim_of(model, wanted)
     return claim, compiled_domain(model, wanted) if isinstance(model, Compiled) else _task_domain(model, wanted)
 

@@ -132,6 +132,14 @@ def load_trained_model(text: str | Path) -> Trained:
     return load_trained(model_file(text))
 
 
+def is_trained(text: str | Path) -> bool:
+    """Whether a model has the card of a trained one."""
+    from ..models.cards import CARD_KEY
+    from ..models.transformer import Transformer
+
+    return CARD_KEY in Transformer.load_with_metadata(model_file(text))[1]
+
+
 def parse_vocab(text: str, entry: Entry | None = None) -> tuple[Value, ...]:
     """`20`: the tokens 0 to 19, or a library program's own vocabulary of that size; `a,b,c`: these tokens."""
     items = [item.strip() for item in text.split(",")]

@@ -28,6 +28,20 @@ from .format import (
     value,
 )
 from .model import Config
+from .stream_bodies import (
+    Agree,
+    Effect,
+    Monotone,
+    Robust,
+    Subspace,
+    Writes,
+    read_agree,
+    read_effect,
+    read_monotone,
+    read_robust,
+    read_subspace,
+    read_writes,
+)
 
 MAX_PARTS = 1024
 MAX_MACHINE = 2**22
@@ -138,7 +152,10 @@ class LabelMargin:
     arity: int = 1
 
 
-Part: TypeAlias = Computes | NeverOutputs | Margin | Invariant | Attends | Faithful | Interchange | Labels | LabelMargin
+Part: TypeAlias = (
+    Computes | NeverOutputs | Margin | Invariant | Attends | Faithful | Interchange | Labels | LabelMargin
+    | Robust | Monotone | Subspace | Writes | Effect | Agree
+)  # fmt: skip
 
 
 @dataclass
@@ -276,6 +293,10 @@ def _machine(reader: BodyReader, item: dict[str, Json]) -> tuple[Ints, Ints, boo
     return delta, np.array(labels, dtype=np.int64), "last_first" in machine
 
 
+def _with(read: Callable[[Config, Codec, dict[str, Json]], Part]) -> Callable[[BodyReader, dict[str, Json]], Part]:
+    return lambda reader, item: read(reader.config, reader.codec, item)
+
+
 READERS: dict[str, tuple[tuple[str, ...], Callable[[BodyReader, dict[str, Json]], Part]]] = {
     "computes": (("program",), _computes),
     "never_outputs": (("outputs",), _never_outputs),
@@ -286,4 +307,10 @@ READERS: dict[str, tuple[tuple[str, ...], Callable[[BodyReader, dict[str, Json]]
     "interchange": (("program", "node", "heads", "neurons"), _interchange),
     "labels": (("name", "machine"), _labels),
     "label_margin": (("name", "machine", "at_least"), _label_margin),
+    "robust": (("stream", "radius"), _with(read_robust)),
+    "monotone": (("tokens", "outputs"), _with(read_monotone)),
+    "subspace": (("stream", "directions", "complement", "positions", "carries"), _with(read_subspace)),
+    "writes": (("node", "directions", "at_most"), _with(read_writes)),
+    "agree": (("circuits", "ablation"), _with(read_agree)),
+    "effect": (("edge", "direction", "score", "within"), _with(read_effect)),
 }

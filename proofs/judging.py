@@ -19,6 +19,8 @@ from .network import Edits, Network, Port, Site
 from .precise import Precise
 from .prefixes import logits_by_prefix
 from .reading import Decided, beyond, lead, margin, possible, same
+from .stream_bodies import Agree, Effect, Subspace, Writes
+from .stream_judging import RULES as STREAM_RULES
 from .theorem import Theorem
 
 
@@ -40,6 +42,7 @@ class Judge:
         self.precise = Precise(self.theorem.model)
         parts = self.theorem.parts
         first = {("pattern", f"a{part.layer}.h{part.head}") for part in parts if isinstance(part, Attends)}
+        first |= {("written", part.node) for part in parts if isinstance(part, Writes)}
         second = {site for part in parts for site in _taken(part, self.theorem)}
         self.sites = (frozenset(first), frozenset(second))
 
@@ -49,7 +52,7 @@ class Judge:
         kept = sum(self.network.width(site, n) for sites in self.sites for site in sites)
         if self.network.config.causal:  # keys and values of all layers are remembered
             kept += sum(layer.n_heads * layer.d_head for layer in self.network.config.layers)
-        sums = any(isinstance(part, Faithful) for part in self.theorem.parts)
+        sums = any(isinstance(part, (Faithful, Effect, Agree)) for part in self.theorem.parts)
         return self.network.batch(n, sums, kept)
 
     def mean(self, number: int) -> dict[str, Ball]:
@@ -313,6 +316,13 @@ def _taken(part: Part, theorem: Theorem) -> list[Site]:
         return [*heads, *(("active", f"m{layer}") for layer, _, _ in part.neurons)]
     if isinstance(part, Faithful) and part.ablation == "resample":
         return [("written", node) for node in _sources(part, theorem)]
+    if isinstance(part, Subspace):
+        return [("stream", str(part.stream))]
+    if isinstance(part, Agree) and part.resample:
+        lacking = {edge.source for circuit in part.circuits for edge in outside(circuit, theorem.model.config)}
+        return [("written", node) for node in sorted(lacking)]
+    if isinstance(part, Effect):
+        return [("written", part.edge.source)]
     return []
 
 
@@ -341,4 +351,5 @@ RULES: dict[type[Part], Callable[[Chunk, Any, int], Found]] = {
     Interchange: _interchange,
     Labels: _labels,
     LabelMargin: _label_margin,
+    **STREAM_RULES,
 }

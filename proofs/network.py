@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -18,7 +18,8 @@ MAX_ACTIVATIONS = 2**22
 Site: TypeAlias = tuple[str, str]
 """Of a node: ("written", any node) what it adds to the residual stream [batch, pos, d_model];
 ("pattern", head) [batch, query, key]; ("mixed", head) its pattern times its values [batch, pos, d_head];
-("active", MLP) its neurons after the activation [batch, pos, d_mlp]."""
+("active", MLP) its neurons after the activation [batch, pos, d_mlp]. ("stream", l) the residual stream before layer l,
+or, for their number, before the read-out [batch, pos, d_model]."""
 Port: TypeAlias = tuple[str, str]
 """A reader: a node (or `logits`) and, of a head, q, k or v."""
 
@@ -29,11 +30,14 @@ class Edits:
 
     `read[port][source]`: what that reader, and no other, sees of `source` [batch, pos, d_model].
     `mixed[head]` [batch, pos, d_head]. `active[MLP]`: which neurons [d_mlp], and their activations [batch, pos, d_mlp].
+    `stream[l]`: what the residual stream before layer l (their number: before the read-out) becomes, for all later
+    readers; not together with `read`.
     """
 
     read: Mapping[Port, Mapping[str, Ball]] = field(default_factory=dict)
     mixed: Mapping[str, Ball] = field(default_factory=dict)
     active: Mapping[str, tuple[Bits, Ball]] = field(default_factory=dict)
+    stream: Mapping[int, Callable[[Ball], Ball]] = field(default_factory=dict)
 
 
 @dataclass
@@ -47,6 +51,13 @@ class _Stream:
         self.total = self.total + value
         if self.terms is not None:
             self.terms.append((node, value))
+
+    def enter(self, number: int, edits: Edits, kept: dict[Site, Ball] | None) -> None:
+        """Before a layer, or the read-out."""
+        _keep(kept, ("stream", str(number)), self.total)
+        if number in edits.stream:
+            assert self.terms is None
+            self.total = edits.stream[number](self.total)
 
     def seen(self, replaced: Mapping[str, Ball]) -> Ball:
         """The sum of the terms, those of `replaced` replaced; biases, which are of no node, stay."""
@@ -78,7 +89,7 @@ class Network:
     def width(self, site: Site, n: int) -> int:
         """How many numbers a position a site has."""
         kind, node = site
-        if kind == "written":
+        if kind in ("written", "stream"):
             return self.config.d_model
         layer = self.config.layers[int(node[1:].split(".")[0])]
         return {"pattern": n, "mixed": layer.d_head, "active": layer.d_mlp}[kind]
@@ -90,12 +101,14 @@ class Network:
         """
         n = tokens.shape[1]
         edits = edits or Edits()
-        lone = self.config.readout == "last" and not (kept or edits.read or edits.mixed or edits.active)
+        edited = edits.read or edits.mixed or edits.active or edits.stream
+        lone = self.config.readout == "last" and not (kept or edited)
         embedded = self.embedded(tokens, slice(0, n))
         _keep(kept, ("written", "input"), embedded)
         stream = _Stream(embedded, [("input", embedded)] if edits.read else None)
         visible = np.tril(np.ones((n, n), dtype=np.bool_)) if self.config.causal else np.ones((n, n), dtype=np.bool_)
         for number, layer in enumerate(self.config.layers):
+            stream.enter(number, edits, kept)
             only_last = lone and number == len(self.config.layers) - 1
             queries = slice(n - 1, n) if only_last else slice(0, n)  # nothing reads the other positions any more
             read = self.normed(stream.total, f"blocks.{number}.ln1") if layer.n_heads else stream.total
@@ -110,6 +123,7 @@ class Network:
                 stream.write("", point(self.weights[f"blocks.{number}.attn.b_O"]))
             if layer.d_mlp:
                 stream.write(f"m{number}", self._mlp(number, stream, edits, kept))
+        stream.enter(len(self.config.layers), edits, kept)
         x = stream.seen(edits.read.get(("logits", ""), {}))
         return self.read_out(x)
 

@@ -100,7 +100,7 @@ def of_pairs(body: Json) -> bool:
     """Whether a witness is a pair of inputs."""
     if body["kind"] == "and":
         return any(map(of_pairs, body["parts"]))
-    return bool(body["kind"] == "interchange" or body.get("ablation") == "resample")
+    return bool(body["kind"] in ("interchange", "subspace", "effect") or body.get("ablation") == "resample")
 
 
 # --- numbers and values --------------------------------------------------------------------------------------
@@ -246,7 +246,69 @@ def _body(body: Json, pairs: bool) -> str:
             f"n{body['selector']} of the RASP program {_program(body)} selects (or, if nothing, to BOS), up to "
             f"{decimal(dyadic(body['tolerance'], 'tolerance'))}"
         )
+    if kind in STREAM_WORDS:
+        return STREAM_WORDS[kind](body, on_x)
     return _faithful(body, on_x) if kind == "faithful" else _interchange(body)
+
+
+def _robust(body: Json, on_x: str) -> str:
+    radius = decimal(dyadic(body["radius"], "radius"))
+    return (
+        f"{on_x}whatever is added to {_stream(body)}, up to {radius} in each coordinate at each position, "
+        "the model decodes as it does with nothing added"
+    )
+
+
+def _monotone(body: Json, on_x: str) -> str:
+    return (
+        f"{on_x}where one token is replaced by the next one of {listed(body['tokens'])}, no decoded output moves "
+        f"towards the front of {listed(body['outputs'])}"
+    )
+
+
+def _subspace(body: Json, on_x: str) -> str:
+    where = "at all positions" if body["positions"] is None else f"at positions {listed(body['positions'])}"
+    span = f"the span of {len(body['directions'])} directions"
+    part = f"the complement of {span}" if body["complement"] else span
+    expected = "on x" if body["carries"] == "nothing" else "when all of it there is taken from y"
+    return (
+        f"with the component in {part} of {_stream(body)}, {where}, taken from the run on y, the model decodes on x "
+        f"as it does {expected}"
+    )
+
+
+def _writes(body: Json, on_x: str) -> str:
+    most, count = decimal(dyadic(body["at_most"], "at_most")), len(body["directions"])
+    return f"{on_x}what {plain(body['node'])} writes measures at most {most} along each of {count} directions"
+
+
+def _effect(body: Json, on_x: str) -> str:
+    score, most = decimal(dyadic(body["score"], "score")), decimal(dyadic(body["within"], "within"))
+    return (
+        f"what the claimed direction of the logits loses on x when {plain(body['edge'])} carries what its source "
+        f"writes on y is within {most} of {score}"
+    )
+
+
+def _agree(body: Json, on_x: str) -> str:
+    sizes = [f"the circuit of {len(c['nodes'])} nodes and {len(c['edges'])} edges" for c in body["circuits"]]
+    source = ", taken from y," if body["ablation"] == "resample" else ""
+    here = "decode on x alike" if source else "decode alike"
+    return f"{sizes[0]} alone and {sizes[1]} alone, all else under {body['ablation']} ablation{source} {here}"
+
+
+def _stream(body: Json) -> str:
+    return f"the residual stream at depth {body['stream']} (0: the embedding)"
+
+
+STREAM_WORDS = {
+    "robust": _robust,
+    "monotone": _monotone,
+    "subspace": _subspace,
+    "writes": _writes,
+    "effect": _effect,
+    "agree": _agree,
+}
 
 
 def _label(body: Json) -> str:

@@ -33,12 +33,16 @@ class TooNear(Exception):
 
 
 class Run:
-    """One run on one sequence of token ids. `edges[reader][source]`, `mixed[head]`, `active[mlp]` are put in."""
+    """One run on one sequence of token ids. `edges[reader][source]`, `mixed[head]`, `active[mlp]` are put in.
+
+    `patch[depth]`: what is added there to the stream, given that.
+    """
 
     def __init__(
         self, config: Json, weights: Mapping[str, Array], ids: list[int], edges: Json = None, mixed: Json = None,
-        active: Json = None,
+        active: Json = None, patch: Json = None,
     ) -> None:  # fmt: skip
+        self.streams: list[Array] = []
         self.w = {name: array.astype(np.float64) for name, array in weights.items()}
         self.config, self.edges = config, edges or {}
         self.patterns: dict[str, Array] = {}
@@ -50,6 +54,7 @@ class Run:
         self.biases = np.zeros(config["d_model"])
         for number, layer in enumerate(config["layers"]):
             name = f"blocks.{number}."
+            self.enter(patch or {})
             heads = {}
             for h in range(layer["n_heads"]):
                 heads[f"a{number}.h{h}"] = self.head(number, h, layer, mixed or {})
@@ -63,9 +68,16 @@ class Run:
                 for j, column in (active or {}).get(node, {}).items():
                     self.active[node][:, j] = column
                 self.written[node] = self.active[node] @ self.w[name + "mlp.W_out"] + self.w[name + "mlp.b_out"]
+        self.enter(patch or {})
         x = self.norm(self.read("logits"), "ln_final")
         x = {"each": x, "last": x[-1:], "mean": x.mean(axis=0, keepdims=True)}[config["readout"]]
         self.logits = x @ self.w["unembed.W_U"] + self.w["unembed.b_U"]
+
+    def enter(self, patch: Json) -> None:
+        depth = len(self.streams)
+        self.streams.append(self.read(""))
+        if depth in patch:
+            self.written["patch"] = patch[depth](self.streams[-1])
 
     def norm(self, x: Array, name: str) -> Array:
         eps = self.config["layer_norm"]
@@ -211,8 +223,15 @@ class Judge:
         return True
 
     def faithful(self, body: Json, witness: Any) -> bool:
-        circuit, ablation = body["circuit"], body["ablation"]
-        word = witness[0]
+        return self.decode(self.alone(body["circuit"], body, witness)) == self.decode(self.run(witness[0]))
+
+    def agree(self, body: Json, witness: Any) -> bool:
+        first, second = (self.decode(self.alone(circuit, body, witness)) for circuit in body["circuits"])
+        return first == second
+
+    def alone(self, circuit: Json, body: Json, witness: Any) -> Run:
+        """The run of a circuit, everything else ablated."""
+        ablation = body["ablation"]
         runs = [self.run([read_value(t) for t in row]) for row in body.get("reference", [])]
         runs = [self.run(witness[1])] if ablation == "resample" else runs
 
@@ -227,7 +246,7 @@ class Judge:
             by_node = circuit["granularity"] == "node"
             if source not in circuit["nodes"] if by_node else f"{source}->{reader}" not in circuit["edges"]:
                 edges.setdefault(reader, {})[source] = stand_in(source)
-        return self.decode(Run(self.config, self.weights, self.ids(word), edges)) == self.decode(self.run(word))
+        return Run(self.config, self.weights, self.ids(witness[0]), edges)
 
     def interchange(self, body: Json, witness: Any) -> bool:
         base, source = witness
@@ -240,6 +259,67 @@ class Judge:
         given = interpret(needed(program, body["node"]), source)[body["node"]]
         run = Run(self.config, self.weights, self.ids(base), None, mixed, active)
         return self.decode(run) == self.last(interchanged(program, base, body["node"], given))
+
+    def robust(self, body: Json, witness: Any) -> bool:
+        """False if some corner of the box changes the output; true only where the box is far too small to matter."""
+        radius, run = float(dyadic(body["radius"])), self.run(witness[0])
+        before = self.decode(run)
+        rng = np.random.default_rng(0)
+        for _ in range(8):
+            added = rng.choice([-radius, radius], size=run.streams[0].shape)
+            other = Run(
+                self.config, self.weights, self.ids(witness[0]), patch={body["stream"]: lambda s, added=added: added}
+            )
+            if self.decode(other) != before:
+                return False
+        if radius > 1e-5:
+            raise TooNear
+        return True
+
+    def monotone(self, body: Json, witness: Any) -> bool:
+        word = witness[0]
+        tokens, outputs = ([read_value(x) for x in body[key]] for key in ("tokens", "outputs"))
+        held = True
+        for place, token in enumerate(word):
+            if token in tokens[:-1]:
+                raised = [*word]
+                raised[place] = tokens[tokens.index(token) + 1]
+                pairs = zip(self.decode(self.run(word)), self.decode(self.run(raised)), strict=True)
+                held &= all(outputs.index(a) <= outputs.index(b) for a, b in pairs)
+        return held
+
+    def subspace(self, body: Json, witness: Any) -> bool:
+        base, source = witness
+        depth, bos = body["stream"], int(self.codec["bos"])
+        q = np.array([[float(dyadic(x)) for x in row] for row in body["directions"]])
+        m = np.eye(q.shape[1]) - q.T @ q if body["complement"] else q.T @ q
+        other = self.run(source).streams[depth]
+        places = range(-bos, len(base)) if body["positions"] is None else body["positions"]
+        mask = np.array([[i - bos in places] for i in range(len(base) + bos)])
+
+        def patched(by: Array) -> Run:
+            return Run(self.config, self.weights, self.ids(base), patch={depth: lambda s: mask * ((other - s) @ by)})
+
+        against = patched(np.eye(len(m))) if body["carries"] == "all" else self.run(base)
+        return self.decode(patched(m)) == self.decode(against)
+
+    def writes(self, body: Json, witness: Any) -> bool:
+        q = np.array([[float(dyadic(x)) for x in row] for row in body["directions"]])
+        return self.below(np.abs(self.run(witness[0]).written[body["node"]] @ q.T), body["at_most"])
+
+    def effect(self, body: Json, witness: Any) -> bool:
+        base, source = witness
+        writer, _, reader = body["edge"].partition("->")
+        edited = Run(self.config, self.weights, self.ids(base), {reader: {writer: self.run(source).written[writer]}})
+        direction = np.array([float(dyadic(x)) for x in body["direction"]])
+        lost = (self.run(base).logits[-1] - edited.logits[-1]) @ direction
+        return self.below(np.abs(lost - float(dyadic(body["score"]))), body["within"])
+
+    def below(self, sizes: Array, most: Json) -> bool:
+        limit = float(dyadic(most))
+        if (np.abs(sizes - limit) < NEAR).any():
+            raise TooNear
+        return bool((sizes < limit).all())
 
     def counts(self) -> tuple[int, int, int]:
         """Witnesses on which the body is true, and false; and all."""
@@ -314,7 +394,8 @@ def needed(program: Json, target: int) -> Json:
 def arity(body: Json) -> int:
     if body["kind"] == "and":
         return max(arity(part) for part in body["parts"])
-    return 2 if body["kind"] == "interchange" or body.get("ablation") == "resample" else 1
+    pairs = body["kind"] in ("interchange", "subspace", "effect") or body.get("ablation") == "resample"
+    return 2 if pairs else 1
 
 
 def witnesses(theorem: Json) -> Iterator[tuple[list[Any], ...]]:

@@ -100,12 +100,16 @@ class FaithfulBody:
             result[f"constant{stride * step}"] = value
         return result
 
+    def alone(self, ids: Ids, semantics: Arithmetic) -> Tensor:
+        """What the circuit alone may decode to: bool [batch, pos, output]."""
+        if semantics == "float32":
+            return decoded(self.subject.codec, self._alone(ids))
+        return possible(self.subject.codec, self._alone_ball(ids))
+
     def judge(self, ids: Ids, semantics: Arithmetic) -> Tensor:
-        codec = self.subject.codec
         if semantics == "precise":
             raise Unsupported("no high-precision rule for ablated models")
-        alone = decoded(codec, self._alone(ids)) if semantics == "float32" else possible(codec, self._alone_ball(ids))
-        return equal_readings(self.subject.reading(ids[0], semantics), alone)
+        return equal_readings(self.subject.reading(ids[0], semantics), self.alone(ids, semantics))
 
     def score(self, ids: Ids) -> Tensor:
         whole = self.subject.reading(ids[0], "float32")
@@ -133,6 +137,54 @@ class FaithfulBody:
             return data
         vocab = self.subject.codec.vocab
         return {**data, "reference": [[value_to_json(vocab[t]) for t in row] for row in self.reference.tolist()]}
+
+
+@dataclass(frozen=True, eq=False)
+class AgreeBody:
+    """Two circuits, each alone and everything else under the same ablation, decode to the same outputs.
+
+    `parts`: for each circuit, that it is faithful; of ablation `zero` or `resample`, both the same.
+    """
+
+    parts: tuple[FaithfulBody, FaithfulBody]
+    kind: str = "agree"
+
+    @property
+    def subject(self) -> Subject:
+        return self.parts[0].subject
+
+    @property
+    def arity(self) -> int:
+        return self.parts[0].arity
+
+    def judge(self, ids: Ids, semantics: Arithmetic) -> Tensor:
+        if semantics == "precise":
+            raise Unsupported("no high-precision rule for ablated models")
+        first, second = (part.alone(ids, semantics) for part in self.parts)
+        return equal_readings(first, second)
+
+    def score(self, ids: Ids) -> Tensor:
+        first, second = self.parts
+        return distance(self.subject.codec, first._alone(ids), second.alone(ids, "float32")).amin(-1)
+
+    def outcome(self, ids: Ids) -> Outcome:
+        first, second = (_texts(self.subject, part.alone(ids, "float32")[0]) for part in self.parts)
+        status = STATUS[int(self.judge(ids, "float32")[0])]
+        return Outcome(status, first, second, "expected: the first circuit alone; got: the second alone")
+
+    def readable(self) -> tuple[tuple[Value, ...], int]:
+        return self.parts[0].readable()
+
+    def with_subject(self, subject: Subject) -> AgreeBody:
+        return AgreeBody((self.parts[0].with_subject(subject), self.parts[1].with_subject(subject)))
+
+    def describe(self) -> str:
+        sizes = [f"a circuit of {len(x.circuit.nodes)} nodes, {len(x.circuit.edges)} edges" for x in self.parts]
+        return f"{sizes[0]} and {sizes[1]} decode alike, everything else under {self.parts[0].ablation} ablation"
+
+    def to_json(self) -> dict[str, object]:
+        circuits = [part.circuit.to_json() for part in self.parts]
+        return {"kind": self.kind, "circuits": circuits, "ablation": self.parts[0].ablation}
 
 
 def mean(a: Ball) -> Ball:

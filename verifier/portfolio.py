@@ -18,6 +18,7 @@ from .reading import FALSE, TRUE, Subject
 from .refute import Candidate, Hint, Search, search_for_failure
 from .sampling import sample_accuracy
 from .shrinking import shrink
+from .stream_bodies import SubspaceBody
 from .theorems import domain_to_json
 from .verdicts import Certificate, EmptyDomain, Proved, Refuted, Setting, Unknown, Vacuous, Verdict
 from .witness import Outcome, Semantics, Witness, show_value
@@ -121,6 +122,8 @@ def _vacuous(claim: Claim, domain: Language) -> str:
         longest = max(n for n in domain.lengths if domain.size(n))
         if body.irrelevant and not any(p < longest for p in body.irrelevant):
             return "no input of the domain has these positions"
+    if isinstance(body, SubspaceBody) and len(body.directions) == body.subject.model.config.d_model:
+        return f"{len(body.directions)} directions span all of the stream, and leave nothing out; take fewer"
     return ""
 
 

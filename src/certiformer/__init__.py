@@ -57,6 +57,13 @@ if TYPE_CHECKING:
     from .verifier.radius import weight_radius as weight_radius
     from .verifier.shares import AccuracyBounds as AccuracyBounds
     from .verifier.shares import accuracy_bounds as accuracy_bounds
+    from .verifier.stream_claims import CircuitsAgree as CircuitsAgree
+    from .verifier.stream_claims import Complete as Complete
+    from .verifier.stream_claims import EdgeEffect as EdgeEffect
+    from .verifier.stream_claims import Monotone as Monotone
+    from .verifier.stream_claims import Robust as Robust
+    from .verifier.stream_claims import SubspaceCarries as SubspaceCarries
+    from .verifier.stream_claims import WritesAtMost as WritesAtMost
     from .verifier.task_claims import Accuracy as Accuracy
     from .verifier.task_claims import Labels as Labels
     from .verifier.task_claims import TaskMargin as TaskMargin
@@ -118,6 +125,13 @@ _NAMES: dict[str, str] = {
     "NeverOutputs": "verifier.claims",
     "Proved": "verifier.verdicts",
     "Refuted": "verifier.verdicts",
+    "CircuitsAgree": "verifier.stream_claims",
+    "Complete": "verifier.stream_claims",
+    "EdgeEffect": "verifier.stream_claims",
+    "Monotone": "verifier.stream_claims",
+    "Robust": "verifier.stream_claims",
+    "SubspaceCarries": "verifier.stream_claims",
+    "WritesAtMost": "verifier.stream_claims",
     "TaskMargin": "verifier.task_claims",
     "Unknown": "verifier.verdicts",
     "Vacuous": "verifier.verdicts",
