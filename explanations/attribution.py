@@ -134,8 +134,9 @@ def _gradients(setup: Setup, chunk: Chunk, moved: Mapping[str, Tensor]) -> Gradi
         measured = setup.values(chunk, run.values[LOGITS]).sum()
         found = torch.autograd.grad(measured, list(taps.values()), allow_unused=True)
     gradients: Gradients = {}
-    for (site, tap), gradient in zip(taps.items(), found, strict=True):
-        gradient = torch.zeros_like(tap) if gradient is None else gradient
+    for site, gradient in zip(taps, found, strict=True):
+        if gradient is None:  # nothing that is measured depends on it: it is before what was moved
+            continue
         reader, eps = layout.readers[site], layout.config.layer_norm
         gradients[site] = gradient.unsqueeze(0) if site == LOGITS else _read(run, reader, gradient, eps)
     return gradients

@@ -112,6 +112,13 @@ def _told(kind: str, data: Any, path: str | Path) -> str:
 def _circuit(data: Any, config: TransformerConfig, ablation: Ablation) -> ScoredCircuit:
     circuit = Circuit.from_json(data)
     circuit.validate(config)
+    if circuit.granularity == "node":
+        by_nodes = Circuit.from_nodes(config, circuit.nodes, circuit.ablation).edges
+        if odd := sorted(by_nodes ^ circuit.edges):
+            raise InputError(
+                f"a circuit by nodes has every edge between them and no other, but it is mixed: {', '.join(odd[:8])}; "
+                "give its granularity as 'edge', or the nodes alone"
+            )
     return unscored(circuit, config)
 
 

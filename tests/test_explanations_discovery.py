@@ -412,3 +412,15 @@ def test_all_edges_and_tables_agree() -> None:
         assert len(set(layout.vector(table).tolist())) == len(layout.edges)
         for place, edge in enumerate(layout.edges):
             assert torch.equal(layout.cut([edge]).nonzero(), torch.tensor([layout.places[place]]))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("ablation", ["zero", "mean", "resample"])
+def test_on_a_gpu_the_scores_are_the_same(ablation: str) -> None:
+    here = setup_of("layer norm, gelu, causal, last", ablation=ablation, metric="kl")
+    there = Setup(here.model, here.pairs, here.ablation, here.metric, here.means, device="cuda")
+    for method in (eap, eap_ig, patching):
+        expected, found = (method(setup).scores for setup in (here, there))  # type: ignore[operator]
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
+    kept = [acdc(setup, threshold=1.0).circuit().edges for setup in (here, there)]
+    assert kept[0] == kept[1]

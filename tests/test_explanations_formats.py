@@ -352,6 +352,16 @@ def test_a_circuit_without_scores(tmp_path: Path) -> None:
         read(tmp_path / "c.json", NO_MLP)
 
 
+def test_mixed_granularity_is_refused(tmp_path: Path) -> None:
+    by_nodes = Circuit.from_nodes(CONFIG, ["a0.h1", "m1"], "zero")
+    (tmp_path / "c.json").write_text(json.dumps(by_nodes.to_json()))
+    assert read(tmp_path / "c.json", CONFIG).circuit() == by_nodes
+    mixed = {**by_nodes.to_json(), "edges": sorted(by_nodes.edges - {"a0.h1->m1"})}
+    (tmp_path / "c.json").write_text(json.dumps(mixed))
+    with pytest.raises(InputError, match="mixed: a0.h1->m1"):
+        read(tmp_path / "c.json", CONFIG)
+
+
 def test_what_no_format_says_is_said(tmp_path: Path) -> None:
     odd = TransformerConfig(4, 3, 3, 2, (LayerConfig(1, 2, 3), LayerConfig(2, 2, 5)))
     with pytest.raises(InputError, match="same number of heads"):
