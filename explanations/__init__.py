@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from .acdc import acdc as acdc
+from .alignments import AlignedSite as AlignedSite
+from .alignments import read_pyvene as read_pyvene
+from .alignments import write_pyvene as write_pyvene
 from .attribution import eap as eap
 from .attribution import eap_ig as eap_ig
 from .formats import FORMATS as FORMATS

@@ -255,7 +255,7 @@ def test_eap_ig_on_activations_moves_the_edges_own_source(shape: str) -> None:
 def test_eap_ig_of_a_nodes_edges_adds_up_to_the_effect_of_the_node() -> None:
     """The fundamental theorem of calculus, along the path of one node's output."""
     setup = setup_of("no positions, one layer", double=True, metric="kl")
-    found = eap_ig(setup, steps=400, path="activations").by_edge
+    found = eap_ig(setup, steps=100, path="activations").by_edge
     ((clean, source),) = setup.pairs.batches
     run = run_graph(setup.model, clean)
     layout = layout_of(setup.model.config)
@@ -265,7 +265,7 @@ def test_eap_ig_of_a_nodes_edges_adds_up_to_the_effect_of_the_node() -> None:
         labels = run.logits.argmax(-1)
         effect = METRICS["kl"].function(after, run.logits, labels).mean()
         total = sum(score for edge, score in found.items() if edge.startswith(f"{node}->"))
-        assert total == pytest.approx(float(effect), rel=0.02), node
+        assert total == pytest.approx(float(effect), rel=0.06), node
 
 
 def test_one_step_of_eap_ig_is_eap() -> None:
