@@ -29,6 +29,7 @@ BENCHMARKS = (
     "heads",
     "affine",
     "explanations",
+    "discovery",
     "illusions",
     "abstraction",
 )
