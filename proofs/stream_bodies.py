@@ -10,7 +10,7 @@ import numpy as np
 from .balls import Floats
 from .circuit import Circuit, Edge, edges_of, nodes_of, read_circuit
 from .codec import Codec
-from .core import Ints
+from .core import Ints, Program
 from .format import Json, boolean, distinct_values, dyadic, integer, integers, listing, require, show, text
 from .model import Config
 
@@ -160,6 +160,24 @@ def read_subspace(config: Config, codec: Codec, item: dict[str, Json]) -> Subspa
     require(item["carries"] in ("all", "nothing"), f"a subspace carries all or nothing, got {show(item['carries'])}")
     complement = boolean(item["complement"], "complement")
     return Subspace(_stream(config, item), directions, complement, positions, item["carries"] == "all")
+
+
+@dataclass(frozen=True, eq=False)
+class Represents:
+    """With the part of the stream that `patch` says taken from y, the model decodes to the program's output when the
+    values of `node`, at the same positions, are taken from the program on y."""
+
+    patch: Subspace
+    program: Program
+    node: int
+    arity: int = 2
+
+
+def read_represents(config: Config, codec: Codec, program: Program, item: dict[str, Json]) -> Represents:
+    patch = read_subspace(config, codec, {**item, "complement": False, "carries": "all"})
+    node = integer(item["node"], "node", 0, len(program.nodes) - 1)
+    program.value(node, "node")
+    return Represents(patch, program, node)
 
 
 def read_writes(config: Config, codec: Codec, item: dict[str, Json]) -> Writes:

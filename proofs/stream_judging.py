@@ -9,11 +9,11 @@ import numpy as np
 
 from .balls import Ball, point, times
 from .circuit import outside
-from .core import Bits
+from .core import Bits, trace
 from .exact import grow
 from .network import Edits, Port
 from .reading import Decided, beyond, possible, same
-from .stream_bodies import Agree, Effect, HeadTable, Monotone, Robust, Subspace, Writes
+from .stream_bodies import Agree, Effect, HeadTable, Monotone, Represents, Robust, Subspace, Writes
 
 if TYPE_CHECKING:
     from .judging import Chunk
@@ -52,8 +52,8 @@ def _ranks(reading: Bits, part: Monotone) -> tuple[Any, Any]:
     return least, np.where(reading, part.rank, -1).max(axis=-1)
 
 
-def _subspace(chunk: Chunk, part: Subspace, number: int) -> Found:
-    """Patched in the subspace, the model decodes as unpatched on x, or as patched in all of the stream."""
+def _patch(chunk: Chunk, part: Subspace) -> tuple[Bits, Ball, Callable[[Ball], Ball]]:
+    """The positions [pos], the stream on y, and what the stream on x becomes."""
     given = chunk.runs[1][1]["stream", str(part.stream)]
     where = np.ones(given.mid.shape[1], dtype=np.bool_)
     if part.positions is not None:
@@ -64,6 +64,27 @@ def _subspace(chunk: Chunk, part: Subspace, number: int) -> Found:
         moved = (taken + _negative(kept)) @ point(part.directions.T) @ point(part.directions)
         return _chosen(where, kept + moved, x)
 
+    return where, given, patched
+
+
+def _represents(chunk: Chunk, part: Represents, number: int) -> Found:
+    """The patched run against the program with the node's values at these positions taken from y."""
+    program, node = part.program, part.node
+    where, _, patched = _patch(chunk, part.patch)
+    source = trace(program, chunk.ids(program, 1), node)
+    own = trace(program, chunk.ids(program, 0), node)
+    mask = where[int(chunk.theorem.codec.bos) :]
+    undefined = source.undefined | (own.undefined if not mask.all() else np.zeros_like(own.undefined))
+    mixed = np.where(mask, source.values[node], own.values[node])
+    found = trace(program, chunk.ids(program, 0), program.output, {node: mixed})
+    wanted = chunk.outputs(program, found.values[program.output])
+    after = chunk.run(Edits(stream={part.patch.stream: patched}))
+    return same(after, wanted), undefined | found.undefined
+
+
+def _subspace(chunk: Chunk, part: Subspace, number: int) -> Found:
+    """Patched in the subspace, the model decodes as unpatched on x, or as patched in all of the stream."""
+    where, given, patched = _patch(chunk, part)
     after = chunk.run(Edits(stream={part.stream: patched}))
     if not part.whole:
         return same(chunk.reading, after), None
@@ -158,4 +179,5 @@ RULES: dict[type[Any], Callable[[Any, Any, int], Found]] = {
     Effect: _effect,
     Agree: _agree,
     HeadTable: _head_table,
+    Represents: _represents,
 }

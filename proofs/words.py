@@ -96,11 +96,16 @@ def sizes(theorem: Mapping[str, Json]) -> tuple[int | None, int | None]:
     return sum(counts), sum(n * n for n in counts) if of_pairs(theorem["body"]) else None
 
 
+OF_PAIRS = ("interchange", "subspace", "represents", "effect")
+
+
 def of_pairs(body: Json) -> bool:
     """Whether a witness is a pair of inputs."""
     if body["kind"] == "and":
         return any(map(of_pairs, body["parts"]))
-    return bool(body["kind"] in ("interchange", "subspace", "effect") or body.get("ablation") == "resample")
+    return bool(
+        body["kind"] in ("interchange", "subspace", "represents", "effect") or body.get("ablation") == "resample"
+    )
 
 
 # --- numbers and values --------------------------------------------------------------------------------------
@@ -280,6 +285,15 @@ def _subspace(body: Json, on_x: str) -> str:
     )
 
 
+def _represents(body: Json, on_x: str) -> str:
+    where = "at all positions" if body["positions"] is None else f"at positions {listed(body['positions'])}"
+    part = f"the component in the span of {len(body['directions'])} directions of {_stream(body)}, {where}"
+    return (
+        f"with {part}, taken from the run on y, the model's decoded output on x equals that of the RASP program "
+        f"{_program(body)} on x with the values of its node n{body['node']} there taken from y"
+    )
+
+
 def _writes(body: Json, on_x: str) -> str:
     most, count = decimal(dyadic(body["at_most"], "at_most")), len(body["directions"])
     return f"{on_x}what {plain(body['node'])} writes measures at most {most} along each of {count} directions"
@@ -323,6 +337,7 @@ STREAM_WORDS = {
     "writes": _writes,
     "effect": _effect,
     "agree": _agree,
+    "represents": _represents,
     "head_table": _head_table,
 }
 

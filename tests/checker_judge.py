@@ -303,6 +303,20 @@ class Judge:
         against = patched(np.eye(len(m))) if body["carries"] == "all" else self.run(base)
         return self.decode(patched(m)) == self.decode(against)
 
+    def represents(self, body: Json, witness: Any) -> bool:
+        base, source = witness
+        depth, bos, program, node = body["stream"], int(self.codec["bos"]), body["program"], body["node"]
+        q = np.array([[float(dyadic(x)) for x in row] for row in body["directions"]])
+        other = self.run(source).streams[depth]
+        places = range(-bos, len(base)) if body["positions"] is None else body["positions"]
+        mask = np.array([[i - bos in places] for i in range(len(base) + bos)])
+        run = Run(self.config, self.weights, self.ids(base), patch={depth: lambda s: mask * ((other - s) @ q.T @ q)})
+        given = interpret(needed(program, node), source)[node]
+        if not mask[bos:].all():
+            own = interpret(needed(program, node), base)[node]
+            given = [b if at else a for a, b, at in zip(own, given, mask[bos:, 0], strict=True)]
+        return self.decode(run) == self.last(interchanged(program, base, node, given))
+
     def writes(self, body: Json, witness: Any) -> bool:
         q = np.array([[float(dyadic(x)) for x in row] for row in body["directions"]])
         return self.below(np.abs(self.run(witness[0]).written[body["node"]] @ q.T), body["at_most"])
@@ -421,7 +435,7 @@ def needed(program: Json, target: int) -> Json:
 def arity(body: Json) -> int:
     if body["kind"] == "and":
         return max(arity(part) for part in body["parts"])
-    pairs = body["kind"] in ("interchange", "subspace", "effect") or body.get("ablation") == "resample"
+    pairs = body["kind"] in ("interchange", "subspace", "represents", "effect") or body.get("ablation") == "resample"
     return 2 if pairs else 1
 
 

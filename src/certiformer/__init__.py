@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from .verifier.stream_claims import Monotone as Monotone
     from .verifier.stream_claims import Robust as Robust
     from .verifier.stream_claims import SubspaceCarries as SubspaceCarries
+    from .verifier.stream_claims import SubspaceRepresents as SubspaceRepresents
     from .verifier.stream_claims import WritesAtMost as WritesAtMost
     from .verifier.task_claims import Accuracy as Accuracy
     from .verifier.task_claims import Labels as Labels
@@ -139,6 +140,7 @@ _NAMES: dict[str, str] = {
     "Monotone": "verifier.stream_claims",
     "Robust": "verifier.stream_claims",
     "SubspaceCarries": "verifier.stream_claims",
+    "SubspaceRepresents": "verifier.stream_claims",
     "WritesAtMost": "verifier.stream_claims",
     "TaskMargin": "verifier.task_claims",
     "Unknown": "verifier.verdicts",
