@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from ..compiler.core import CoreProgram
+from ..compiler.core_batches import Evaluator
 from ..compiler.core_json import core_to_json
 from ..models.values import Value
 from .bodies import STATUS, Ids
-from .program_values import Evaluator
 from .reading import UNDEFINED, Subject, Vocabulary, distance, judge
 from .stream_bodies import About, SubspaceBody, stream_site
 from .witness import Arithmetic, Outcome, show_value
