@@ -32,7 +32,7 @@ PLANTS: list[tuple[ModuleType, str, str, str, str]] = [
     (reduction, "zero", "if any(member in read for member in members) else zero", "if True else zero", "all is read"),
     (reducing, "resample", "np.repeat(machine.transitions, machine.transitions.shape[1], axis=1)",
      "np.tile(machine.transitions, (1, machine.transitions.shape[1]))", "labels are those of the second input"),
-    (reducing, "resample", "i * len(found) + j for", "j * len(found) + i for", "pairs are listed the other way round"),
+    (reducing, "resample", "found[x] * len(found) + found[y]", "found[y] * len(found) + found[x]", "pairs listed the other way"),
     (agreement, "zero", "return Fraction(self.proved, self.total)", "return Fraction(1)", "premises claim all"),
     (agreement, "zero", "premise(body, body.alone, domain", "premise(body, None, domain", "a proof of the model twice"),
     (agreement, "zero", "share = found[0].share + found[1].share - 1\n    if share <= 0:",
