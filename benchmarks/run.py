@@ -30,6 +30,7 @@ BENCHMARKS = (
     "affine",
     "explanations",
     "illusions",
+    "circuits",
 )
 _MODULES = {"compile": "compile_times"}
 

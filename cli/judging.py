@@ -166,7 +166,7 @@ def _faithful(claim: Claim, domain: Any, options: Judging, tell: Say) -> tuple[V
         name, claim = f"faithful on a share of {options.at_least}", claim.at_least(share)
     verdict = prove(claim, domain, seconds=options.seconds, progress=tell)
     detail = _detail(verdict)
-    if not isinstance(verdict, Proved) and options.at_least is None and domain.size() > 2**20:
+    if not isinstance(verdict, Proved) and options.at_least is None:
         try:
             bound = agreement_bound(claim, domain, seconds=options.seconds, progress=tell)
             detail += f"; proved: {bound}"
