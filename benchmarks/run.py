@@ -32,6 +32,7 @@ BENCHMARKS = (
     "discovery",
     "illusions",
     "abstraction",
+    "circuits",
 )
 _MODULES = {"compile": "compile_times"}
 

@@ -212,12 +212,14 @@ def judge(
         float, typer.Option(parser=_number, metavar="<float>", help="Time limit for each edge.")
     ] = 2.0,
     certificate: Annotated[Path | None, typer.Option(help="Where to write the certificate of what is proved.")] = None,
+    lengths: Lengths = None,
+    vocab: Vocab = None,
     as_json: AsJson = False,
 ) -> int:
-    """Judge a circuit of a trained model: is it faithful on every input, does it need each edge, is the rest idle?"""
+    """Judge a circuit of a model: is it faithful on every input, does it need each edge, does the rest not decide?"""
     from .judging import Judging, judge_circuit
 
-    options = Judging(ablation, means, at_least, seconds, edge_seconds, certificate)
+    options = Judging(ablation, means, at_least, seconds, edge_seconds, certificate, lengths, vocab)
     return judge_circuit(model, circuit, options, as_json)
 
 

@@ -16,8 +16,11 @@ from .output import BadInput, ExitCode, Screen, facts
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..models.cards import Trained
     from ..models.circuits import Circuit
+    from ..models.codec import Codec
+    from ..models.tasks import Task
+    from ..models.token_language import Language
+    from ..models.transformer import Transformer
     from ..verifier.claims import Claim
     from ..verifier.verdicts import Verdict
 
@@ -35,6 +38,8 @@ class Judging:
     seconds: float = 60.0
     edge_seconds: float = 2.0
     certificate: Path | None = None
+    lengths: str | None = None
+    vocab: str | None = None
 
 
 @dataclass(frozen=True)
@@ -62,14 +67,13 @@ def judge_circuit(path: Path, circuit_path: Path, options: Judging, as_json: boo
     target = options.certificate
     if target is not None and not target.parent.is_dir():
         raise BadInput(f"cannot write {target}: there is no folder {target.parent}")
-    trained, circuit = inputs.load_trained_model(path), _read_circuit(circuit_path)
-    task, domain = trained.task, trained.task.domain
+    judged, circuit = _judged(path, options), _read_circuit(circuit_path)
+    domain = judged.domain
     ablation = options.ablation or ("zero" if circuit.ablation == "any" else circuit.ablation)
-    means, provenance = _means(trained, ablation, options.means)
+    means, provenance = _means(judged, ablation, options.means)
 
     def claim_of(some: Circuit) -> Claim:
-        through = task if task.build_machine else None
-        return Faithful(trained.model, some, ablation, means=means, through=through, codec=task.codec)
+        return Faithful(judged.model, some, ablation, means=means, through=judged.task, codec=judged.codec)
 
     screen = Screen(as_json)
     claim = claim_of(circuit)
@@ -79,7 +83,7 @@ def judge_circuit(path: Path, circuit_path: Path, options: Judging, as_json: boo
         rows.append(row)
         for edge in circuit.ordered_edges() if circuit.granularity == "edge" else ():
             rows.append(_needed(claim, str(edge), domain, options.edge_seconds, tell))
-        rows.append(_complement(claim_of(circuit.complement(trained.model.config)), domain, options.edge_seconds, tell))
+        rows.append(_complement(claim_of(circuit.complement(judged.model.config)), domain, options.edge_seconds, tell))
     if target is not None and (found := _certificate(verdict)) is not None:
         found.save(target)
     about: dict[str, object] = {
@@ -95,6 +99,30 @@ def judge_circuit(path: Path, circuit_path: Path, options: Judging, as_json: boo
     return ExitCode.NO if isinstance(verdict, Refuted) else ExitCode.OPEN
 
 
+@dataclass(frozen=True)
+class Judged:
+    """The model, how it is read, the inputs; and the task whose labels a proof may go through."""
+
+    model: Transformer
+    codec: Codec
+    domain: Language
+    task: Task | None = None
+
+
+def _judged(path: Path, options: Judging) -> Judged:
+    """A trained model on its task's domain, or a compiled one on all that it takes."""
+    from ..compiler.compiled import Compiled
+    from .commands import Wanted, _domain, _task_domain
+
+    wanted = Wanted("faithful", lengths=options.lengths, vocab=options.vocab)
+    if not inputs.is_trained(path):
+        compiled = Compiled.load(inputs.model_file(path))
+        return Judged(compiled.model, compiled.codec, _domain(compiled, wanted))
+    trained = inputs.load_trained_model(path)
+    task = trained.task
+    return Judged(trained.model, task.codec, _task_domain(trained, wanted), task if task.build_machine else None)
+
+
 def _read_circuit(path: Path) -> Circuit:
     from ..models.circuits import Circuit
 
@@ -105,7 +133,7 @@ def _read_circuit(path: Path) -> Circuit:
     return Circuit.from_json(data)
 
 
-def _means(trained: Trained, ablation: str, path: Path | None) -> tuple[dict[str, Tensor] | None, str]:
+def _means(judged: Judged, ablation: str, path: Path | None) -> tuple[dict[str, Tensor] | None, str]:
     """The vectors of ablation `mean`, from a file or over words drawn from the domain; and where they are from."""
     if ablation != "mean":
         if path is not None:
@@ -114,7 +142,7 @@ def _means(trained: Trained, ablation: str, path: Path | None) -> tuple[dict[str
     import torch
 
     if path is None:
-        return sampled_means(trained), f"over {MEANS} words drawn uniformly, seed {SEED}"
+        return sampled_means(judged), f"over {MEANS} words drawn uniformly, seed {SEED}"
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         values = {
@@ -127,29 +155,31 @@ def _means(trained: Trained, ablation: str, path: Path | None) -> tuple[dict[str
         ) from None
 
 
-def sampled_means(trained: Trained, samples: int = MEANS, seed: int = SEED) -> dict[str, Tensor]:
-    """What each node writes on average over words drawn uniformly from the task's domain, and over their positions."""
+def sampled_means(judged: Judged, samples: int = MEANS, seed: int = SEED) -> dict[str, Tensor]:
+    """What each node writes on average over words drawn uniformly from the domain, and over all their positions."""
     import torch
 
     from ..models.circuits import INPUT, OUTPUT, all_nodes, parse_head
     from ..models.program import input_site
 
     sums: dict[str, Tensor] = {}
-    model, count = trained.model, 0
+    model, codec, count = judged.model, judged.codec, 0
+    ids = torch.tensor([codec.index[token] for token in judged.domain.vocab])
     sites = {INPUT: input_site(model.config)}
     for node in all_nodes(model.config):
         if node not in (INPUT, OUTPUT):
             head = parse_head(node)
             sites[node] = f"blocks.{head[0]}.attn.hook_result" if head else f"blocks.{node[1:]}.hook_mlp_out"
     with torch.no_grad():
-        for _, words in trained.task.domain.sample_ids(seed, samples):
+        for _, words in judged.domain.sample_ids(seed, samples):
             if len(words):
-                _, cache = model.run_with_cache(torch.from_numpy(words), sorted(set(sites.values())))
+                tokens = codec.with_bos(ids[torch.from_numpy(words)])
+                _, cache = model.run_with_cache(tokens, sorted(set(sites.values())))
                 for node, site in sites.items():
                     head = parse_head(node)
                     value = (cache[site][:, :, head[1]] if head else cache[site]).to(torch.float64).sum((0, 1))
                     sums[node] = sums[node] + value if node in sums else value
-                count += words.size
+                count += tokens.numel()
     return {node: (value / count).to(torch.float32) for node, value in sums.items()}
 
 
@@ -166,7 +196,7 @@ def _faithful(claim: Claim, domain: Any, options: Judging, tell: Say) -> tuple[V
         name, claim = f"faithful on a share of {options.at_least}", claim.at_least(share)
     verdict = prove(claim, domain, seconds=options.seconds, progress=tell)
     detail = _detail(verdict)
-    if not isinstance(verdict, Proved) and options.at_least is None and domain.size() > 2**20:
+    if not isinstance(verdict, Proved) and options.at_least is None:
         try:
             bound = agreement_bound(claim, domain, seconds=options.seconds, progress=tell)
             detail += f"; proved: {bound}"

@@ -32,13 +32,13 @@ PLANTS: list[tuple[ModuleType, str, str, str, str]] = [
     (reduction, "zero", "if any(member in read for member in members) else zero", "if True else zero", "all is read"),
     (reducing, "resample", "np.repeat(machine.transitions, machine.transitions.shape[1], axis=1)",
      "np.tile(machine.transitions, (1, machine.transitions.shape[1]))", "labels are those of the second input"),
-    (reducing, "resample", "i * len(found) + j for", "j * len(found) + i for", "pairs are listed the other way round"),
+    (reducing, "resample", "found[x] * len(found) + found[y]", "found[y] * len(found) + found[x]", "pairs turned"),
     (agreement, "zero", "return Fraction(self.proved, self.total)", "return Fraction(1)", "premises claim all"),
     (agreement, "zero", "premise(body, body.alone, domain", "premise(body, None, domain", "a proof of the model twice"),
-    (agreement, "zero", "share = found[0].share + found[1].share - 1\n    if share <= 0:",
-     "share = max(found[0].share, found[1].share)\n    if share <= 0:", "shares are not added up"),
-    (agreement, "zero", "share = found[0].share + found[1].share - 1\n    if share <= 0:",
-     "share = found[0].share * found[1].share\n    if share <= 0:", "shares are multiplied"),
+    (agreement, "zero", "share = found[0].share + found[1].share - 1\n        if share <= 0:",
+     "share = max(found[0].share, found[1].share)\n        if share <= 0:", "shares are not added up"),
+    (agreement, "zero", "share = found[0].share + found[1].share - 1\n        if share <= 0:",
+     "share = found[0].share * found[1].share\n        if share <= 0:", "shares are multiplied"),
 ]  # fmt: skip
 USERS: dict[ModuleType, tuple[tuple[ModuleType, tuple[str, ...]], ...]] = {
     reduction: ((alone, ("circuit_model", "paired_model")),),
@@ -77,6 +77,7 @@ def differs(case: Case) -> bool:
 def accepted_wrongly(case: Case, made: ModuleType, tmp_path: Path) -> tuple[bool, bool]:
     """Whether more is proved, and accepted, than is true; and whether what the engine claims is rejected."""
     if hasattr(made, "agreement_bound"):
+        made.MAX_INPUTS = 0  # type: ignore[attr-defined]
         try:
             bound = made.agreement_bound(case.faithful, case.domain, seconds=0.3)
         except CertiformerError as error:

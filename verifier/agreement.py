@@ -18,7 +18,7 @@ from .alone import Alone
 from .balls import Unsupported
 from .circuit_bodies import FaithfulBody
 from .claims import Claim
-from .enumeration import size_of
+from .enumeration import MAX_INPUTS, enumerate_inputs, size_of
 from .label_bodies import LabelsBody
 from .path_proofs import search_by_paths
 from .recheck import objection
@@ -83,22 +83,22 @@ def _certificate(claim: Claim, domain: Language, found: tuple[Premise, Premise])
 class AgreementBound:
     """Circuit and model agree on at least `share` of the witnesses: a theorem with its certificate, checked.
 
-    `model`, `circuit`: the shares on which each was proved to give the task's label, and by which engines.
+    `right`: the shares on which the model, and the circuit, were proved to give the task's label; None with engine
+    `enumeration`, which needs none and whose share is exact (up to inputs too near a boundary for float64 balls).
     """
 
     share: Fraction
-    model: Fraction
-    circuit: Fraction
-    engines: tuple[str, str]
+    right: tuple[Fraction, Fraction] | None
+    engine: str
     certificate: Certificate
     seconds: float
     check_seconds: float
 
     def __str__(self) -> str:
-        return (
-            f"agree on at least {float(self.share):.6f} (model right on {float(self.model):.6f}, circuit on "
-            f"{float(self.circuit):.6f}, by {' and '.join(dict.fromkeys(self.engines))}), {self.certificate}"
+        shares = (
+            "" if self.right is None else "model right on {:.6f}, circuit on {:.6f}, ".format(*map(float, self.right))
         )
+        return f"agree on at least {float(self.share):.6f} ({shares}by {self.engine}), {self.certificate}"
 
 
 def agreement_bound(
@@ -106,7 +106,8 @@ def agreement_bound(
 ) -> AgreementBound:
     """The greatest share that is proved within the time, for a `Faithful(..., through=task)` on a domain of any size.
 
-    Raises `Unsupported` for circuits whose own model no engine covers, and where nothing at all is proved.
+    Up to 2^20 witnesses are enumerated (then no task is needed). Raises `Unsupported` for circuits whose own model no
+    engine covers, and where nothing at all is proved.
     """
     claim, began = claim.snapshot(), time.monotonic()
     body, say = claim.body, progress or (lambda text: None)
@@ -114,21 +115,30 @@ def agreement_bound(
         raise InputError(f"agreement_bound is about Faithful(model, circuit, through=task), got {claim}")
     if domain.is_empty:
         raise InputError("the domain is empty: a share of no inputs is not a number")
-    found, why = agreement(body, domain, None, began + seconds, say)
-    if found is None:
-        raise Unsupported(why)
-    share = found[0].share + found[1].share - 1
-    if share <= 0:
-        model, alone = (f"{float(one.share):.6f}" for one in found)
-        raise Unsupported(f"the model is proved right on {model}, the circuit on {alone}: they need not agree anywhere")
-    certificate, spent = _certificate(claim.at_least(share), domain, found), time.monotonic() - began
+    right: tuple[Fraction, Fraction] | None = None
+    if size_of(claim, domain) <= MAX_INPUTS:
+        tally = enumerate_inputs(claim.at_least(0), domain, seconds, progress=say)
+        if tally.semantics != "real":
+            raise Unsupported(f"enumeration: {tally.obstacle}")
+        share, engine = Fraction(tally.true, tally.total), "enumeration"
+        stated = {**claim.at_least(share).theorem(), "domain": domain_to_json(domain)}
+        certificate = Certificate.of(stated, {"rule": "enumerate"})
+    else:
+        found, why = agreement(body, domain, None, began + seconds, say)
+        if found is None:
+            raise Unsupported(why)
+        right = (found[0].share, found[1].share)
+        share = found[0].share + found[1].share - 1
+        if share <= 0:
+            shares = "the model is proved right on {:.6f}, the circuit on {:.6f}".format(*map(float, right))
+            raise Unsupported(f"{shares}: they need not agree anywhere")
+        engine = " and ".join(dict.fromkeys(one.engine for one in found))
+        certificate = _certificate(claim.at_least(share), domain, found)
+    spent, start = time.monotonic() - began, time.monotonic()
     say("checking the certificate")
-    start = time.monotonic()
     if problem := objection(certificate, claim.subject.model):
         raise CertiformerError(f"the independent checker does not accept this bound: {problem}")
-    checked = time.monotonic() - start
-    engines = (found[0].engine, found[1].engine)
-    return AgreementBound(share, found[0].share, found[1].share, engines, certificate, spent, checked)
+    return AgreementBound(share, right, engine, certificate, spent, time.monotonic() - start)
 
 
 def agreement(
@@ -151,7 +161,12 @@ def agreement(
         return None, f"the model itself is proved to give {body.through.name}'s label on {float(first.share):.6f} only"
     left = None if wanted is None else wanted + 1 - first.share
     second, why = premise(body, body.alone, domain, left, deadline, progress)
-    return (None, f"of the circuit: {why}") if second is None else ((first, second), "")
+    if second is None:
+        return None, f"of the circuit: {why}"
+    if wanted is not None and first.share + second.share - 1 < wanted and time.monotonic() < deadline:
+        more, _ = premise(body, None, domain, min(wanted + 1 - second.share, Fraction(1)), deadline, progress)
+        first = first if more is None else max(first, more, key=lambda one: one.proved)  # it had stopped early
+    return (first, second), ""
 
 
 def premise(

@@ -6,11 +6,14 @@ from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
+import torch
 
 from ..models.automata import Automaton
 from ..models.labels import LabelMachine
 from ..models.languages import sequences
 from ..models.token_language import Language
+from ..models.transformer import Transformer
 from .balls import Unsupported
 from .label_bodies import LabelMarginBody, LabelsBody, token_places
 from .reading import Subject
@@ -58,13 +61,25 @@ def pairs(subject: Subject, domain: Language) -> Language:
     return Language(tuple(x * size + y for x in ids for y in ids), tuple(lengths), automaton.minimised())
 
 
+def narrowed(body: LabelsBody, letters: npt.NDArray[np.int64]) -> LabelsBody:
+    """The same about a model that has these tokens only, in this order."""
+    model, codec = body.subject.model, body.subject.codec
+    weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    weights["embed.W_E"] = weights["embed.W_E"][torch.from_numpy(letters)]
+    small = Transformer.from_parameters(replace(model.config, d_vocab=len(letters)), weights)
+    subject = Subject(small, replace(codec, vocab=tuple(range(len(letters)))))
+    return replace(
+        body, subject=subject, machine=replace(body.machine, transitions=body.machine.transitions[:, letters])
+    )
+
+
 def places(body: LabelsBody, domain: Language) -> dict[int, int]:
-    """As `token_places`, of the tokens that the circuit's own model reads: pairs as the theorem orders them."""
+    """As `token_places`, of the tokens that are counted; pairs have their rank as number, and a theorem's place."""
     found = token_places(body.subject, domain)
     if body.arity == 1:
         return found
-    size = len(body.subject.codec.vocab)
-    return {x * size + y: i * len(found) + j for x, i in found.items() for y, j in found.items()}
+    pairs_of = sorted((x, y) for x in found for y in found)
+    return {rank: found[x] * len(found) + found[y] for rank, (x, y) in enumerate(pairs_of)}
 
 
 def _on_first(machine: LabelMachine) -> LabelMachine:

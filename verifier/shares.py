@@ -21,7 +21,7 @@ from .enumeration import MAX_INPUTS, enumerate_inputs
 from .label_bodies import LabelsBody, not_counted, token_places
 from .path_proofs import search_by_paths
 from .recheck import objection
-from .reducing import places, plain
+from .reducing import narrowed, places, plain
 from .task_claims import Labels
 from .theorems import domain_to_json
 from .verdicts import Certificate
@@ -159,6 +159,8 @@ def count_claim(claim: Claim, domain: Language, aim: Aim) -> tuple[Counted | Non
     letters = np.array(list(token_places(body.subject, domain)), dtype=np.int64)
     if max(lengths) * len(letters) ** 2 > MAX_TABLE:
         return None, f"tables of {len(letters)} x {len(letters)} tokens at {max(lengths)} positions are too large"
+    if claim.arity == 2:  # of the many pairs of the codec's tokens, those of the domain's
+        body, letters = narrowed(body, letters), np.arange(len(letters))
     try:
         return count_groups(body.subject.model, body.machine, letters, lengths, aim), ""
     except Unsupported as error:
