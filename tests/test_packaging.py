@@ -28,6 +28,7 @@ LAYERS: dict[str, set[str]] = {
     "verifier": {"models", "compiler", "proofs"},
     "proofs": set(),
     "cli": {"models", "compiler", "explanations", "verifier", "proofs"},
+    "testing": {"models", "compiler", "verifier"},
 }
 # Names on an index, where they differ from the module's.
 DISTRIBUTION = {"z3": "z3-solver", "flint": "python-flint"}
