@@ -1,4 +1,4 @@
-"""`@interpretation`: a claim as a test. It looks for a counterexample, proves if asked, reports as a failed test does."""
+"""`@interpretation`: a claim as a test, which looks for a counterexample, and proves the claim if asked to."""
 
 from __future__ import annotations
 

@@ -224,8 +224,8 @@ class _Drawing:
             nested = [make for make in options if make in selecting]
             # Without room for more than the selections still needed, only these.
             options = nested if nested and self.left <= need + 1 else options
-        elif room == 0:
-            options = [self.chosen_token] if kind == "token" else [self.arithmetic] if kind == "number" else options
+        elif room == 0 and kind != "bool":
+            options = [self.chosen_token if kind == "token" else self.arithmetic]
         leaf: list[Callable[[int, int], SOp]] = [] if need else [lambda room, need: self.leaf(kind)]
         self.left -= 1
         return self.pick([*leaf, *options])(room, need)
