@@ -116,6 +116,10 @@ def interpretation(
             else:
                 work()
 
+        code = getattr(inspect.unwrap(test), "__code__", checked.__code__)  # reports name the user's file and line
+        checked.__code__ = checked.__code__.replace(
+            co_filename=code.co_filename, co_firstlineno=code.co_firstlineno, co_name=code.co_name
+        )
         return checked
 
     return decorate
@@ -197,7 +201,7 @@ def check_interpretation(
 
 
 def _record(status: Status, claim: Claim, detail: str) -> None:
-    session.current().records.append(Record(status, claim.describe(), detail))
+    session.current().record(Record(status, claim.describe(), detail))
 
 
 def _tested(

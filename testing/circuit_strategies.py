@@ -28,7 +28,7 @@ def circuits(of: Any, *, ablation: Ablation = "zero", within: Circuit | None = N
     """Circuits of a model: a drawn share of its edges, less those on no path from `input` to `logits`; or one path.
 
     `of`: a model, or a compiled program. `within`: only edges of this circuit (default: of the model).
-    Shrinks to the fewest edges: one path. Raises `InputError` if there is no path.
+    Shrinks until no edge can be left out. Raises `InputError` if there is no path.
     """
     config = config_of(of)
     if within is not None:

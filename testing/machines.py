@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ def intervention_machine(of: Any, domain: Language, *, codec: Any = None) -> typ
     """A state machine of edits on one model; `intervention_machine(...).TestCase` is a test class.
 
     Rules: apply a list of edits to the model as it is edited now, undo the last list, undo any list, start afresh.
-    After every step it checks, to the last bit, on a fixed input of the domain:
+    After every step it checks, to the last bit, on a fixed input of the domain (and a copy of the model):
 
     - the weights and the outputs of the base model are what they were before the first edit;
     - the edited model gives what `edit(base, *all edits at once)` gives, however it was come by;
@@ -45,8 +46,9 @@ def intervention_machine(of: Any, domain: Language, *, codec: Any = None) -> typ
 
         def __init__(self) -> None:
             super().__init__()
+            self.base = copy.deepcopy(base)
             self.lists: list[list[Edit]] = []
-            self.now: Transformer | Edited = base
+            self.now: Transformer | Edited = self.base
 
         @rule(edits=drawn)
         def apply(self, edits: list[Edit]) -> None:
@@ -57,29 +59,31 @@ def intervention_machine(of: Any, domain: Language, *, codec: Any = None) -> typ
         @rule()
         def undo_the_last(self) -> None:
             self.lists.pop()
-            self.now = edit(base, *(one for edits in self.lists for one in edits))
+            self.now = edit(self.base, *(one for edits in self.lists for one in edits))
 
         @precondition(lambda self: self.lists)
         @rule(data=st.data())
         def undo_any(self, data: st.DataObject) -> None:
             self.lists.pop(data.draw(st.integers(0, len(self.lists) - 1)))
-            self.now = base
+            self.now = self.base
             for edits in self.lists:
                 self.now = edit(self.now, *edits)
 
         @precondition(lambda self: self.lists)
         @rule()
         def start_afresh(self) -> None:
-            self.lists, self.now = [], base
+            self.lists, self.now = [], self.base
 
         @invariant()
         def the_base_is_untouched(self) -> None:
-            assert base.weights_sha256() == digest, "an edit changed the weights of the model it was applied to"
-            assert torch.equal(_run(base, tokens), before), "an edit changed the outputs of the model it was applied to"
+            assert self.base.weights_sha256() == digest, "an edit changed the weights of the model it was applied to"
+            assert torch.equal(_run(self.base, tokens), before), (
+                "an edit changed the outputs of the model it was applied to"
+            )
 
         @invariant()
         def edits_add_up(self) -> None:
-            at_once = edit(base, *(one for edits in self.lists for one in edits))
+            at_once = edit(self.base, *(one for edits in self.lists for one in edits))
             assert torch.equal(_run(self.now, tokens), _run(at_once, tokens)), "the order in time of edits matters"
 
         @invariant()

@@ -84,6 +84,11 @@ def pytest_runtest_makereport(
         records.clear()
     report = yield
     if call.excinfo is not None and hasattr(call.excinfo.value, "certiformer_report"):
+        error = call.excinfo.value  # its text is the report; the frames below the test say nothing to the user
+        path, line, _ = item.location
+        place = f"{path}:{(line or 0) + 1}"
+        notes = [note for note in getattr(error, "__notes__", ()) if not note.startswith("Explanation")]
+        error.args = ("\n".join([str(error), *notes, place]),)
         report.longrepr = call.excinfo.getrepr(style="value")
     return report
 

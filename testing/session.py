@@ -29,15 +29,23 @@ class Record:
 
 @dataclass
 class Session:
-    """`certify`: prove what testing does not refute. `seconds`: for each proof. `folder`: where certificates go."""
+    """`certify`: prove what testing does not refute. `seconds`: for each proof. `folder`: where certificates go.
+
+    `keep`: whether records are kept; outside pytest nobody would collect them.
+    """
 
     certify: bool = False
     seconds: float = SECONDS
     folder: Path | None = None
+    keep: bool = True
     records: list[Record] = field(default_factory=list)
 
+    def record(self, record: Record) -> None:
+        if self.keep:
+            self.records.append(record)
 
-_sessions: list[Session] = [Session()]
+
+_sessions: list[Session] = [Session(keep=False)]
 
 
 def current() -> Session:

@@ -14,6 +14,18 @@ from ..models.values import Value
 Draw = Callable[[st.SearchStrategy[int]], int]
 
 
+GO_ON = st.integers(0, 2**16)
+"""Almost never 0, which is to stop."""
+
+
+@dataclass
+class _Path:
+    """A word so far, and the automaton's state after it."""
+
+    state: int = 0
+    word: list[Value] = field(default_factory=list)
+
+
 @dataclass(frozen=True, eq=False)
 class _Reader:
     """A walk along the language's automaton that only takes symbols from which a word can still be finished."""
@@ -35,20 +47,33 @@ class _Reader:
             raise InputError(f"{language!r} is empty: no word can be drawn; widen its lengths or its vocabulary")
         return _Reader(language, lengths, language.automaton.counts(max(lengths)))
 
-    def draw_length(self, draw: Draw) -> int:
-        return self.lengths[draw(st.integers(0, len(self.lengths) - 1))]
+    def draw_words(self, draw: Draw, count: int) -> tuple[list[Value], ...]:
+        """`count` words of one length.
 
-    def draw_word(self, draw: Draw, length: int) -> list[Value]:
-        state, used, word = 0, set[int](), list[Value]()
+        Position by position: whether to go on, then a token for each word. So a shrinker can delete a position as one
+        piece; to go on is the rule, and a stop before the drawn length is heeded where all the words may end.
+        """
+        length = self.lengths[draw(st.integers(0, len(self.lengths) - 1))]
+        paths = [_Path() for _ in range(count)]
         for position in range(length):
-            alive = self._symbols(state, length - position - 1)
-            if self.language.distinct:
-                alive = tuple(symbol for symbol in alive if symbol not in used)
-            symbol = alive[draw(st.integers(0, len(alive) - 1))] if len(alive) > 1 else alive[0]
-            used.add(symbol)
-            word.append(self.language.vocab[symbol])
-            state = int(self.language.automaton.transitions[state, symbol])
-        return word
+            if not draw(GO_ON) and position in self.lengths and all(self._counts[0][path.state] for path in paths):
+                return tuple(path.word for path in paths)
+            for path in paths:
+                self._step(draw, path, length - position - 1)
+        draw(st.integers(0, 0))  # the stop that is there when a position before it is deleted
+        return tuple(path.word for path in paths)
+
+    def _step(self, draw: Draw, path: _Path, remaining: int) -> None:
+        language = self.language
+        alive = self._symbols(path.state, remaining)
+        if language.distinct:
+            alive = tuple(symbol for symbol in alive if language.vocab[symbol] not in path.word)
+        symbol = alive[0]
+        if len(alive) > 1:  # by its number, which does not change when tokens before it do
+            number = draw(st.integers(0, len(language.vocab) - 1))
+            symbol = number if number in alive else alive[number % len(alive)]
+        path.word.append(language.vocab[symbol])
+        path.state = int(language.automaton.transitions[path.state, symbol])
 
     def _symbols(self, state: int, remaining: int) -> tuple[int, ...]:
         key = (state, remaining)
@@ -63,14 +88,14 @@ def words(language: Language) -> st.SearchStrategy[list[Value]]:
     """The words of a token language, as lists of tokens, every word with positive probability.
 
     Lengths are drawn evenly, tokens along the automaton among those that some word of that length goes on with: nothing
-    is drawn and thrown away, however rare the words are. Shrinks to the shortest word, then to the first in the order
-    of the vocabulary. Raises `InputError` at once if the language is empty.
+    is drawn and thrown away, however rare the words are. Shrinks to the shortest word, and towards the first in the
+    order of the vocabulary. Raises `InputError` at once if the language is empty.
     """
     reader = _Reader.of(language)
 
     @st.composite
     def word(draw: Draw) -> list[Value]:
-        return reader.draw_word(draw, reader.draw_length(draw))
+        return reader.draw_words(draw, 1)[0]
 
     return word()
 
@@ -81,7 +106,7 @@ def pairs(language: Language) -> st.SearchStrategy[tuple[list[Value], list[Value
 
     @st.composite
     def pair(draw: Draw) -> tuple[list[Value], list[Value]]:
-        length = reader.draw_length(draw)
-        return reader.draw_word(draw, length), reader.draw_word(draw, length)
+        base, source = reader.draw_words(draw, 2)
+        return base, source
 
     return pair()
