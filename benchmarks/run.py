@@ -29,6 +29,7 @@ BENCHMARKS = (
     "heads",
     "affine",
     "explanations",
+    "property_testing",
 )
 _MODULES = {"compile": "compile_times"}
 

@@ -85,8 +85,8 @@ def from_tracr_model(
 ) -> TracrModel:
     """What `tracr.compiler.compiling.compile_rasp_to_model` returns, as a model of ours with exactly its weights.
 
-    A model with numerical outputs needs to know the numbers that are meant: `values`, or the `program` whose values they
-    are. A logit within `tolerance` of a value decodes to it, another one to a text such as "above 3" (values that are
+    A model with numerical outputs needs to know the numbers that are meant: `values`, or the `program` that has them. A
+    logit within `tolerance` of a value decodes to it, another one to a text such as "above 3" (values that are
     nearer to each other than that: to the nearest one). Raises `InputError` for anything else than such a model.
     """
     shape = _shape_of(assembled)
@@ -130,7 +130,7 @@ def shape_from_json(meta: Mapping[str, Any], d_model: int) -> TracrShape:
         n_layers=meta["num_layers"],
         n_heads=meta["num_heads"],
         causal=meta["causal"],
-        tokens={value: token for value, token in meta["input_encoding"]},
+        tokens=dict(meta["input_encoding"]),
         bos=meta["bos"],
         pad=meta["pad"],
         readout=np.eye(d_model, dtype=np.float32)[:, dims],

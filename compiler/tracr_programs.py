@@ -52,8 +52,8 @@ def _rasp() -> Any:
 def from_tracr(expression: Any) -> SOp:
     """Our program of the same meaning as a Tracr s-op, wherever Tracr's evaluator gives that a value.
 
-    Its numbers are exact here: a factor or default 0.1 is 1/10, a mean of 1, 0, 0 is 1/3. Where Tracr raises (a key None
-    under a comparison, letters averaged), ours follows its own rules. Names are kept, wishes for an encoding are not.
+    Its numbers are exact here: a factor or default 0.1 is 1/10, a mean of 1, 0, 0 is 1/3. Where Tracr raises (a key
+    None under a comparison, letters averaged), ours follows its own rules. Names are kept, encodings are not.
     Raises `InputError` naming all nodes that have no counterpart (constant sequences and selectors, other types).
     """
     taking = _Taking(_rasp())

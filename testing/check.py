@@ -103,10 +103,10 @@ def interpretation(
             test(*args, **options)
             bound = inspect.signature(test).bind(*args, **options)
             bound.apply_defaults()
-            one = claim if isinstance(claim, Claim) else claim(**_wanted(claim, bound.arguments))
-            inputs = domain if isinstance(domain, Language) else domain(**_wanted(domain, bound.arguments))
 
             def work() -> None:
+                one = claim if isinstance(claim, Claim) else claim(**_wanted(claim, bound.arguments))
+                inputs = domain if isinstance(domain, Language) else domain(**_wanted(domain, bound.arguments))
                 check_interpretation(
                     one, inputs, examples=examples, seed=seed, guided=guided, seconds=seconds, certify=certify
                 )
@@ -116,13 +116,18 @@ def interpretation(
             else:
                 work()
 
-        code = getattr(inspect.unwrap(test), "__code__", checked.__code__)  # reports name the user's file and line
-        checked.__code__ = checked.__code__.replace(
-            co_filename=code.co_filename, co_firstlineno=code.co_firstlineno, co_name=code.co_name
-        )
+        _placed_as(checked, inspect.unwrap(test))
         return checked
 
     return decorate
+
+
+def _placed_as(function: Any, test: Any) -> None:
+    """Reports name the line of the test, not ours."""
+    code = getattr(test, "__code__", None)
+    if code is not None:
+        names = {name: getattr(code, name) for name in ("co_filename", "co_firstlineno", "co_name")}
+        function.__code__ = function.__code__.replace(**names)
 
 
 def _under_given(work: Callable[[], None], done: dict[str, str]) -> None:

@@ -221,11 +221,15 @@ class _Drawing:
         options: list[Callable[[int, int], SOp]] = makers[kind]
         if need:
             selecting = (self.gathered_token, self.width, self.mean, self.gathered_number)
-            nested = [make for make in options if make in selecting]
+            nested: list[Callable[[int, int], SOp]] = [make for make in options if make in selecting]
             # Without room for more than the selections still needed, only these.
             options = nested if nested and self.left <= need + 1 else options
-        elif room == 0 and kind != "bool":
-            options = [self.chosen_token if kind == "token" else self.arithmetic]
+        elif room == 0:
+            flat: dict[Kind, list[Callable[[int, int], SOp]]] = {
+                "token": [self.chosen_token],
+                "number": [self.arithmetic],
+            }
+            options = flat.get(kind, options)
         leaf: list[Callable[[int, int], SOp]] = [] if need else [lambda room, need: self.leaf(kind)]
         self.left -= 1
         return self.pick([*leaf, *options])(room, need)
