@@ -110,9 +110,13 @@ def _random(budget: _Budget, count: int) -> Iterator[tuple[Candidate, float]]:
 
 
 def _guided(budget: _Budget) -> Iterator[tuple[Candidate, float]]:
-    """In order: all short inputs, inputs that cover the programs' variables, structured ones, descents, random ones."""
+    """All inputs, if there are no more than examples. Else short ones, those that cover the programs' variables,
+    structured ones, descents, random ones."""
     search = budget.search
-    yield from _short(budget)
+    sizes = [search.domain.size(n) ** search.claim.arity for n in search.lengths]
+    yield from _short(budget, budget.examples if sum(sizes) <= budget.examples else budget.examples // 5)
+    if sum(sizes) <= budget.examples:
+        return
     pools = [_covering(search, n) for n in _lengths(search)]
     for share, pool in zip((0.25, 1 / 3, 0.5), pools, strict=False):
         if pool is not None:
@@ -125,10 +129,9 @@ def _guided(budget: _Budget) -> Iterator[tuple[Candidate, float]]:
         yield from _random(budget, budget.left)
 
 
-def _short(budget: _Budget) -> Iterator[tuple[Candidate, float]]:
-    """Every input, shortest first, while a length fits into a fifth of the examples."""
+def _short(budget: _Budget, allowed: int) -> Iterator[tuple[Candidate, float]]:
+    """Every input, shortest first, while a whole length fits into what is allowed."""
     search, arity = budget.search, budget.search.claim.arity
-    allowed = budget.examples // 5
     for n in search.lengths:
         size = search.domain.size(n)
         if size**arity > allowed - search.runs:
