@@ -33,6 +33,7 @@ BENCHMARKS = (
     "illusions",
     "abstraction",
     "circuits",
+    "property_testing",
 )
 _MODULES = {"compile": "compile_times"}
 
