@@ -14,6 +14,7 @@ from .bodies import InvariantBody
 from .claims import Claim
 from .enumeration import MAX_INPUTS, Tally, enumerate_inputs, size_of
 from .label_bodies import LabelMarginBody, LabelsBody
+from .program_claims import ProgramClaim
 from .reading import FALSE, TRUE, Subject
 from .refute import Candidate, Hint, Search, search_for_failure
 from .sampling import sample_accuracy
@@ -29,7 +30,7 @@ AT_ONCE = 2**14
 
 
 def prove(
-    claim: Claim,
+    claim: Claim | ProgramClaim,
     domain: Language,
     *,
     seconds: float = 60.0,
@@ -49,7 +50,12 @@ def prove(
     run fails are noted. `float32`: the model as it runs here, which can be refuted but not proved.
     `Proved` means that the independent checker accepts the certificate. Raises `InputError` when the domain has tokens
     or lengths that the claim has no meaning for, or the weights are not finite float32 numbers.
+    Claims about programs alone have engines of their own: see `program_proofs.prove_program`.
     """
+    if isinstance(claim, ProgramClaim):
+        from .program_proofs import prove_program
+
+        return prove_program(claim, domain, seconds=seconds, engines=engines, progress=progress)
     check_question("prove", claim, domain, seconds)
     if semantics not in ("real", "float32"):
         raise InputError(f"semantics is 'real' or 'float32', got {semantics!r}")

@@ -14,11 +14,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn, TypeAlias
+from typing import Any, ClassVar, Literal, NoReturn, TypeAlias
 
 from ..models.files import write_atomically
 from ..models.languages import Language
 from .claims import Claim
+from .program_claims import ProgramClaim
 from .witness import Outcome, Semantics, Witness
 
 FORMAT = "certiformer/1"
@@ -72,17 +73,20 @@ def _three_valued(kind: str) -> NoReturn:
 class Setting:
     """What a verdict is about and how it was found."""
 
-    claim: Claim
+    claim: Claim | ProgramClaim
     domain: Language
-    semantics: Semantics
+    semantics: Semantics | Literal["programs"]
     engine: str
     seconds: float
     notes: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
-        body = self.claim.body
-        ablation = getattr(body, "ablation", None)
-        meaning = {"real": "the exact weights, over the reals", "float32": "the float32 run on this machine"}
+        ablation = getattr(getattr(self.claim, "body", None), "ablation", None)
+        meaning = {
+            "real": "the exact weights, over the reals",
+            "float32": "the float32 run on this machine",
+            "programs": "what the programs mean, exactly; no model",
+        }
         rows = [
             ("claim", self.claim.describe()),
             ("domain", describe_domain(self.domain, self.claim.arity)),
@@ -158,11 +162,15 @@ class Refuted:
 
 @dataclass(frozen=True)
 class Unknown:
-    """Neither proved nor refuted: why, and how many inputs are left open (None: not counted)."""
+    """Neither proved nor refuted: why, and how many inputs are left open (None: not counted).
+
+    `certificate`: of a proof with holes, which it names: nothing in it is to be relied on that rests on these.
+    """
 
     reason: str
     left: int | None
     setting: Setting
+    certificate: Certificate | None = None
     __match_args__: ClassVar = ("reason", "left")
 
     @property
@@ -175,6 +183,8 @@ class Unknown:
     def __str__(self) -> str:
         left = "not counted" if self.left is None else count_text(self.left)
         lines = ["Unknown", f"  reason:    {self.reason}", f"  left:      {left} inputs"]
+        if self.certificate is not None:
+            lines.append(f"  holes:     {'; '.join(self.certificate.data['proof']['which'])}")
         return "\n".join([*lines, *self.setting.lines()])
 
 

@@ -53,6 +53,16 @@ if TYPE_CHECKING:
     from .verifier.claims import Margin as Margin
     from .verifier.claims import NeverOutputs as NeverOutputs
     from .verifier.portfolio import prove as prove
+    from .verifier.program_claims import AtMostOne as AtMostOne
+    from .verifier.program_claims import Ensures as Ensures
+    from .verifier.program_claims import Equivalent as Equivalent
+    from .verifier.program_claims import Implies as Implies
+    from .verifier.program_claims import ProgramClaim as ProgramClaim
+    from .verifier.program_claims import Range as Range
+    from .verifier.program_claims import accepts_exactly as accepts_exactly
+    from .verifier.program_claims import equals as equals
+    from .verifier.program_claims import is_permutation as is_permutation
+    from .verifier.program_claims import is_sorted as is_sorted
     from .verifier.radius import WeightRadius as WeightRadius
     from .verifier.radius import weight_radius as weight_radius
     from .verifier.shares import AccuracyBounds as AccuracyBounds
@@ -123,6 +133,16 @@ _NAMES: dict[str, str] = {
     "Vacuous": "verifier.verdicts",
     "least_margin": "verifier.task_claims",
     "WeightRadius": "verifier.radius",
+    "AtMostOne": "verifier.program_claims",
+    "Ensures": "verifier.program_claims",
+    "Equivalent": "verifier.program_claims",
+    "Implies": "verifier.program_claims",
+    "ProgramClaim": "verifier.program_claims",
+    "Range": "verifier.program_claims",
+    "accepts_exactly": "verifier.program_claims",
+    "equals": "verifier.program_claims",
+    "is_permutation": "verifier.program_claims",
+    "is_sorted": "verifier.program_claims",
     "prove": "verifier.portfolio",
     "weight_radius": "verifier.radius",
 }
