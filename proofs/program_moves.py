@@ -1,4 +1,4 @@
-"""Moves: changes of a word that no program of a theorem can tell apart (section 7 of the specification).
+"""Moves: changes of a word that no program of a theorem can tell apart (section 11 of the specification).
 
 A move renames tokens (one to one, perhaps not all of them) or swaps two neighbouring positions. It is *followed* by a
 program if every node has an *action*, a partial map of its values, such that on every word that has only tokens which

@@ -1,4 +1,4 @@
-"""Theorems about programs alone (section 7 of the specification): their domain, body, and what it says of values."""
+"""Theorems about programs alone (section 11 of the specification): their domain, body, and what it says of values."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ class ProgramClaim:
         return self.describe()
 
     def theorem(self, domain: Language) -> dict[str, object]:
-        """What a certificate states (`proofs/SPECIFICATION.md`, section 7), with the programs in core RASP.
+        """What a certificate states (`proofs/SPECIFICATION.md`, section 11), with the programs in core RASP.
 
         Raises `CompileError` if a program cannot be written so: if it may be undefined, or its tables are too large.
         """
@@ -113,7 +113,7 @@ class ProgramClaim:
         if self.kind == "range":
             body |= {"least": value_to_json(self.least), "most": value_to_json(self.most)}
         if self.language is not None:
-            body["language"] = domain_to_json(self.language)
+            body["language"] = None if self.language.is_empty else domain_to_json(self.language)
         return {"quantifier": "forall", "about": "programs", "domain": domain_to_json(domain), "body": body}
 
 

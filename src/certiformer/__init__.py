@@ -198,11 +198,13 @@ def compile(
 
 def check(
     certificate: str | Path | bytes | Certificate,
-    model: str | Path | bytes,
-    expect: Claim | dict[str, Any] | None = None,
+    model: str | Path | bytes | None = None,
+    expect: Claim | ProgramClaim | dict[str, Any] | None = None,
     domain: Language | None = None,
 ) -> Valid | Invalid | Holey:
     """Whether a certificate proves its theorem about a model (files, or their bytes). Uses neither torch nor z3.
+
+    `model`: left out for a theorem about programs alone (`expect` a claim about programs: give `domain` as well).
 
     `expect`: the claim (with its codec and model), or parts of a theorem as JSON, that the certificate must be about;
     `domain`: the inputs it must be about. A certificate for another claim or domain is `Invalid`; what is not given
@@ -212,12 +214,18 @@ def check(
 
     data = certificate if isinstance(certificate, (str, bytes, PathLike)) else getattr(certificate, "to_bytes", bytes)()
     for name, given, example in (("certificate", data, '"sort.cert"'), ("model", model, '"sort.safetensors"')):
+        if name == "model" and given is None:
+            continue
         if not given or not isinstance(given, (str, bytes, PathLike)):
             raise TypeError(f"check takes a {name}'s path or bytes, such as {example}, got {type(given).__name__}")
     wanted: dict[str, Any] = {}
     if expect is not None and not isinstance(expect, dict) and not hasattr(expect, "theorem"):
         raise TypeError(f"expect is a claim, or parts of a theorem as a dict, got {expect!r}")
-    if expect is not None:
+    if expect is not None and hasattr(expect, "programs"):
+        if domain is None:
+            raise TypeError("a claim about programs is tabulated for a domain: give domain= as well")
+        wanted |= expect.theorem(domain)
+    elif expect is not None:
         wanted |= expect if isinstance(expect, dict) else expect.theorem()
     if domain is not None:
         from .verifier.theorems import domain_to_json
