@@ -14,6 +14,7 @@ import numpy as np
 from .automaton import Domain
 from .core import Bits, Ints, Program, trace
 from .format import Json, Rejected, listing, record, require, show, text, within
+from .prefix_check import check_prefix_theorem
 from .program_moves import Move, followed
 from .program_theorem import ProgramTheorem, read_program_theorem
 
@@ -148,9 +149,12 @@ def program_holes(theorem: ProgramTheorem, proof: dict[str, Json]) -> tuple[str,
 
 def check_program_certificate(data: dict[str, Json]) -> tuple[str, ...]:
     """The holes of a certificate whose theorem is about programs; none if it is proved. Raises `Rejected`."""
-    theorem = read_program_theorem(data["theorem"])
     proof = data["proof"]
     rule = proof.get("rule") if isinstance(proof, dict) else None
+    if rule == "prefix_states":
+        check_prefix_theorem(data["theorem"], proof)
+        return ()
+    theorem = read_program_theorem(data["theorem"])
     if rule == "hole":
         return program_holes(theorem, proof)
     with within("proof", show(rule, 40)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from .format import Json
+from .prefix_check import read_prefix_theorem
 from .program_theorem import read_program_theorem
 
 TRUSTED_BASE = (
@@ -15,6 +16,11 @@ TRUSTED_BASE = (
 
 def sentence(theorem: Mapping[str, Json]) -> str:
     """What is true of every input of which domain. Raises `Rejected` for a theorem that is not well formed."""
+    if is_about_every_length(theorem):
+        program = read_prefix_theorem(dict(theorem))
+        tokens = ", ".join(map(repr, program.vocab[:12])) + (", …" if len(program.vocab) > 12 else "")
+        said = f"the prefix program of {len(program.nodes)} nodes is defined, and true at every position"
+        return f"For every sequence of every length from 1 on, of tokens from {tokens}: {said}."
     read = read_program_theorem(dict(theorem))
     body, domain = theorem["body"], read.domain
     left, *rest = (str(body[side]["name"]) for side in ("left", "right", "program") if side in body)
@@ -38,7 +44,14 @@ def _end(number: Json) -> str:
     return f"{number['num']}/{number['den']}" if isinstance(number, dict) and "den" in number else str(number)
 
 
+def is_about_every_length(theorem: Mapping[str, Json]) -> bool:
+    """Whether the domain has no longest word."""
+    domain = theorem.get("domain")
+    return isinstance(domain, dict) and domain.get("kind") == "every_length"
+
+
 def describe(theorem: Mapping[str, Json]) -> str:
     """The theorem in words, with the domain's size and the trusted base."""
-    size = read_program_theorem(dict(theorem)).domain.size()
-    return f"{sentence(theorem)}\nDomain: {size:,} inputs\nTrusted base: {TRUSTED_BASE}"
+    every = is_about_every_length(theorem)
+    size = "all inputs of every length" if every else f"{read_program_theorem(dict(theorem)).domain.size():,} inputs"
+    return f"{sentence(theorem)}\nDomain: {size}\nTrusted base: {TRUSTED_BASE}"

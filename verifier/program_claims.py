@@ -21,7 +21,7 @@ from ..compiler.core_json import core_to_json
 from ..compiler.rasp import Selector, SOp, selector_width, tokens
 from ..models.errors import InputError
 from ..models.languages import Language
-from ..models.values import value_to_json
+from ..models.values import canonical_vocab, value_to_json
 from .postconditions import is_permutation, is_sorted
 from .theorems import domain_to_json
 from .witness import Outcome, Witness, show_value
@@ -115,6 +115,16 @@ class ProgramClaim:
         if self.language is not None:
             body["language"] = None if self.language.is_empty else domain_to_json(self.language)
         return {"quantifier": "forall", "about": "programs", "domain": domain_to_json(domain), "body": body}
+
+
+@dataclass(frozen=True)
+class EveryLength:
+    """All sequences over a vocabulary, of every length from 1 on: a domain of claims about programs, read causally."""
+
+    vocab: tuple[Value, ...]
+
+    def __init__(self, vocab: object) -> None:
+        object.__setattr__(self, "vocab", canonical_vocab(vocab))
 
 
 def is_true(value: Value) -> bool:

@@ -16,7 +16,7 @@ from ..compiler.core import Value
 from ..models.errors import InputError
 from ..models.languages import Language
 from ..proofs import Holey, Valid, check
-from .program_claims import ProgramClaim, is_true
+from .program_claims import EveryLength, ProgramClaim, is_true
 from .smt_gates import TooLarge
 from .smt_search import Query
 from .smt_solver import MEMORY_MIB, Solver, SolverFailed
@@ -27,6 +27,22 @@ PROGRAM_ENGINES = ("smt", "enumeration")
 FIRST_SECONDS = 1.0
 """What a length may take before the checker is asked."""
 SAMPLES = 64
+
+
+def prove_about_programs(
+    claim: ProgramClaim,
+    domain: Language | EveryLength,
+    *,
+    seconds: float = 60.0,
+    engines: Collection[str] | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Verdict:
+    """As `prove_program`, or, on `EveryLength`, `every_length.prove_every_length`."""
+    if isinstance(domain, EveryLength):
+        from .every_length import prove_every_length
+
+        return prove_every_length(claim, domain, seconds=seconds, engines=engines, progress=progress)
+    return prove_program(claim, domain, seconds=seconds, engines=engines, progress=progress)
 
 
 def prove_program(

@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Literal, NoReturn, TypeAlias
 from ..models.files import write_atomically
 from ..models.languages import Language
 from .claims import Claim
-from .program_claims import ProgramClaim
+from .program_claims import EveryLength, ProgramClaim
 from .witness import Outcome, Semantics, Witness
 
 FORMAT = "certiformer/1"
@@ -74,7 +74,7 @@ class Setting:
     """What a verdict is about and how it was found."""
 
     claim: Claim | ProgramClaim
-    domain: Language
+    domain: Language | EveryLength
     semantics: Semantics | Literal["programs"]
     engine: str
     seconds: float
@@ -104,8 +104,10 @@ def count_text(count: int) -> str:
     return f"{count:,}" if len(digits) <= 12 else f"about {digits[0]}.{digits[1:3]}e{len(digits) - 1}"
 
 
-def describe_domain(domain: Language, arity: int = 1) -> str:
+def describe_domain(domain: Language | EveryLength, arity: int = 1) -> str:
     """Its tokens, lengths and exact size."""
+    if isinstance(domain, EveryLength):
+        return f"all inputs of every length from 1 on, over {len(domain.vocab)} tokens"
     lengths = [n for n in domain.lengths if domain.size(n)]
     size = domain.size() if arity == 1 else sum(domain.size(n) ** arity for n in domain.lengths)
     if not size:

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from .verifier.program_claims import AtMostOne as AtMostOne
     from .verifier.program_claims import Ensures as Ensures
     from .verifier.program_claims import Equivalent as Equivalent
+    from .verifier.program_claims import EveryLength as EveryLength
     from .verifier.program_claims import Implies as Implies
     from .verifier.program_claims import ProgramClaim as ProgramClaim
     from .verifier.program_claims import Range as Range
@@ -136,6 +137,7 @@ _NAMES: dict[str, str] = {
     "AtMostOne": "verifier.program_claims",
     "Ensures": "verifier.program_claims",
     "Equivalent": "verifier.program_claims",
+    "EveryLength": "verifier.program_claims",
     "Implies": "verifier.program_claims",
     "ProgramClaim": "verifier.program_claims",
     "Range": "verifier.program_claims",
