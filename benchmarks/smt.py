@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import random
-import statistics
 import time
 from itertools import product
 from typing import Any
-
-from .isolation import Failure, each_apart
-from .options import Options
-from .report import Cell, Figure, Section, Table
 
 MUTANTS = 500
 CHUNK = 25
@@ -68,7 +63,12 @@ def mutants(start: int, stop: int, engines: tuple[str, ...] | None = None) -> li
         claim = cf.Equivalent(program, other, causal=entry.causal)
         verdict = cf.prove(claim, cf.sequences(vocab, range(1, longest + 1)), seconds=60, engines=engines)
         spent = time.perf_counter() - began
-        row: dict[str, Any] = {"program": entry.name, "change": what, "seconds": spent, "verdict": type(verdict).__name__}
+        row: dict[str, Any] = {
+            "program": entry.name,
+            "change": what,
+            "seconds": spent,
+            "verdict": type(verdict).__name__,
+        }
         if isinstance(verdict, cf.Refuted):
             assert not isinstance(verdict.evidence, cf.Certificate)
             row["agrees"] = verdict.evidence.inputs[0] == expected

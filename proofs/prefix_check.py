@@ -133,12 +133,15 @@ class Exploration:
                 recent = (*window, profile)
                 leaving = recent[0] if len(recent) > self.reach else None
                 kept = recent[len(recent) - self.reach :] if len(recent) > self.reach else recent
-                options = [(count,) for count in counts]
+                options: list[tuple[int, ...]] = [(count,) for count in counts]
                 if leaving is not None:
                     if leaving not in place:
                         self.profiles.append(leaving)
                         raise _Again
-                    options = [self._after(n, count, row[place[leaving]], modulus) for n, (count, (row, modulus)) in enumerate(zip(counts, self.rows, strict=True))]
+                    options = [
+                        self._after(n, count, row[place[leaving]], modulus)
+                        for n, (count, (row, modulus)) in enumerate(zip(counts, self.rows, strict=True))
+                    ]
                 for after in itertools.product(*options):
                     steps += 1
                     require(steps <= MAX_STEPS, f"more than {MAX_STEPS} steps")
@@ -176,7 +179,10 @@ class Exploration:
                 values[number] = int(node.table[tuple(values[arg] for arg in node.args)])
             elif node.kind == "sign":
                 low, high = self._total(number, -1, values, window, counts)
-                require(low is not None and low > 0 or high is not None and high < 0 or low == high == 0, "clip is too small")
+                require(
+                    low is not None and low > 0 or high is not None and high < 0 or low == high == 0,
+                    "clip is too small",
+                )
                 values[number] = 2 if low is not None and low > 0 else 0 if high is not None and high < 0 else 1
             elif node.kind == "modulo":
                 low, _ = self._total(number, -1, values, window, counts)
@@ -254,5 +260,3 @@ def read_prefix_theorem(data: Json) -> PrefixProgram:
     program = read_prefix_program(body["program"])
     require(domain["vocab"] == body["program"]["vocab"], "the domain has another vocab than the program")
     return program
-
-

@@ -5,11 +5,26 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from .core import MAX_NODES, MAX_TABLE, read_bits
-from .format import Json, Value, as_fraction, big, distinct_values, integer, integers, is_number, listing, record, require, show
+from .format import (
+    Json,
+    Value,
+    as_fraction,
+    big,
+    distinct_values,
+    integer,
+    integers,
+    is_number,
+    listing,
+    record,
+    require,
+    show,
+)
 
 FAR = -1
 """The distance of a position that is farther than every `offset` of the program."""
@@ -28,7 +43,7 @@ class PrefixNode:
     kind: str
     args: tuple[int, ...] = ()
     values: tuple[Value, ...] = ()
-    table: np.ndarray | None = None  # type: ignore[type-arg]
+    table: npt.NDArray[Any] | None = None
     terms: tuple[tuple[int, int], ...] = ()
     constant: int = 0
     number: int = 0

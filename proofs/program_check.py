@@ -26,13 +26,30 @@ def check_programs(theorem: ProgramTheorem, proof: dict[str, Json]) -> None:
     """Accepts if the body holds on every word that no move makes smaller."""
     with within("proof", "enumerate_programs"):
         record(proof, "proof", ("rule",))
-        moves, unmixed = followed(theorem)
-        count_words(theorem.domain, moves, MAX_WORDS)
-        for n, occurs in theorem.domain.alphabets().items():
-            assert occurs.any()
-            widest = max(len(program.nodes) for program in theorem.programs)
-            for words in reduced_words(theorem.domain, moves, n, max(1, CELLS // (n * n * min(widest, 16)))):
-                _require_holds(theorem, unmixed, words)
+        candidates = followed(theorem)
+        while True:
+            try:
+                _evaluate_all(theorem, candidates)
+                return
+            except _Averages as found:
+                candidates = [(move, unmixed) for move, unmixed in candidates if found.node not in unmixed]
+
+
+class _Averages(Exception):
+    """An aggregate averages that must not: the moves that need that are left out."""
+
+    def __init__(self, node: tuple[int, int]) -> None:
+        super().__init__(node)
+        self.node = node
+
+
+def _evaluate_all(theorem: ProgramTheorem, candidates: list[tuple[Move, frozenset[tuple[int, int]]]]) -> None:
+    moves = [move for move, _ in candidates]
+    unmixed: set[tuple[int, int]] = set().union(*(nodes for _, nodes in candidates))
+    count_words(theorem.domain, moves, MAX_WORDS)
+    for n in theorem.domain.alphabets():
+        for words in reduced_words(theorem.domain, moves, n, max(1, CELLS // (16 * n * n))):
+            _require_holds(theorem, unmixed, words)
 
 
 def count_words(domain: Domain, moves: list[Move], most: int) -> int:
@@ -45,16 +62,15 @@ def count_words(domain: Domain, moves: list[Move], most: int) -> int:
     return count
 
 
-def _require_holds(theorem: ProgramTheorem, unmixed: tuple[frozenset[int], ...], words: Ints) -> None:
+def _require_holds(theorem: ProgramTheorem, unmixed: set[tuple[int, int]], words: Ints) -> None:
     outputs = []
-    for program, symbols, single in zip(theorem.programs, theorem.symbols, unmixed, strict=True):
+    for place, (program, symbols) in enumerate(zip(theorem.programs, theorem.symbols, strict=True)):
         found = trace(program, symbols[words], program.output)
         if found.undefined.any():
             raise Rejected(f"a program is undefined on {_shown(theorem, words, found.undefined)}")
-        for number in single:
-            mixed = _mixes(program, number, found.values, found.selected)
-            if mixed.any():
-                raise Rejected(f"node {number} averages tokens that moves rename on {_shown(theorem, words, mixed)}")
+        for of_program, number in sorted(unmixed):
+            if of_program == place and _mixes(program, number, found.values, found.selected).any():
+                raise _Averages((place, number))
         outputs.append(found.values[program.output])
     good = theorem.holds(tuple(outputs), theorem.members(words))
     if not good.all():

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .automaton import Domain
-from .core import Ints, Node, Program
+from .core import Bits, Ints, Node, Program
 from .format import is_number
 from .program_theorem import ProgramTheorem
 
@@ -44,17 +44,16 @@ class _NotFollowed(Exception):
     """The program tells some word from the moved one, as far as its tables show."""
 
 
-def followed(theorem: ProgramTheorem) -> tuple[list[Move], tuple[frozenset[int], ...]]:
-    """The candidate moves that keep the domain, the programs and the body; and, for each program, the aggregates that
-    must not average (on any word) for that to be so."""
+def followed(theorem: ProgramTheorem) -> list[tuple[Move, frozenset[tuple[int, int]]]]:
+    """The candidate moves that keep the domain, the programs and the body, each with the aggregates (program, node)
+    that must not average, on any word, for that to be so."""
     count = len(theorem.domain.vocab)
     pairs = [(s, t) for s in range(count) for t in range(s + 1, count)]
     candidates = [Move("swap", s, t) for s, t in pairs]
     candidates += [Move("lower", s, s + 1) for s in range(count - 1)]
     if not theorem.programs[0].causal:
         candidates += [Move("places", j, j + 1) for j in range(theorem.domain.hi - 1)]
-    found: list[Move] = []
-    unmixed: list[set[int]] = [set() for _ in theorem.programs]
+    found: list[tuple[Move, frozenset[tuple[int, int]]]] = []
     for move in candidates:
         try:
             if not keeps_domain(theorem.domain, move) or not _keeps_language(theorem, move):
@@ -65,10 +64,9 @@ def followed(theorem: ProgramTheorem) -> tuple[list[Move], tuple[frozenset[int],
                 continue
         except _NotFollowed:
             continue
-        found.append(move)
-        for known, new in zip(unmixed, single, strict=True):
-            known |= new
-    return found, tuple(frozenset(nodes) for nodes in unmixed)
+        unmixed = frozenset((program, node) for program, nodes in enumerate(single) for node in nodes)
+        found.append((move, unmixed))
+    return found
 
 
 # The domain and the language
@@ -88,7 +86,7 @@ def _keeps_language(theorem: ProgramTheorem, move: Move) -> bool:
     return _simulates(theorem.language_delta(), language.accept, language.start, move, both_ways=True)
 
 
-def _simulates(delta: Ints, accept: Ints, start: int, move: Move, both_ways: bool) -> bool:
+def _simulates(delta: Ints, accept: Bits, start: int, move: Move, both_ways: bool) -> bool:
     """Whether the automaton accepts the moved word if (`both_ways`: iff) it accepts the word.
 
     Of positions: whether any two tokens may be read in either order, in all states.
@@ -229,4 +227,3 @@ def _aggregate_action(node: Node, source: Node, action: Ints) -> tuple[Ints, boo
     if node.default >= 0:
         before, after = np.append(before, node.default), np.append(after, node.default)
     return _functional(before, after, len(node.values)), averages
-

@@ -116,7 +116,9 @@ def _classes(kind: str, programs: tuple[Program, ...], body: Mapping[str, Json])
     if kind == "range":
         least, most = rational(body["least"], "least"), rational(body["most"], "most")
         return tuple(np.array([_inside(item, least, most) for item in items], dtype=np.int64) for items in lists)
-    return tuple(np.array([_inside(item, Fraction(1), Fraction(1)) for item in items], dtype=np.int64) for items in lists)
+    return tuple(
+        np.array([_inside(item, Fraction(1), Fraction(1)) for item in items], dtype=np.int64) for items in lists
+    )
 
 
 def _inside(item: Value, least: Fraction, most: Fraction) -> bool:

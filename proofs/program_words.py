@@ -28,7 +28,9 @@ def sentence(theorem: Mapping[str, Json]) -> str:
         "equivalent": lambda: f"{left} and {rest[0]} are defined and have the same value at every position",
         "implies": lambda: f"{rest[0]} is true at every position where {left} is, and both are defined",
         "ensures": lambda: f"{left} is defined, and true at every position",
-        "range": lambda: f"{left} is defined, and a number from {_end(body['least'])} to {_end(body['most'])} everywhere",
+        "range": lambda: (
+            f"{left} is defined, and a number from {_end(body['least'])} to {_end(body['most'])} everywhere"
+        ),
         "accepts": lambda: f"{left} is defined, true everywhere if the input is in the language, and nowhere if not",
     }[read.kind]()
     tokens = ", ".join(map(repr, domain.vocab[:12])) + (", …" if len(domain.vocab) > 12 else "")

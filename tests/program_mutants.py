@@ -61,9 +61,7 @@ def _changes(node: Any, rng: random.Random) -> list[tuple[Any, str]]:
         return found
     if isinstance(node, SelectOp):
         term = node.predicate.function.reading
-        return [
-            (replace(node, predicate=Predicate(Function(2, term=new))), what) for new, what in _terms(term)
-        ]
+        return [(replace(node, predicate=Predicate(Function(2, term=new))), what) for new, what in _terms(term)]
     if isinstance(node, AndOp):
         return [(OrOp(node.left, node.right), "and to or")]
     if isinstance(node, OrOp):

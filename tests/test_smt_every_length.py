@@ -112,7 +112,9 @@ def test_false_beyond_all_that_is_tried_is_not_proved() -> None:
 
 def test_a_changed_certificate_is_valid_for_no_false_theorem() -> None:
     """Each integer of the program, and the clip, changed in turn: what stays valid is true up to length 6."""
-    verdict = cf.prove(cf.Equivalent(programs.shuffle_dyck1(), (_DEPTH == 0) & _NEVER, causal=True), cf.EveryLength("()"))
+    verdict = cf.prove(
+        cf.Equivalent(programs.shuffle_dyck1(), (_DEPTH == 0) & _NEVER, causal=True), cf.EveryLength("()")
+    )
     assert isinstance(verdict, cf.Proved)
     data: Any = copy.deepcopy(verdict.certificate.data)
     words = [word for n in range(1, 7) for word in product("()", repeat=n)]
@@ -144,7 +146,9 @@ def _change(node: dict[str, Any], name: str) -> None:
 
 
 def test_a_clip_that_is_too_small_is_refused() -> None:
-    verdict = cf.prove(cf.Equivalent(programs.equals_previous(), programs.equals_previous(), causal=True), cf.EveryLength("ab"))
+    verdict = cf.prove(
+        cf.Equivalent(programs.equals_previous(), programs.equals_previous(), causal=True), cf.EveryLength("ab")
+    )
     assert isinstance(verdict, cf.Proved)
     far = cf.Implies(_DEPTH > 5, _DEPTH > 4, causal=True)
     proved = cf.prove(far, cf.EveryLength("()"))

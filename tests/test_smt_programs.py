@@ -192,9 +192,9 @@ def test_no_mutated_theorem_is_valid_unless_true() -> None:
 
 def test_all_words_come_to_a_reduced_one() -> None:
     """Each class of words that moves connect has a word that is evaluated."""
+    from certiformer.proofs.automaton import read_domain
     from certiformer.proofs.program_check import reduced_words
     from certiformer.proofs.program_moves import Move
-    from certiformer.proofs.automaton import read_domain
 
     domain = read_domain({"kind": "product", "vocab": ["a", "b", "c", "d"], "lengths": [1, 5]})
     sets = [

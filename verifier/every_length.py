@@ -16,7 +16,6 @@ from ..compiler.core import Value
 from ..compiler.interpreter import EvaluationError
 from ..models.errors import InputError, InternalError
 from ..models.languages import sequences
-from ..models.values import value_to_json
 from ..proofs import Valid, check
 from .prefix_programs import Counted, Finite, NoPrefixProgram, PrefixBuilder, Symbol, evaluate_prefix
 from .program_claims import EveryLength, ProgramClaim, is_true
@@ -54,7 +53,7 @@ def prove_every_length(
     say("every length")
     reason, certificate = _certificate(claim, domain, longest)
     spent = time.monotonic() - began
-    setting = Setting(claim, domain, "programs", "prefix states", spent)
+    setting = Setting(claim, domain, "real", "prefix states", spent)
     if certificate is not None:
         if isinstance(bounded, Vacuous):
             setting = replace(setting, notes=(f"up to length {longest} the premise is met by no input",))
@@ -81,15 +80,7 @@ def _certificate(claim: ProgramClaim, domain: EveryLength, longest: int) -> tupl
         return str(error), None
     if not _compare(builder, output, claim, domain.vocab, longest):
         return "an aggregate averages: it has no form for every length", None
-    vocab = [value_to_json(value) for value in domain.vocab]
-    program = {"vocab": vocab, "nodes": builder.nodes, "output": output.node}
-    theorem = {
-        "quantifier": "forall",
-        "about": "programs",
-        "domain": {"kind": "every_length", "vocab": vocab},
-        "body": {"kind": "prefix_ensures", "program": program},
-    }
-    why = ""
+    theorem, why = _theorem(domain, builder, output), ""
     reach = max((int(str(node["by"])) for node in builder.nodes if node["kind"] == "offset"), default=0)
     clip = builder.largest * (reach + 2) + 1
     for _ in range(CLIPS):
@@ -102,6 +93,18 @@ def _certificate(claim: ProgramClaim, domain: EveryLength, longest: int) -> tupl
     return f"the states up to counts of {clip // 2} do not show it: {why}", None
 
 
+def theorem_on_every_length(claim: ProgramClaim, domain: EveryLength) -> dict[str, object]:
+    """What a certificate states. Raises `NoPrefixProgram`."""
+    builder = PrefixBuilder(domain.vocab)
+    return _theorem(domain, builder, _condition(builder, claim))
+
+
+def _theorem(domain: EveryLength, builder: PrefixBuilder, output: Finite) -> dict[str, object]:
+    program = {"vocab": domain.to_json()["vocab"], "nodes": builder.nodes, "output": output.node}
+    body = {"kind": "prefix_ensures", "program": program}
+    return {"quantifier": "forall", "about": "programs", "domain": domain.to_json(), "body": body}
+
+
 def _condition(builder: PrefixBuilder, claim: ProgramClaim) -> Finite:
     """What is to be true at every position."""
     first, *rest = (builder.program(program) for program in claim.programs)
@@ -110,7 +113,7 @@ def _condition(builder: PrefixBuilder, claim: ProgramClaim) -> Finite:
     if claim.kind == "range":
         assert isinstance(claim.least, (int, Fraction)) and isinstance(claim.most, (int, Fraction))
         if isinstance(first, Counted):
-            ends = [builder.map([], lambda end=end: end) for end in (claim.least, claim.most)]  # type: ignore[misc]
+            ends = [builder.constant(end) for end in (claim.least, claim.most)]
             inside = [builder.compared(">=", first, ends[0]), builder.compared("<=", first, ends[1])]
             return builder.map(inside, lambda a, b: a and b)
         return builder.map([first], lambda value: claim.holds_at([value]))
@@ -125,7 +128,7 @@ def _condition(builder: PrefixBuilder, claim: ProgramClaim) -> Finite:
 
 def _true(builder: PrefixBuilder, symbol: Symbol) -> Finite:
     if isinstance(symbol, Counted):
-        return builder.compared("==", symbol, builder.map([], lambda: 1))
+        return builder.compared("==", symbol, builder.constant(1))
     return builder.map([symbol], is_true)
 
 

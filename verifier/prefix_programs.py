@@ -73,7 +73,6 @@ _HOLDS: Mapping[str, Callable[[int], bool]] = {
     ">": lambda sign: sign > 0,
     ">=": lambda sign: sign >= 0,
 }
-_FLIPPED = {"==": "==", "!=": "!=", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
 
 
 @dataclass
@@ -112,6 +111,10 @@ class PrefixBuilder:
         table = [-1 if isinstance(outcome, Undefined) else place[outcome] for outcome in outcomes]
         return Finite(self._add(kind="map", args=[a.node for a in args], table=table, values=_json(values)), values)
 
+    def constant(self, value: Value) -> Finite:
+        """The same value everywhere."""
+        return self.map([], lambda: value)
+
     def select(self, keys: Finite, queries: Finite, holds: Callable[[Value, Value], bool]) -> int:
         rows = ["".join("01"[bool(holds(key, query))] for query in queries.values) for key in keys.values]
         return self._add(kind="select", keys=keys.node, queries=queries.node, table=rows)
@@ -147,7 +150,7 @@ class PrefixBuilder:
         terms = []
         for value in numbers:
             if value:
-                held = self.select(symbol, symbol, lambda key, query, value=value: key == value)  # type: ignore[misc]
+                held = self.select(symbol, symbol, _key_is(value))
                 terms.append((self.both(self.here, held), Fraction(value)))
         return Counted(tuple(terms))
 
@@ -176,7 +179,7 @@ class PrefixBuilder:
         """A comparison of numbers."""
         difference = self.sum([(left, Fraction(1)), (right, Fraction(-1))])
         sign = self.sign(Counted(difference.terms, difference.constant))
-        return self.map([sign], lambda s: _HOLDS[op](s))  # type: ignore[arg-type]
+        return self.map([sign], lambda s: _HOLDS[op](s))
 
     def chosen(self, condition: Finite, then: Symbol, otherwise: Symbol) -> Symbol:
         """`then` where the condition is true, else `otherwise`."""
@@ -187,7 +190,7 @@ class PrefixBuilder:
             form = self.counted(symbol)
             if form.over is not None or None in condition.values:
                 raise NoPrefixProgram("a choice between a mean and something else, or where the condition may be None")
-            gate = self.select(condition, condition, lambda key, query, wanted=wanted: bool(query) == wanted)  # type: ignore[misc]
+            gate = self.select(condition, condition, _query_is(wanted))
             terms = [(self.both(selector, gate), c) for selector, c in form.terms]
             parts.append(Counted((*terms, (self.both(self.here, gate), form.constant))))
         return self.sum([(part, Fraction(1)) for part in parts])
@@ -225,7 +228,7 @@ class PrefixBuilder:
             case IndicesOp():
                 return self.index
             case Constant(value):
-                return self.map([], lambda: value)
+                return self.constant(value)
             case MapOp(function, args):
                 return self._map(function, [self._symbol(arg) for arg in args])
             case LinearOp(args, coefficients, constant):
@@ -257,7 +260,7 @@ class PrefixBuilder:
         if isinstance(term, Arg):
             return args[term.index]
         if isinstance(term, Const):
-            return self.map([], lambda: term.value)
+            return self.constant(term.value)
         parts = [self._term(arg, args) for arg in term.args]
         finite = [part for part in parts if isinstance(part, Finite)]
         if len(finite) == len(parts):
@@ -311,9 +314,9 @@ class PrefixBuilder:
         if numbers and len(value.values) > 1 and self._nonempty(selector):
             terms = []
             for number in value.values:
-                if number:
-                    held = self.select(value, value, lambda key, query, number=number: key == number)  # type: ignore[misc]
-                    terms.append((self.both(selector, held), Fraction(number)))  # type: ignore[arg-type]
+                if isinstance(number, (int, Fraction)) and number:
+                    held = self.select(value, value, _key_is(number))
+                    terms.append((self.both(selector, held), Fraction(number)))
             return Counted(tuple(terms), Fraction(0), selector)
         values = canonical([*value.values, default])
         node = self._add(
@@ -380,7 +383,15 @@ class PrefixBuilder:
         return found
 
     def _against(
-        self, op: str, count: Counted, factor: Fraction, other: Finite, of_other: Fraction, constant: Fraction, *, keys_counted: bool
+        self,
+        op: str,
+        count: Counted,
+        factor: Fraction,
+        other: Finite,
+        of_other: Fraction,
+        constant: Fraction,
+        *,
+        keys_counted: bool,
     ) -> int:
         """A count on one side, finitely many values on the other: the sign of the difference, for each of them."""
         found = self.none()
@@ -392,9 +403,9 @@ class PrefixBuilder:
             shifted = self.sum([(count, factor)], constant + of_other * value)
             sign = self.sign(Counted(shifted.terms, shifted.constant))
             if keys_counted:
-                part = self.select(sign, other, lambda s, v, value=value: v == value and _HOLDS[op](s))  # type: ignore[misc, arg-type]
+                part = self.select(sign, other, _sign_at(op, value))
             else:
-                part = self.select(other, sign, lambda v, s, value=value: v == value and _HOLDS[op](s))  # type: ignore[misc, arg-type]
+                part = self.select(other, sign, _swapped(_sign_at(op, value)))
             found = self.either(found, part)
         return found
 
@@ -412,7 +423,9 @@ def evaluate_prefix(
     return None if any(-1 in row for row in partial) else [values[index] for index in rows[output]]
 
 
-def _rows(node: Mapping[str, Any], nodes: Sequence[Mapping[str, Any]], rows: list[list[Any]], tokens: list[int], n: int) -> list[Any]:
+def _rows(
+    node: Mapping[str, Any], nodes: Sequence[Mapping[str, Any]], rows: list[list[Any]], tokens: list[int], n: int
+) -> list[Any]:
     """Of a node with values, value indices; of a selector, the selected positions j <= i."""
     kind = node["kind"]
     if kind == "tokens":
@@ -428,7 +441,10 @@ def _rows(node: Mapping[str, Any], nodes: Sequence[Mapping[str, Any]], rows: lis
         keys, queries, table = rows[node["keys"]], rows[node["queries"]], node["table"]
         return [{j for j in range(i + 1) if table[keys[j]][queries[i]] == "1"} for i in range(n)]
     if kind == "pick":
-        return [_picked(node, _listed(nodes[node["value"]]), {rows[node["value"]][j] for j in held}) for held in rows[node["selector"]]]
+        return [
+            _picked(node, _listed(nodes[node["value"]]), {rows[node["value"]][j] for j in held})
+            for held in rows[node["selector"]]
+        ]
     if kind == "map":
         sizes = [len(_listed(nodes[arg])) for arg in node["args"]]
         return [_entry(node["table"], sizes, [rows[arg][i] for arg in node["args"]]) for i in range(n)]
@@ -459,6 +475,23 @@ def _listed(node: Mapping[str, Any]) -> list[Value]:
     if node["kind"] == "modulo":
         return list(range(node["modulus"]))
     return [value_from_json(value) for value in node["values"]]
+
+
+def _key_is(value: Value) -> Callable[[Value, Value], bool]:
+    return lambda key, query: key == value
+
+
+def _query_is(truth: bool) -> Callable[[Value, Value], bool]:
+    return lambda key, query: bool(query) == truth
+
+
+def _sign_at(op: str, value: Value) -> Callable[[Value, Value], bool]:
+    """Whether the sign satisfies the comparison, and the other side has the value."""
+    return lambda sign, other: other == value and isinstance(sign, int) and _HOLDS[op](sign)
+
+
+def _swapped(holds: Callable[[Value, Value], bool]) -> Callable[[Value, Value], bool]:
+    return lambda key, query: holds(query, key)
 
 
 def _holds(predicate: Predicate, key: Value, query: Value) -> bool:

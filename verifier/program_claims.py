@@ -15,19 +15,20 @@ from fractions import Fraction
 from typing import Literal, TypeAlias
 
 from ..compiler.core import Value, normalise
+from ..compiler.core_json import core_to_json
 from ..compiler.interpreter import EvaluationError, evaluate
 from ..compiler.lower import lower
-from ..compiler.core_json import core_to_json
 from ..compiler.rasp import Selector, SOp, selector_width, tokens
 from ..models.errors import InputError
 from ..models.languages import Language
 from ..models.values import canonical_vocab, value_to_json
-from .postconditions import is_permutation, is_sorted
+from .postconditions import is_permutation as is_permutation
+from .postconditions import is_sorted as is_sorted
 from .theorems import domain_to_json
 from .witness import Outcome, Witness, show_value
 
 Kind: TypeAlias = Literal["equivalent", "implies", "ensures", "range", "accepts"]
-Postcondition: TypeAlias = "SOp | Callable[[SOp, SOp], SOp] | ProgramClaim | Callable[[SOp, bool], ProgramClaim]"
+Postcondition: TypeAlias = "SOp | Callable[[SOp, SOp], SOp] | _Made"
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +51,7 @@ class ProgramClaim:
     arity: int = 1
 
     def holds_at(self, values: Sequence[Value], member: bool = False) -> bool:
-        """Whether it holds at a position, where the programs have these values. `member`: the input is in `language`."""
+        """Whether it holds at a position where the programs have these values. `member`: of an input in `language`."""
         first = values[0]
         if self.kind == "equivalent":
             return (first is None) == (values[1] is None) and first == values[1]
@@ -100,11 +101,16 @@ class ProgramClaim:
     def __str__(self) -> str:
         return self.describe()
 
-    def theorem(self, domain: Language) -> dict[str, object]:
+    def theorem(self, domain: Language | EveryLength) -> dict[str, object]:
         """What a certificate states (`proofs/SPECIFICATION.md`, section 11), with the programs in core RASP.
 
         Raises `CompileError` if a program cannot be written so: if it may be undefined, or its tables are too large.
+        On every length (section 12) with one prefix program; raises `NoPrefixProgram` if there is none.
         """
+        if isinstance(domain, EveryLength):
+            from .every_length import theorem_on_every_length
+
+            return theorem_on_every_length(self, domain)
         longest = max(n for n in domain.lengths if domain.size(n))
         cores = [lower(program, domain.vocab, longest, self.causal) for program in self.programs]
         names = ("left", "right") if len(cores) == 2 else ("program",)
@@ -113,7 +119,8 @@ class ProgramClaim:
         if self.kind == "range":
             body |= {"least": value_to_json(self.least), "most": value_to_json(self.most)}
         if self.language is not None:
-            body["language"] = None if self.language.is_empty else domain_to_json(self.language)
+            language = self.language.complement().complement() if self.language.distinct else self.language
+            body["language"] = None if language.is_empty else domain_to_json(language)
         return {"quantifier": "forall", "about": "programs", "domain": domain_to_json(domain), "body": body}
 
 
@@ -125,6 +132,10 @@ class EveryLength:
 
     def __init__(self, vocab: object) -> None:
         object.__setattr__(self, "vocab", canonical_vocab(vocab))
+
+    def to_json(self) -> dict[str, object]:
+        """The domain of a certificate."""
+        return {"kind": "every_length", "vocab": [value_to_json(value) for value in self.vocab]}
 
 
 def is_true(value: Value) -> bool:
@@ -152,7 +163,7 @@ def Ensures(program: SOp, postcondition: Postcondition, *, causal: bool = False)
     """The postcondition is true at every position.
 
     `postcondition`: a Boolean program built from `program`; or what makes one, `(input, output) -> SOp`, such as
-    `is_sorted`; or one of `equals(reference)`, `accepts_exactly(language)`. It is read as the program is, causally or not.
+    `is_sorted`; or one of `equals(reference)`, `accepts_exactly(language)`. It is read causally if the program is.
     """
     _programs(program)
     if isinstance(postcondition, SOp):

@@ -105,7 +105,7 @@ class _Attempt:
 
     def setting(self, engine: str) -> Setting:
         spent = time.monotonic() - self.began
-        return Setting(self.claim, self.domain, "programs", engine, spent, tuple(self.notes))
+        return Setting(self.claim, self.domain, "real", engine, spent, tuple(self.notes))
 
     def run(self) -> Verdict:
         if not self.open:
@@ -212,4 +212,3 @@ class _Attempt:
             pass
         why = "; ".join(["Z3 finds no counterexample, which nothing has checked", *self.reasons])
         return Unknown(why, size, self.setting("smt"), certificate)
-

@@ -118,7 +118,9 @@ class Encoding:
         choices = self._sop(node)
         for choice in choices:
             if len(choice) > MAX_VALUES:
-                raise TooLarge(f"{describe(node)} takes more than {MAX_VALUES:,} values: fewer tokens, shorter sequences")
+                raise TooLarge(
+                    f"{describe(node)} takes more than {MAX_VALUES:,} values: fewer tokens, shorter sequences"
+                )
         self._values[node] = choices
 
     def _sop(self, node: Expression) -> list[Choice]:

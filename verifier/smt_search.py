@@ -85,7 +85,9 @@ class Query:
             if word is None or self.fails(word):
                 return word
             if not encoding.mixed:
-                raise InternalError(f"the solver's answer {word!r} does not replay: please report the claim {self.claim}")
+                raise InternalError(
+                    f"the solver's answer {word!r} does not replay: please report the claim {self.claim}"
+                )
             self._add_means(word)
 
     def _add_means(self, word: Word) -> None:
@@ -110,7 +112,9 @@ class Query:
             except EvaluationError:
                 return True
             if not encoding.mixed:
-                raise InternalError(f"the solver's answer {word!r} does not replay: please report the claim {self.claim}")
+                raise InternalError(
+                    f"the solver's answer {word!r} does not replay: please report the claim {self.claim}"
+                )
             self._add_means(word)
 
     def encoding(self) -> Callable[[int], Encoding]:

@@ -107,7 +107,8 @@ class Solver:
             if "timeout" in why or "canceled" in why:
                 raise _out_of_time()
             raise SolverFailed(
-                f"the solver gave up: {why}", f"give it more memory (it had {self.memory_mib} MiB), or shorter sequences"
+                f"the solver gave up: {why}",
+                f"give it more memory (it had {self.memory_mib} MiB), or shorter sequences",
             )
         return found
 

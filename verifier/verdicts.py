@@ -14,7 +14,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NoReturn, TypeAlias
+from typing import Any, ClassVar, NoReturn, TypeAlias
 
 from ..models.files import write_atomically
 from ..models.languages import Language
@@ -75,22 +75,21 @@ class Setting:
 
     claim: Claim | ProgramClaim
     domain: Language | EveryLength
-    semantics: Semantics | Literal["programs"]
+    semantics: Semantics
     engine: str
     seconds: float
     notes: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         ablation = getattr(getattr(self.claim, "body", None), "ablation", None)
-        meaning = {
-            "real": "the exact weights, over the reals",
-            "float32": "the float32 run on this machine",
-            "programs": "what the programs mean, exactly; no model",
-        }
+        meaning = {"real": "the exact weights, over the reals", "float32": "the float32 run on this machine"}
+        semantics = f"{self.semantics} ({meaning[self.semantics]})"
+        if isinstance(self.claim, ProgramClaim):
+            semantics = "what the programs mean, exactly; no model is involved"
         rows = [
             ("claim", self.claim.describe()),
             ("domain", describe_domain(self.domain, self.claim.arity)),
-            ("semantics", f"{self.semantics} ({meaning[self.semantics]})"),
+            ("semantics", semantics),
             *([("ablation", str(ablation))] if ablation else []),
             ("engine", f"{self.engine}, {self.seconds:.2f} s"),
             *(("note", note) for note in self.notes),
@@ -126,7 +125,7 @@ class Proved:
     __match_args__: ClassVar = ("certificate",)
 
     @property
-    def claim(self) -> Claim:
+    def claim(self) -> Claim | ProgramClaim:
         return self.setting.claim
 
     def __bool__(self) -> bool:
@@ -149,7 +148,7 @@ class Refuted:
     __match_args__: ClassVar = ("evidence",)
 
     @property
-    def claim(self) -> Claim:
+    def claim(self) -> Claim | ProgramClaim:
         return self.setting.claim
 
     def __bool__(self) -> bool:
@@ -176,7 +175,7 @@ class Unknown:
     __match_args__: ClassVar = ("reason", "left")
 
     @property
-    def claim(self) -> Claim:
+    def claim(self) -> Claim | ProgramClaim:
         return self.setting.claim
 
     def __bool__(self) -> bool:
@@ -199,7 +198,7 @@ class EmptyDomain:
     __match_args__: ClassVar = ("reason",)
 
     @property
-    def claim(self) -> Claim:
+    def claim(self) -> Claim | ProgramClaim:
         return self.setting.claim
 
     def __bool__(self) -> bool:
@@ -218,7 +217,7 @@ class Vacuous:
     __match_args__: ClassVar = ("reason",)
 
     @property
-    def claim(self) -> Claim:
+    def claim(self) -> Claim | ProgramClaim:
         return self.setting.claim
 
     def __bool__(self) -> bool:

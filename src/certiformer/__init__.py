@@ -202,7 +202,7 @@ def check(
     certificate: str | Path | bytes | Certificate,
     model: str | Path | bytes | None = None,
     expect: Claim | ProgramClaim | dict[str, Any] | None = None,
-    domain: Language | None = None,
+    domain: Language | EveryLength | None = None,
 ) -> Valid | Invalid | Holey:
     """Whether a certificate proves its theorem about a model (files, or their bytes). Uses neither torch nor z3.
 
@@ -223,17 +223,28 @@ def check(
     wanted: dict[str, Any] = {}
     if expect is not None and not isinstance(expect, dict) and not hasattr(expect, "theorem"):
         raise TypeError(f"expect is a claim, or parts of a theorem as a dict, got {expect!r}")
-    if expect is not None and hasattr(expect, "programs"):
-        if domain is None:
-            raise TypeError("a claim about programs is tabulated for a domain: give domain= as well")
-        wanted |= expect.theorem(domain)
-    elif expect is not None:
-        wanted |= expect if isinstance(expect, dict) else expect.theorem()
+    if expect is not None:
+        wanted |= expect if isinstance(expect, dict) else _theorem(expect, domain)
     if domain is not None:
-        from .verifier.theorems import domain_to_json
-
-        wanted["domain"] = domain_to_json(domain)
+        wanted["domain"] = _domain(domain)
     return proofs.check(data, model, expect=wanted or None)
+
+
+def _domain(domain: Language | EveryLength) -> object:
+    from .verifier.program_claims import EveryLength
+    from .verifier.theorems import domain_to_json
+
+    return domain.to_json() if isinstance(domain, EveryLength) else domain_to_json(domain)
+
+
+def _theorem(claim: Claim | ProgramClaim, domain: Language | EveryLength | None) -> dict[str, Any]:
+    from .verifier.program_claims import ProgramClaim
+
+    if not isinstance(claim, ProgramClaim):
+        return claim.theorem()
+    if domain is None:
+        raise TypeError("a claim about programs is tabulated for a domain: give domain= as well")
+    return claim.theorem(domain)
 
 
 if not TYPE_CHECKING:  # a type checker would otherwise accept any name
