@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 
+from . import program_words
 from .automaton import read_domain
 from .format import Json, Value, dyadic, rational, require, value, within
 from .model import Model, read_config
@@ -41,6 +42,8 @@ def describe(theorem: Mapping[str, Json]) -> str:
 
     Takes the `theorem` object of a certificate, as `Valid.theorem` holds it or `read_statement` accepts it.
     """
+    if theorem.get("about") == "programs":
+        return program_words.describe(theorem)
     return "\n".join([sentence(theorem), *(f"{name}: {text}" for name, text in particulars(theorem).items())])
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..compiler.alignment import Alignment, HeadRole, NeuronRole, encoding_matrix
 from ..compiler.core import CoreProgram, Indices, Tokens
+from ..compiler.core_batches import Evaluator
 from ..compiler.core_json import core_to_json
 from ..compiler.lower import lower
 from ..compiler.rasp import SOp
@@ -22,7 +23,6 @@ from ..models.transformer import Transformer
 from ..models.values import Value
 from ..verifier.claims import subject_of
 from ..verifier.mechanism_bodies import writes
-from ..compiler.core_batches import Evaluator
 from ..verifier.reading import Subject, Vocabulary
 from ..verifier.witness import show_value
 

@@ -16,11 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ..compiler.core import CoreProgram
+from ..compiler.core_batches import Evaluator
 from ..models.errors import InputError
 from ..models.languages import Language
 from ..verifier.bodies import AndBody, Body
 from ..verifier.claims import Claim
-from ..compiler.core_batches import Evaluator
 from ..verifier.reading import FALSE, TRUE, Vocabulary
 from ..verifier.refute import Candidate, Search, letters_of, neighbours, random_words, structured_inputs
 from ..verifier.shrinking import shrink
