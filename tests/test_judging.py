@@ -161,7 +161,7 @@ def test_judge_of_a_compiled_model(tmp_path: Path, capsys: pytest.CaptureFixture
     path = tmp_path / "reverse.safetensors"
     compiled.save(path)
     circuit = circuit_file(tmp_path, compiled.circuit)
-    options = ["--ablation", "mean", "--lengths", "1:2", "--edge-seconds", "1", "--json"]
+    options = ["--ablation", "mean", "--lengths", "1:2", "--edge-seconds", "30", "--json"]
     code, out, _ = run(capsys, "judge", path, circuit, *options)
     data = json.loads(out)
     faithful, *edges, complement = data["properties"]
