@@ -29,8 +29,11 @@ BENCHMARKS = (
     "heads",
     "affine",
     "explanations",
+    "discovery",
     "illusions",
+    "abstraction",
     "circuits",
+    "property_testing",
 )
 _MODULES = {"compile": "compile_times"}
 

@@ -2,5 +2,6 @@
 
 from __future__ import annotations
 
+from . import explain_command as explain_command
 from .app import execute as execute
 from .app import main as main

@@ -31,13 +31,17 @@ from .model import Config, Weights
 from .stream_bodies import (
     Agree,
     Effect,
+    HeadTable,
     Monotone,
+    Represents,
     Robust,
     Subspace,
     Writes,
     read_agree,
     read_effect,
+    read_head_table,
     read_monotone,
+    read_represents,
     read_robust,
     read_subspace,
     read_writes,
@@ -177,7 +181,7 @@ class LabelMargin:
 
 Part: TypeAlias = (
     Computes | NeverOutputs | Margin | Invariant | Attends | Faithful | Interchange | Labels | LabelMargin
-    | Robust | Monotone | Subspace | Writes | Effect | Agree
+    | Robust | Monotone | Subspace | Writes | Effect | Agree | HeadTable | Represents
 )  # fmt: skip
 
 
@@ -353,6 +357,10 @@ def _with(read: Callable[[Config, Codec, dict[str, Json]], Part]) -> Callable[[B
     return lambda reader, item: read(reader.config, reader.codec, item)
 
 
+def _represents(reader: BodyReader, item: dict[str, Json]) -> Represents:
+    return read_represents(reader.config, reader.codec, reader.program(item["program"]), item)
+
+
 READERS: dict[str, tuple[tuple[str, ...], Callable[[BodyReader, dict[str, Json]], Part]]] = {
     "computes": (("program",), _computes),
     "never_outputs": (("outputs",), _never_outputs),
@@ -368,6 +376,8 @@ READERS: dict[str, tuple[tuple[str, ...], Callable[[BodyReader, dict[str, Json]]
     "subspace": (("stream", "directions", "complement", "positions", "carries"), _with(read_subspace)),
     "writes": (("node", "directions", "at_most"), _with(read_writes)),
     "agree": (("circuits", "ablation"), _with(read_agree)),
+    "head_table": (("circuit", "head", "relation", "at_least"), _with(read_head_table)),
+    "represents": (("stream", "directions", "positions", "program", "node"), _represents),
     "effect": (("edge", "direction", "score", "within"), _with(read_effect)),
 }
 OPTIONAL: dict[str, tuple[str, ...]] = {

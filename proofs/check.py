@@ -11,7 +11,7 @@ from os import PathLike
 from typing import TypeAlias
 
 from .balls import check_arithmetic
-from .bodies import Computes, Faithful, Margin, NeverOutputs
+from .bodies import Computes, Faithful, Interchange, Margin, NeverOutputs
 from .both_right import check_both_right
 from .circuit import check_no_flow
 from .composition import check_composition
@@ -30,8 +30,10 @@ from .format import (
     text,
     within,
 )
+from .interchange import check_interchange
 from .model import Model, parse_model, read_model
 from .paths import check_paths
+from .program_check import check_program_certificate
 from .reduction import own_model
 from .theorem import Theorem, read_theorem
 
@@ -65,10 +67,11 @@ Outcome: TypeAlias = Valid | Invalid | Holey
 
 def check(
     certificate: str | PathLike[str] | bytes | Mapping[str, Json],
-    model: str | PathLike[str] | bytes,
+    model: str | PathLike[str] | bytes | None = None,
     expect: Mapping[str, Json] | None = None,
 ) -> Outcome:
-    """Checks a certificate (a path, its bytes, or its JSON object) about a model (a safetensors path, or its bytes).
+    """Checks a certificate (a path, its bytes, or its JSON object) about a model (a safetensors path, or its bytes),
+    or, without `model`, about programs.
 
     `expect` holds parts of the theorem, such as `{"body": ..., "domain": ...}`: each must be equal, as canonical JSON,
     to the theorem's. Without it the caller must read the theorem: a proof about a trivial domain is also valid.
@@ -79,7 +82,11 @@ def check(
             data = read_certificate(_certificate_bytes(certificate))
         with within("expect", "expect"):
             _check_expected(data["theorem"], expect)
+        if isinstance(data["theorem"], dict) and data["theorem"].get("about") == "programs":
+            return _check_about_programs(data, model)
         with within("model", "model"):
+            require(model is not None, "the theorem is about a model: give its file")
+            assert model is not None
             found = parse_model(model) if isinstance(model, bytes) else read_model(model)
         return _check(data, found)
     except Rejected as error:
@@ -88,6 +95,13 @@ def check(
         return Invalid("certificate", "limits", f"too large to check: {type(error).__name__}")
     except Exception as error:  # a bug of ours; what could not be checked is not valid
         return Invalid("checker", INTERNAL, f"please report this: {type(error).__name__}: {error}")
+
+
+def _check_about_programs(data: dict[str, Json], model: object) -> Outcome:
+    with within("model", "model"):
+        require(model is None, "the theorem is about programs alone: leave the model out")
+    holes = check_program_certificate(data)
+    return Holey(holes) if holes else Valid(data["theorem"])
 
 
 def _check(data: Mapping[str, Json], model: Model) -> Outcome:
@@ -102,6 +116,8 @@ def _check(data: Mapping[str, Json], model: Model) -> Outcome:
             theorem.model.config.require_piecewise_linear()
     if rule == "composition":
         check_composition(theorem, proof)
+    elif rule == "interchange":
+        check_interchange(theorem, proof)
     elif rule == "no_flow":
         alone = [part.alone for part in theorem.parts if isinstance(part, Faithful)]
         check_no_flow(theorem.model, [(one.circuit, one.means or {}) for one in alone], proof)
@@ -145,6 +161,7 @@ def _check_fit(theorem: Theorem, rule: object) -> None:
     proves: dict[object, tuple[type, ...]] = {
         "composition": (Computes, Margin, NeverOutputs),
         "no_flow": (Faithful,),
+        "interchange": (Interchange,),
     }
     if rule in proves:
         require(theorem.quantifier == "forall", f"rule {show(rule)} proves theorems about all inputs only")

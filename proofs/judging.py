@@ -31,7 +31,7 @@ from .network import Edits, Network, Port, Site
 from .precise import Precise
 from .prefixes import logits_by_prefix
 from .reading import Decided, beyond, lead, margin, possible, same
-from .stream_bodies import Agree, Effect, Subspace, Writes
+from .stream_bodies import Agree, Effect, Represents, Subspace, Writes
 from .stream_judging import RULES as STREAM_RULES
 from .theorem import Theorem
 
@@ -344,8 +344,9 @@ def _taken(part: Part, theorem: Theorem) -> list[Site]:
     alone = _alone(part)
     if alone is not None and alone.ablation == "resample":
         return [("written", node) for node in _sources(alone, theorem)]
-    if isinstance(part, Subspace):
-        return [("stream", str(part.stream))]
+    if isinstance(part, (Subspace, Represents)):
+        patch = part.patch if isinstance(part, Represents) else part
+        return [("stream", str(patch.stream))]
     if isinstance(part, Agree) and part.resample:
         lacking = {edge.source for circuit in part.circuits for edge in outside(circuit, theorem.model.config)}
         return [("written", node) for node in sorted(lacking)]

@@ -23,7 +23,20 @@ from certiformer.compiler import programs
 from certiformer.proofs import Holey
 from certiformer.proofs.format import MAX_BYTES
 
-COMMANDS = ["compile", "run", "prove", "check", "show", "programs", "demo", "train", "zoo", "radius", "bound"]
+COMMANDS = [
+    "compile",
+    "run",
+    "prove",
+    "check",
+    "show",
+    "programs",
+    "demo",
+    "train",
+    "zoo",
+    "radius",
+    "bound",
+    "explain",
+]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(certiformer.__file__).parents[1])}
 Run = Callable[..., tuple[int, str, str]]
 

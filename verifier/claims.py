@@ -308,6 +308,18 @@ def Invariant(
     return Claim("forall", InvariantBody(subject, pairs, outputs == "relabelled", irrelevant))
 
 
+def head_of(subject: Subject, head: tuple[int, int]) -> tuple[int, int]:
+    """(layer, head). Raises `InputError` for a head that the model has not."""
+    try:
+        layer, index = head
+    except (TypeError, ValueError):
+        raise InputError(f"a head is (layer, head), both from 0, got {head!r}") from None
+    layers = subject.model.config.layers
+    if not (0 <= layer < len(layers) and 0 <= index < layers[layer].n_heads):
+        raise InputError(f"the model has no head L{layer}H{index}; its layers have {[x.n_heads for x in layers]} heads")
+    return layer, index
+
+
 def Attends(
     of: Any, head: tuple[int, int], selector: Any, *, tolerance: float = 1e-3, codec: Codec | None = None
 ) -> Claim:
@@ -317,13 +329,7 @@ def Attends(
     The exact statement: `AttendsBody`. Raises `InputError`.
     """
     subject = subject_of(of, codec)
-    try:
-        layer, index = head
-    except (TypeError, ValueError):
-        raise InputError(f"a head is (layer, head), both from 0, got {head!r}") from None
-    layers = subject.model.config.layers
-    if not (0 <= layer < len(layers) and 0 <= index < layers[layer].n_heads):
-        raise InputError(f"the model has no head L{layer}H{index}; its layers have {[x.n_heads for x in layers]} heads")
+    layer, index = head_of(subject, head)
     if not 0 <= tolerance < 1:
         raise InputError(f"a tolerance must be at least 0 and below 1, got {tolerance!r}")
     if isinstance(selector, int):

@@ -15,6 +15,7 @@ from .circuit_bodies import FaithfulBody
 from .claims import Claim
 from .enumeration import MAX_INPUTS, Tally, enumerate_inputs, size_of
 from .label_bodies import LabelMarginBody, LabelsBody
+from .program_claims import EveryLength, ProgramClaim
 from .reading import FALSE, TRUE, Subject
 from .refute import Candidate, Hint, Search, search_for_failure
 from .sampling import sample_accuracy
@@ -31,8 +32,8 @@ AT_ONCE = 2**14
 
 
 def prove(
-    claim: Claim,
-    domain: Language,
+    claim: Claim | ProgramClaim,
+    domain: Language | EveryLength,
     *,
     seconds: float = 60.0,
     engines: Collection[str] | None = None,
@@ -51,7 +52,14 @@ def prove(
     run fails are noted. `float32`: the model as it runs here, which can be refuted but not proved.
     `Proved` means that the independent checker accepts the certificate. Raises `InputError` when the domain has tokens
     or lengths that the claim has no meaning for, or the weights are not finite float32 numbers.
+    Claims about programs alone have engines of their own: see `program_proofs.prove_about_programs`.
     """
+    if isinstance(claim, ProgramClaim):
+        from .program_proofs import prove_about_programs
+
+        return prove_about_programs(claim, domain, seconds=seconds, engines=engines, progress=progress)
+    if isinstance(domain, EveryLength):
+        raise InputError("EveryLength is a domain of claims about programs; a model has a longest input")
     check_question("prove", claim, domain, seconds)
     if semantics not in ("real", "float32"):
         raise InputError(f"semantics is 'real' or 'float32', got {semantics!r}")
