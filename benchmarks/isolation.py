@@ -17,7 +17,7 @@ from typing import Any
 PRELOAD = ["torch", "certiformer.compiler.compile", "certiformer.compiler.programs", "certiformer.verifier.portfolio"]
 
 HERE = Path(__file__).parent
-SOURCES = ("compiler", "models", "verifier", "proofs", "explanations", "benchmarks")
+SOURCES = ("compiler", "models", "verifier", "proofs", "explanations", "testing", "benchmarks")
 
 
 @dataclass(frozen=True)

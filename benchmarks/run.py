@@ -31,6 +31,9 @@ BENCHMARKS = (
     "explanations",
     "discovery",
     "illusions",
+    "abstraction",
+    "circuits",
+    "property_testing",
 )
 _MODULES = {"compile": "compile_times"}
 

@@ -178,6 +178,35 @@ def prove(
     return prove_claim(model, wanted, seconds, engine, output, as_json)
 
 
+@app.command("prove-program", epilog=EPILOG)
+def prove_program(
+    program: Program,
+    equivalent: Annotated[str | None, typer.Option(help="It equals this program.")] = None,
+    implies: Annotated[str | None, typer.Option(help="This program is true wherever it is.")] = None,
+    ensures: Annotated[
+        str | None, typer.Option(help="sorted, permutation_of_input, or a Boolean program that is true everywhere.")
+    ] = None,
+    within: Annotated[str | None, typer.Option("--range", help="Its values are numbers of LEAST:MOST.")] = None,
+    vocab: Annotated[str, typer.Option(help="8: tokens 0 to 7, or the program's own of that size; or a,b,c.")] = "8",
+    lengths: Annotated[str, typer.Option(help="FIRST:LAST.")] = "1:8",
+    causal: Annotated[
+        bool | None,
+        typer.Option("--causal/--bidirectional", help="May a position see later ones? Default: as the program says."),
+    ] = None,
+    seconds: Seconds = 60.0,
+    engine: Annotated[
+        list[str] | None, typer.Option(help="smt or enumeration (may be repeated). Default: both.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Where to write the certificate.")] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Prove or refute a claim about PROGRAM itself, for every input; refuted by the smallest one."""
+    from .programs import Asked, prove_about_program
+
+    asked = Asked(program, equivalent, implies, ensures, within, vocab, lengths, causal)
+    return prove_about_program(asked, seconds, engine, output, as_json)
+
+
 @app.command("bound", epilog=EPILOG)
 def bound(
     model: Model,
@@ -194,6 +223,33 @@ def bound(
     from .bounding import bound_difference
 
     return bound_difference(model, output, rival, gap, seconds, resume, as_json)
+
+
+@app.command("judge", epilog=EPILOG)
+def judge(
+    model: Model,
+    circuit: Annotated[Path, typer.Argument(metavar="CIRCUIT", help="A circuit of the model, as JSON.")],
+    ablation: Annotated[
+        str | None, typer.Option(help="zero, mean or resample, of all the rest. Default: the circuit's own.")
+    ] = None,
+    means: Annotated[
+        Path | None, typer.Option(help="For mean: the vectors, as JSON. Default: over words drawn from the domain.")
+    ] = None,
+    at_least: Annotated[str | None, typer.Option(help="Faithful on this share of the inputs. Default: on all.")] = None,
+    seconds: Seconds = 60.0,
+    edge_seconds: Annotated[
+        float, typer.Option(parser=_number, metavar="<float>", help="Time limit for each edge.")
+    ] = 2.0,
+    certificate: Annotated[Path | None, typer.Option(help="Where to write the certificate of what is proved.")] = None,
+    lengths: Lengths = None,
+    vocab: Vocab = None,
+    as_json: AsJson = False,
+) -> int:
+    """Judge a circuit of a model: is it faithful on every input, does it need each edge, does the rest not decide?"""
+    from .judging import Judging, judge_circuit
+
+    options = Judging(ablation, means, at_least, seconds, edge_seconds, certificate, lengths, vocab)
+    return judge_circuit(model, circuit, options, as_json)
 
 
 @app.command("radius", epilog=EPILOG)
@@ -225,7 +281,9 @@ def radius(
 @app.command("check", epilog=EPILOG)
 def check(
     certificate: Certificate,
-    model: Annotated[Path, typer.Option(help="The model the certificate is about.")],
+    model: Annotated[
+        Path | None, typer.Option(help="The model the certificate is about. (One about programs has none.)")
+    ] = None,
     expect: Annotated[
         Path | None,
         typer.Option(help="A file with the theorem you want: a certificate, or what `certiformer show --json` prints."),

@@ -11,15 +11,16 @@ from . import words
 from .output import BadInput, ExitCode, Screen, facts, grouped
 
 
-def check_certificate(certificate: Path, model: Path, expect: Path | None, as_json: bool) -> int:
+def check_certificate(certificate: Path, model: Path | None, expect: Path | None, as_json: bool) -> int:
     """`valid`, `invalid(step, rule, why)` or `holey(which)`. Raises `BadInput` where there is nothing to check."""
     from .. import proofs
     from ..proofs.files import objection
 
     screen = Screen(as_json)
     content = _contents(certificate)
-    model = _model(model)
-    _exists(model)
+    if model is not None:
+        model = _model(model)
+        _exists(model)
     wanted = _expected(expect) if expect else None
     started = time.perf_counter()
     with screen.progress(f"checking {certificate.name}"):
@@ -35,7 +36,7 @@ def check_certificate(certificate: Path, model: Path, expect: Path | None, as_js
             return ExitCode.OK
         case proofs.Invalid(step, rule, why):
             if problem := objection(result, content):
-                raise BadInput(f"{model if step == 'model' else certificate}: {problem}")
+                raise BadInput(f"{model or certificate if step == 'model' else certificate}: {problem}")
             screen.show(
                 {"verdict": "invalid", "step": step, "rule": rule, "why": why, "seconds": seconds},
                 f"invalid: step {step}, rule {rule}: {why}",
@@ -70,6 +71,8 @@ def show_certificate(path: Path, as_json: bool) -> int:
     try:
         certificate = read_certificate(content)
         theorem: Mapping[str, Any] = certificate["theorem"]
+        if isinstance(theorem, dict) and theorem.get("about") == "programs":
+            return _show_about_programs(certificate, screen)
         read_statement(theorem)
     except Rejected as error:
         raise BadInput(f"{path} is no certificate with a theorem to show: {_where(error)}{error.why}") from None
@@ -99,6 +102,28 @@ def show_certificate(path: Path, as_json: bool) -> int:
     return ExitCode.OK
 
 
+def _show_about_programs(certificate: Mapping[str, Any], screen: Screen) -> int:
+    """A theorem without a model. Raises `Rejected`."""
+    from ..proofs import program_words
+
+    theorem, proof = certificate["theorem"], certificate["proof"]
+    rule = proof.get("rule") if isinstance(proof, dict) else None
+    holes = proof.get("which") if rule == "hole" else None
+    data = {
+        "theorem": theorem,
+        "words": program_words.sentence(theorem),
+        "proof_rule": rule,
+        "holes": holes,
+        "seal": certificate["seal"],
+        "trusted_base": program_words.TRUSTED_BASE,
+        "checked": False,
+    }
+    lines = ["holes: " + "; ".join(map(str, holes))] if isinstance(holes, list) else []
+    said = "\nNothing has been checked: certiformer check does that."
+    screen.show(data, program_words.describe(theorem), f"Rule: {rule}", *lines, said)
+    return ExitCode.OK
+
+
 def checker_lines() -> int:
     """How much code must be right for `valid` to mean true."""
     folder = Path(__file__).resolve().parent.parent / "proofs"
@@ -109,6 +134,7 @@ def _expected(path: Path) -> Mapping[str, Any]:
     """The theorem in a certificate, in what `show --json` prints, or by itself. Raises `BadInput`."""
     from ..proofs import Rejected
     from ..proofs.format import MAX_BYTES, parse_json, require
+    from ..proofs.program_theorem import read_program_theorem
     from ..proofs.words import read_statement
 
     content = _contents(path)
@@ -116,7 +142,10 @@ def _expected(path: Path) -> Mapping[str, Any]:
         require(len(content) <= MAX_BYTES, f"it has more than {MAX_BYTES} bytes")
         data = parse_json(content)
         theorem = data["theorem"] if isinstance(data, dict) and "theorem" in data else data
-        read_statement(theorem)
+        if isinstance(theorem, dict) and theorem.get("about") == "programs":
+            read_program_theorem(theorem)
+        else:
+            read_statement(theorem)
     except Rejected as error:
         raise BadInput(
             f"--expect {path} holds no whole theorem: {_where(error)}{error.why}; "

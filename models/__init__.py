@@ -47,6 +47,8 @@ from .patterns import union as union
 from .program import Operation as Operation
 from .program import Program as Program
 from .program import model_program as model_program
+from .reduction import circuit_model as circuit_model
+from .reduction import paired_model as paired_model
 from .sites import Site as Site
 from .sites import sites as sites
 from .task_library import TASKS as TASKS

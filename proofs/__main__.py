@@ -1,5 +1,7 @@
 """`python -m certiformer.proofs CERTIFICATE MODEL`: is the certificate's theorem true of the model?
 
+Without MODEL: of a theorem about programs.
+
 Exit status: 0 valid, 1 invalid, 2 holey, 3 wrong usage, or a file that cannot be read or holds something else;
 141 if nobody reads the output.
 """
@@ -15,10 +17,10 @@ from .files import objection, read_bytes
 
 
 def main(arguments: list[str]) -> int:
-    if len(arguments) != 2:
-        print("usage: python -m certiformer.proofs CERTIFICATE MODEL", file=sys.stderr)
+    if len(arguments) not in (1, 2):
+        print("usage: python -m certiformer.proofs CERTIFICATE [MODEL]", file=sys.stderr)
         return 3
-    certificate, model = arguments
+    certificate, model = arguments[0], arguments[1] if len(arguments) == 2 else None
     try:
         content = read_bytes(certificate)
     except Rejected as error:
@@ -29,7 +31,7 @@ def main(arguments: list[str]) -> int:
         return 0
     if isinstance(outcome, Invalid):
         if problem := objection(outcome, content):
-            return _refuse(f"{model if outcome.step == 'model' else certificate}: {problem}")
+            return _refuse(f"{model or certificate if outcome.step == 'model' else certificate}: {problem}")
         print(_visible(f"invalid: {outcome.step} ({outcome.rule}): {outcome.why}"))
         return 1
     print(_visible("holey: " + "; ".join(outcome.which)))

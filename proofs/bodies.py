@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from .circuit import ABLATIONS, Circuit, read_circuit
+from .circuit import ABLATIONS, Circuit, outside, read_circuit
 from .codec import Codec
 from .core import Ints, Program, read_program
 from .format import (
@@ -27,17 +27,21 @@ from .format import (
     text,
     value,
 )
-from .model import Config
+from .model import Config, Weights
 from .stream_bodies import (
     Agree,
     Effect,
+    HeadTable,
     Monotone,
+    Represents,
     Robust,
     Subspace,
     Writes,
     read_agree,
     read_effect,
+    read_head_table,
     read_monotone,
+    read_represents,
     read_robust,
     read_subspace,
     read_writes,
@@ -47,6 +51,7 @@ MAX_PARTS = 1024
 MAX_MACHINE = 2**22
 MAX_REFERENCE = 2**20
 MAX_RANGES = 2**16
+HEX = "0123456789abcdef"
 
 
 @dataclass(frozen=True)
@@ -100,19 +105,32 @@ class Attends:
 
 
 @dataclass(frozen=True)
-class Faithful:
-    """With everything outside the circuit replaced, the model decodes as it does with nothing replaced.
+class Alone:
+    """A circuit by itself: everything outside it replaced.
 
-    `reference`: token ids [input, position] without BOS, for ablation `mean`.
+    For ablation `mean`, one of `reference`, token ids [input, position] without BOS, and `means`, a vector [d_model]
+    for each source of an edge outside the circuit.
     """
 
     circuit: Circuit
     ablation: str
     reference: Ints | None = None
+    means: dict[str, Weights] | None = None
 
     @property
     def arity(self) -> int:
         return 2 if self.ablation == "resample" else 1
+
+
+@dataclass(frozen=True)
+class Faithful:
+    """The circuit alone decodes as the model does."""
+
+    alone: Alone
+
+    @property
+    def arity(self) -> int:
+        return self.alone.arity
 
 
 @dataclass(frozen=True)
@@ -133,28 +151,37 @@ class Labels:
 
     `delta[state, token]`, the start is state 0; `labels[state]`: an index into the codec's outputs, or -1 for none.
     `last_first`: the machine reads the last token first, then the others from the first to the last but one.
+    `alone`: the output is not the model's but that of this circuit alone.
     """
 
     delta: Ints
     labels: Ints
     last_first: bool = False
-    arity: int = 1
+    alone: Alone | None = None
+
+    @property
+    def arity(self) -> int:
+        return 1 if self.alone is None else self.alone.arity
 
 
 @dataclass(frozen=True)
 class LabelMargin:
-    """The logit of the input's label, which it has, exceeds every other by at least `at_least` > 0."""
+    """The logit of the input's label, which it has, exceeds every other by at least `at_least` > 0; see `Labels`."""
 
     delta: Ints
     labels: Ints
     last_first: bool
     at_least: Fraction
-    arity: int = 1
+    alone: Alone | None = None
+
+    @property
+    def arity(self) -> int:
+        return 1 if self.alone is None else self.alone.arity
 
 
 Part: TypeAlias = (
     Computes | NeverOutputs | Margin | Invariant | Attends | Faithful | Interchange | Labels | LabelMargin
-    | Robust | Monotone | Subspace | Writes | Effect | Agree
+    | Robust | Monotone | Subspace | Writes | Effect | Agree | HeadTable | Represents
 )  # fmt: skip
 
 
@@ -176,7 +203,7 @@ class BodyReader:
             return found
         require(isinstance(kind, str) and kind in READERS, f"unknown body {show(kind)}")
         keys, reader = READERS[str(kind)]
-        return [reader(self, record(data, "body", ("kind", *keys), ("reference",) if kind == "faithful" else ()))]
+        return [reader(self, record(data, "body", ("kind", *keys), OPTIONAL.get(str(kind), ())))]
 
     def program(self, data: Json) -> Program:
         key = canonical_json(_nameless(data))
@@ -232,18 +259,40 @@ def _attends(reader: BodyReader, item: dict[str, Json]) -> Attends:
 
 
 def _faithful(reader: BodyReader, item: dict[str, Json]) -> Faithful:
+    return Faithful(_alone(reader, {key: entry for key, entry in item.items() if key != "kind"}))
+
+
+def _alone(reader: BodyReader, data: Json) -> Alone:
+    item = record(data, "a circuit with its ablation", ("circuit", "ablation"), ("reference", "means"))
     require(item["ablation"] in ABLATIONS, f"unknown ablation {show(item['ablation'])}")
     circuit = read_circuit(item["circuit"], reader.config)
-    require(("reference" in item) == (item["ablation"] == "mean"), "a mean, and nothing else, has reference inputs")
+    given = ("reference" in item) + ("means" in item)
+    require(given == (item["ablation"] == "mean"), "a mean, and nothing else, has either reference inputs or vectors")
+    if "means" in item:
+        return Alone(circuit, "mean", None, _vectors(circuit, reader.config, item["means"]))
     if item["ablation"] != "mean":
-        return Faithful(circuit, item["ablation"])
+        return Alone(circuit, item["ablation"])
     bos = int(reader.codec.bos)
     rows = listing(item["reference"], "reference", MAX_REFERENCE, 1)
     words = [listing(row, "a reference input", reader.config.n_ctx - bos, 1) for row in rows]
     require(len({len(word) for word in words}) == 1, "the reference inputs have different lengths")
     require(len(words) * (len(words[0]) + bos) <= MAX_REFERENCE, f"the reference has over {MAX_REFERENCE} positions")
     ids = [[reader.codec.token(value(x, "a token")) for x in word] for word in words]
-    return Faithful(circuit, "mean", np.array(ids, dtype=np.int64))
+    return Alone(circuit, "mean", np.array(ids, dtype=np.int64))
+
+
+def _vectors(circuit: Circuit, config: Config, data: Json) -> dict[str, Weights]:
+    """A finite float32 vector for each source of an edge outside the circuit: its little-endian bytes, in hex."""
+    wanted = sorted({edge.source for edge in outside(circuit, config)})
+    item = record(data, "means", tuple(wanted))
+    found = {}
+    for node in wanted:
+        digits = item[node]
+        good = isinstance(digits, str) and len(digits) == 8 * config.d_model and set(digits) <= set(HEX)
+        require(good, f"the mean of {node} must be {8 * config.d_model} digits of 0-9a-f, got {show(digits)}")
+        found[node] = np.frombuffer(bytes.fromhex(digits), "<f4").astype(np.float32)
+        require(np.isfinite(found[node]).all(), f"the mean of {node} holds a NaN or an infinity")
+    return found
 
 
 def _interchange(reader: BodyReader, item: dict[str, Json]) -> Interchange:
@@ -267,13 +316,24 @@ def _interchange(reader: BodyReader, item: dict[str, Json]) -> Interchange:
 
 
 def _labels(reader: BodyReader, item: dict[str, Json]) -> Labels:
-    return Labels(*_machine(reader, item))
+    return Labels(*_machine(reader, item), _circuit(reader, item))
 
 
 def _label_margin(reader: BodyReader, item: dict[str, Json]) -> LabelMargin:
     at_least = dyadic(item["at_least"], "at_least")
     require(at_least > 0, "a margin of labels must be above 0")
-    return LabelMargin(*_machine(reader, item), at_least)
+    return LabelMargin(*_machine(reader, item), at_least, _circuit(reader, item))
+
+
+def _circuit(reader: BodyReader, item: dict[str, Json]) -> Alone | None:
+    """The circuit that a body about labels is about, if it is about one."""
+    if "circuit" not in item:
+        return None
+    alone = _alone(reader, item["circuit"])
+    require(alone.ablation != "any", "ablation any is for bodies of kind faithful")
+    if alone.circuit.by_node:
+        require("logits" in alone.circuit.nodes, "a circuit by nodes must have the node logits")
+    return alone
 
 
 def _machine(reader: BodyReader, item: dict[str, Json]) -> tuple[Ints, Ints, bool]:
@@ -297,6 +357,10 @@ def _with(read: Callable[[Config, Codec, dict[str, Json]], Part]) -> Callable[[B
     return lambda reader, item: read(reader.config, reader.codec, item)
 
 
+def _represents(reader: BodyReader, item: dict[str, Json]) -> Represents:
+    return read_represents(reader.config, reader.codec, reader.program(item["program"]), item)
+
+
 READERS: dict[str, tuple[tuple[str, ...], Callable[[BodyReader, dict[str, Json]], Part]]] = {
     "computes": (("program",), _computes),
     "never_outputs": (("outputs",), _never_outputs),
@@ -312,5 +376,12 @@ READERS: dict[str, tuple[tuple[str, ...], Callable[[BodyReader, dict[str, Json]]
     "subspace": (("stream", "directions", "complement", "positions", "carries"), _with(read_subspace)),
     "writes": (("node", "directions", "at_most"), _with(read_writes)),
     "agree": (("circuits", "ablation"), _with(read_agree)),
+    "head_table": (("circuit", "head", "relation", "at_least"), _with(read_head_table)),
+    "represents": (("stream", "directions", "positions", "program", "node"), _represents),
     "effect": (("edge", "direction", "score", "within"), _with(read_effect)),
+}
+OPTIONAL: dict[str, tuple[str, ...]] = {
+    "faithful": ("reference", "means"),
+    "labels": ("circuit",),
+    "label_margin": ("circuit",),
 }

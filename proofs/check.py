@@ -5,13 +5,14 @@ Imports nothing of the rest of certiformer: the standard library, numpy and pyth
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from os import PathLike
 from typing import TypeAlias
 
 from .balls import check_arithmetic
-from .bodies import Computes, Faithful, Margin, NeverOutputs
+from .bodies import Computes, Faithful, Interchange, Margin, NeverOutputs
+from .both_right import check_both_right
 from .circuit import check_no_flow
 from .composition import check_composition
 from .counting import check_count
@@ -29,8 +30,11 @@ from .format import (
     text,
     within,
 )
+from .interchange import check_interchange
 from .model import Model, parse_model, read_model
 from .paths import check_paths
+from .program_check import check_program_certificate
+from .reduction import own_model
 from .theorem import Theorem, read_theorem
 
 
@@ -63,10 +67,11 @@ Outcome: TypeAlias = Valid | Invalid | Holey
 
 def check(
     certificate: str | PathLike[str] | bytes | Mapping[str, Json],
-    model: str | PathLike[str] | bytes,
+    model: str | PathLike[str] | bytes | None = None,
     expect: Mapping[str, Json] | None = None,
 ) -> Outcome:
-    """Checks a certificate (a path, its bytes, or its JSON object) about a model (a safetensors path, or its bytes).
+    """Checks a certificate (a path, its bytes, or its JSON object) about a model (a safetensors path, or its bytes),
+    or, without `model`, about programs.
 
     `expect` holds parts of the theorem, such as `{"body": ..., "domain": ...}`: each must be equal, as canonical JSON,
     to the theorem's. Without it the caller must read the theorem: a proof about a trivial domain is also valid.
@@ -77,7 +82,11 @@ def check(
             data = read_certificate(_certificate_bytes(certificate))
         with within("expect", "expect"):
             _check_expected(data["theorem"], expect)
+        if isinstance(data["theorem"], dict) and data["theorem"].get("about") == "programs":
+            return _check_about_programs(data, model)
         with within("model", "model"):
+            require(model is not None, "the theorem is about a model: give its file")
+            assert model is not None
             found = parse_model(model) if isinstance(model, bytes) else read_model(model)
         return _check(data, found)
     except Rejected as error:
@@ -88,6 +97,13 @@ def check(
         return Invalid("checker", INTERNAL, f"please report this: {type(error).__name__}: {error}")
 
 
+def _check_about_programs(data: dict[str, Json], model: object) -> Outcome:
+    with within("model", "model"):
+        require(model is None, "the theorem is about programs alone: leave the model out")
+    holes = check_program_certificate(data)
+    return Holey(holes) if holes else Valid(data["theorem"])
+
+
 def _check(data: Mapping[str, Json], model: Model) -> Outcome:
     with within("machine", "arithmetic"):
         check_arithmetic()
@@ -96,18 +112,21 @@ def _check(data: Mapping[str, Json], model: Model) -> Outcome:
     rule = proof.get("rule") if isinstance(proof, dict) else None
     with within("proof", str(rule)[:40]):
         _check_fit(theorem, rule)
-        if rule not in ("enumerate", "witness", "hole"):
+        if rule not in ("enumerate", "witness", "hole", *OWN_MODEL, "both_right"):
             theorem.model.config.require_piecewise_linear()
     if rule == "composition":
         check_composition(theorem, proof)
+    elif rule == "interchange":
+        check_interchange(theorem, proof)
     elif rule == "no_flow":
-        check_no_flow(theorem.model, [part.circuit for part in theorem.parts if isinstance(part, Faithful)], proof)
+        alone = [part.alone for part in theorem.parts if isinstance(part, Faithful)]
+        check_no_flow(theorem.model, [(one.circuit, one.means or {}) for one in alone], proof)
+    elif rule == "both_right":
+        check_both_right(theorem, proof, {"enumerate": check_enumeration, **OWN_MODEL})
     elif rule == "enumerate":
         check_enumeration(theorem, proof)
-    elif rule == "count":
-        check_count(theorem, proof)
-    elif rule == "paths":
-        check_paths(theorem, proof)
+    elif rule in OWN_MODEL:
+        OWN_MODEL[str(rule)](theorem, proof)
     elif rule == "witness":
         check_witness(theorem, proof)
     elif rule == "hole":
@@ -120,11 +139,29 @@ def _check(data: Mapping[str, Json], model: Model) -> Outcome:
     return Valid(data["theorem"])
 
 
+def _by(
+    rule: str, check_rule: Callable[[Theorem, dict[str, Json]], None]
+) -> Callable[[Theorem, dict[str, Json]], None]:
+    """A rule about models; a theorem about a circuit alone is one about the circuit's own model."""
+
+    def check_own(theorem: Theorem, proof: dict[str, Json]) -> None:
+        with within("proof", rule):
+            own = own_model(theorem)
+            own.model.config.require_piecewise_linear()
+        check_rule(own, proof)
+
+    return check_own
+
+
+OWN_MODEL = {"count": _by("count", check_count), "paths": _by("paths", check_paths)}
+
+
 def _check_fit(theorem: Theorem, rule: object) -> None:
     """The rule is one for this quantifier and for all parts of this body."""
     proves: dict[object, tuple[type, ...]] = {
         "composition": (Computes, Margin, NeverOutputs),
         "no_flow": (Faithful,),
+        "interchange": (Interchange,),
     }
     if rule in proves:
         require(theorem.quantifier == "forall", f"rule {show(rule)} proves theorems about all inputs only")

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .format import Json, Rejected, listing, record, require, show, text, within
-from .model import Config, Model
+from .model import Config, Model, Weights
 
 ABLATIONS = ("zero", "mean", "resample", "any")
 MAX_EDGES = 2**20
@@ -109,22 +109,26 @@ def outside(circuit: Circuit, config: Config) -> list[Edge]:
     return [edge for edge in edges_of(config) if edge.source not in circuit.nodes and edge.target in circuit.nodes]
 
 
-def check_no_flow(model: Model, circuits: list[Circuit], proof: dict[str, Json]) -> None:
+def check_no_flow(model: Model, circuits: list[tuple[Circuit, dict[str, Weights]]], proof: dict[str, Json]) -> None:
     """No coordinate is both written by the source and read by the target of an edge outside the circuit.
 
     Then, in order of computation, every node that stays computes what it computed, whatever is put in place of those
-    contributions, as long as it lies in the coordinates that the source can write.
+    contributions, as long as it lies in the coordinates that the source can write. (Of a stored vector it is asked that
+    those in which it is not zero are not read either.)
     """
     with within("proof", "no_flow"):
         record(proof, "proof", ("rule",))
         model.config.require_plain()
-        for circuit in circuits:
+        for circuit, means in circuits:
             writes = {node: written(model, node) for node, _ in nodes_of(model.config)}
             reads: dict[tuple[str, str], Bits] = {}
             for edge in outside(circuit, model.config):
                 place = (edge.target, edge.port)
                 if place not in reads:
                     reads[place] = read_by(model, *place)
-                shared = writes[edge.source] & reads[place]
+                there = writes[edge.source]
+                if edge.source in means:
+                    there = there | (means[edge.source] != 0)
+                shared = there & reads[place]
                 if shared.any():
                     raise Rejected(f"{edge} carries residual coordinates {np.flatnonzero(shared)[:8].tolist()}")

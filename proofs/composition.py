@@ -32,12 +32,12 @@ def check_composition(theorem: Theorem, proof: dict[str, Json]) -> None:
         item = record(proof, "proof", ("rule", "auxiliary", "width_sums", "steps"), ("program", "width_shares"))
         context = _context(theorem, item)
         steps = listing(item["steps"], "steps", MAX_STEPS, 1)
-        by_layer, decode = _arrange(context, steps)
+        by_layer, decode = arrange(theorem, steps)
         state = _start(context)
     for layer in range(len(theorem.model.config.layers)):
         state = _check_layer(context, state, layer, by_layer.get(layer, []))
     with within(f"steps[{len(steps) - 1}]", "decode"):
-        _check_decode(context, state, decode)
+        check_decode(context, state, decode)
 
 
 def _context(theorem: Theorem, item: dict[str, Json]) -> Context:
@@ -72,9 +72,9 @@ def _start(context: Context) -> State:
     return start(context.theorem.model, context.ranges, rows, len(codec.vocab) if codec.bos else None)
 
 
-def _arrange(context: Context, steps: list[Json]) -> tuple[dict[int, list[tuple[str, Json]]], Json]:
+def arrange(theorem: Theorem, steps: list[Json]) -> tuple[dict[int, list[tuple[str, Json]]], Json]:
     """Steps by layer; heads come before the layer's mlp, each at most once, and `decode` is last."""
-    layers = context.theorem.model.config.layers
+    layers = theorem.model.config.layers
     by_layer: dict[int, list[tuple[str, Json]]] = {}
     last: tuple[int, int] = (-1, 0)
     for number, step in enumerate(steps):
@@ -118,14 +118,19 @@ def _check_layer(context: Context, state: State, layer: int, steps: list[tuple[s
         name, step = mlps[0] if mlps else (f"layer {layer}", {"rule": "mlp", "layer": layer, "groups": []})
         with within(name, "mlp"):
             after = check_mlp(context, after, layer, step)
-    bos, lost = rounded(after.bos, BOS_BITS)
-    return replace(after, bos=bos, bosr=grow(after.bosr + lost))
+    return round_bos(after)
+
+
+def round_bos(state: State) -> State:
+    """BOS's residual to fewer bits, with a larger radius."""
+    bos, lost = rounded(state.bos, BOS_BITS)
+    return replace(state, bos=bos, bosr=grow(state.bosr + lost))
 
 
 # --- rule decode -----------------------------------------------------------------------------------------------
 
 
-def _check_decode(context: Context, state: State, step: Json) -> None:
+def check_decode(context: Context, state: State, step: Json) -> None:
     """Every possible tuple of the nodes read determines the output, and every part of the body holds for it."""
     item = record(step, "decode step", ("rule", "reads"))
     theorem = context.theorem

@@ -19,12 +19,15 @@ from .format import require
 from .network import Network
 from .theorem import Theorem
 
+MAX_TABLE = 2**26
+
 
 class Tables:
     """What the tokens of the domain contribute at one length: `low <= e^(s - top) <= high` [query, j, token];
     `value` [j, token, output] and `direct` [query, output]. Queries and tokens are places in the domain's vocab."""
 
     def __init__(self, theorem: Theorem, n: int, vocab: Ints) -> None:
+        require(n * len(vocab) ** 2 <= MAX_TABLE, f"tables of {len(vocab)} queries and tokens are too large")
         network = Network(theorem.model)
         w = {name: point(array) for name, array in network.weights.items()}
         attn = "blocks.0.attn."

@@ -93,6 +93,7 @@ def _scope(theorem: Theorem) -> Labels:
     require(free and domain.start == 0, "rule count is for product domains")
     (part,) = theorem.parts
     assert isinstance(part, Labels)
+    require(part.alone is None, "rule count reads a circuit's own model (section 11)")
     require(not part.last_first, "rule count is for label machines that read from the left")
     return part
 

@@ -11,7 +11,19 @@ from typing import Any
 import numpy as np
 
 from .balls import Ball, Floats, divided, point, total
-from .bodies import Attends, Computes, Faithful, Interchange, Invariant, LabelMargin, Labels, Margin, NeverOutputs, Part
+from .bodies import (
+    Alone,
+    Attends,
+    Computes,
+    Faithful,
+    Interchange,
+    Invariant,
+    LabelMargin,
+    Labels,
+    Margin,
+    NeverOutputs,
+    Part,
+)
 from .circuit import outside
 from .core import Bits, Ints, Program, trace
 from .format import require
@@ -19,7 +31,7 @@ from .network import Edits, Network, Port, Site
 from .precise import Precise
 from .prefixes import logits_by_prefix
 from .reading import Decided, beyond, lead, margin, possible, same
-from .stream_bodies import Agree, Effect, Subspace, Writes
+from .stream_bodies import Agree, Effect, Represents, Subspace, Writes
 from .stream_judging import RULES as STREAM_RULES
 from .theorem import Theorem
 
@@ -52,15 +64,15 @@ class Judge:
         kept = sum(self.network.width(site, n) for sites in self.sites for site in sites)
         if self.network.config.causal:  # keys and values of all layers are remembered
             kept += sum(layer.n_heads * layer.d_head for layer in self.network.config.layers)
-        sums = any(isinstance(part, (Faithful, Effect, Agree)) for part in self.theorem.parts)
+        sums = any(_alone(part) or isinstance(part, Effect | Agree) for part in self.theorem.parts)
         return self.network.batch(n, sums, kept)
 
     def mean(self, number: int) -> dict[str, Ball]:
         """What the sources of edges outside part `number`'s circuit write, on average over its reference inputs."""
         if number not in self.means:
-            part = self.theorem.parts[number]
-            assert isinstance(part, Faithful) and part.reference is not None
-            self.means[number] = _means(self, part, part.reference)
+            alone = _alone(self.theorem.parts[number])
+            assert alone is not None and alone.reference is not None
+            self.means[number] = _means(self, alone, alone.reference)
         return self.means[number]
 
 
@@ -238,27 +250,38 @@ def _uniform(low: Floats, high: Floats, target: Bits, size: Ints, part: Attends)
 
 
 def _faithful(chunk: Chunk, part: Faithful, number: int) -> Found:
-    """With the contribution of every edge outside the circuit replaced, the model decodes as with nothing replaced."""
-    require(part.ablation != "any", "ablation any is for rule no_flow")
+    """The circuit alone decodes as the model does."""
+    return same(chunk.reading, possible(chunk.theorem.codec, _logits_alone(chunk, part.alone, number))), None
+
+
+def _logits_alone(chunk: Chunk, alone: Alone, number: int) -> Ball:
+    """With the contribution of every edge outside the circuit replaced."""
+    require(alone.ablation != "any", "ablation any is for rule no_flow")
     config = chunk.theorem.model.config
-    values = {"mean": lambda: chunk.judge.mean(number), "resample": lambda: _written(chunk.runs[1][1])}
+    given: dict[str, Ball] = {}
+    if alone.ablation == "resample":
+        given = _written(chunk.runs[1][1])
+    elif alone.means is not None:
+        given = {node: point(vector.astype(np.float64)[None, None]) for node, vector in alone.means.items()}
+    elif alone.ablation == "mean":
+        given = chunk.judge.mean(number)
     zero = point(np.zeros((1, 1, config.d_model)))
-    given: dict[str, Ball] = values[part.ablation]() if part.ablation in values else {}
     read: dict[Port, dict[str, Ball]] = {}
-    for edge in outside(part.circuit, config):
-        read.setdefault((edge.target, edge.port), {})[edge.source] = given.get(edge.source, zero)
-    return same(chunk.reading, chunk.run(Edits(read=read))), None
+    for edge in outside(alone.circuit, config):
+        stands = zero if alone.ablation == "zero" else given[edge.source]
+        read.setdefault((edge.target, edge.port), {})[edge.source] = stands
+    return chunk.read(chunk.network.logits(chunk.tokens(chunk.words[0]), Edits(read=read)))
 
 
 def _written(kept: dict[Site, Ball]) -> dict[str, Ball]:
     return {node: ball for (kind, node), ball in kept.items() if kind == "written"}
 
 
-def _means(judge: Judge, part: Faithful, reference: Ints) -> dict[str, Ball]:
+def _means(judge: Judge, alone: Alone, reference: Ints) -> dict[str, Ball]:
     """The mean over all reference inputs and all their positions, BOS's included, of what each source writes."""
     codec = judge.theorem.codec
     tokens = with_bos(reference, len(codec.vocab)) if codec.bos else reference
-    sites = [("written", node) for node in _sources(part, judge.theorem)]
+    sites = [("written", node) for node in _sources(alone, judge.theorem)]
     n = tokens.shape[1]
     step = judge.network.batch(n, kept=len(sites) * judge.theorem.model.config.d_model)
     sums: dict[Site, Ball] = {}
@@ -291,12 +314,16 @@ def _interchange(chunk: Chunk, part: Interchange, number: int) -> Found:
 
 def _labels(chunk: Chunk, part: Labels, number: int) -> Found:
     """The one decoded output is the label; without a label it is not."""
-    return same(chunk.reading, _label(chunk, part)[:, None]), None
+    reading = chunk.reading
+    if part.alone is not None:
+        reading = possible(chunk.theorem.codec, _logits_alone(chunk, part.alone, number))
+    return same(reading, _label(chunk, part)[:, None]), None
 
 
 def _label_margin(chunk: Chunk, part: LabelMargin, number: int) -> Found:
     """The label's logit exceeds every other by so much; without a label it does not."""
-    return lead(chunk.read(chunk.runs[0][0]), _label(chunk, part)[:, None], part.at_least), None
+    logits = chunk.read(chunk.runs[0][0]) if part.alone is None else _logits_alone(chunk, part.alone, number)
+    return lead(logits, _label(chunk, part)[:, None], part.at_least), None
 
 
 def _label(chunk: Chunk, part: Labels | LabelMargin) -> Bits:
@@ -314,10 +341,12 @@ def _taken(part: Part, theorem: Theorem) -> list[Site]:
     if isinstance(part, Interchange):
         heads = [("mixed", f"a{layer}.h{head}") for layer, head in part.heads]
         return [*heads, *(("active", f"m{layer}") for layer, _, _ in part.neurons)]
-    if isinstance(part, Faithful) and part.ablation == "resample":
-        return [("written", node) for node in _sources(part, theorem)]
-    if isinstance(part, Subspace):
-        return [("stream", str(part.stream))]
+    alone = _alone(part)
+    if alone is not None and alone.ablation == "resample":
+        return [("written", node) for node in _sources(alone, theorem)]
+    if isinstance(part, (Subspace, Represents)):
+        patch = part.patch if isinstance(part, Represents) else part
+        return [("stream", str(patch.stream))]
     if isinstance(part, Agree) and part.resample:
         lacking = {edge.source for circuit in part.circuits for edge in outside(circuit, theorem.model.config)}
         return [("written", node) for node in sorted(lacking)]
@@ -326,9 +355,14 @@ def _taken(part: Part, theorem: Theorem) -> list[Site]:
     return []
 
 
-def _sources(part: Faithful, theorem: Theorem) -> list[str]:
+def _alone(part: Part) -> Alone | None:
+    """The circuit that is run alone, if a part is about one."""
+    return part.alone if isinstance(part, Faithful | Labels | LabelMargin) else None
+
+
+def _sources(alone: Alone, theorem: Theorem) -> list[str]:
     """The sources of the edges outside the circuit."""
-    return sorted({edge.source for edge in outside(part.circuit, theorem.model.config)})
+    return sorted({edge.source for edge in outside(alone.circuit, theorem.model.config)})
 
 
 def _distinct(words: Ints) -> tuple[Ints, Ints]:

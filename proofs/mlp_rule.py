@@ -18,8 +18,13 @@ from .state import State, hull, image, node_list, project, read_encoding
 MAX_CHUNK = 2**22
 
 
-def check_mlp(context: Context, state: State, layer: int, step: Json) -> State:
-    """Each group computes E'[y] from the nodes it reads, within rho; neurons in no group are error."""
+def check_mlp(
+    context: Context, state: State, layer: int, step: Json, neurons: Bits | None = None, onto: State | None = None
+) -> State:
+    """Each group computes E'[y] from the nodes it reads, within rho; neurons in no group are error.
+
+    `neurons`: only these, the groups being of them. `onto`: another state that all this is added to, without the bias.
+    """
     item = record(step, "mlp step", ("rule", "layer", "groups"))
     model = context.theorem.model
     shape, name = model.config.layers[layer], f"blocks.{layer}.mlp."
@@ -30,21 +35,22 @@ def check_mlp(context: Context, state: State, layer: int, step: Json) -> State:
     tables = project(state, into)
     constant = state.const @ into + bias
     error = through(state.eps, weight_in)
-    free = np.ones(shape.d_mlp, dtype=np.bool_)
-    encodings, eps = state.encodings, state.eps
+    free = np.ones(shape.d_mlp, dtype=np.bool_) if neurons is None else neurons.copy()
+    used, to = free.copy(), state if onto is None else onto
+    encodings, eps = to.encodings, to.eps
     for number, entry in enumerate(listing(item["groups"], "groups", shape.d_mlp)):
         with within("", f"mlp group {number}"):
             group = record(entry, "a group", ("neurons", "reads", "node", "encoding"))
             ends = listing(group["neurons"], "neurons", 2, 2)
             first = integer(ends[0], "first neuron", 0, shape.d_mlp)
-            neurons = slice(first, integer(ends[1], "end of neurons", first, shape.d_mlp))
-            require(free[neurons].all(), "two groups share a neuron")
-            free[neurons] = False
+            span = slice(first, integer(ends[1], "end of neurons", first, shape.d_mlp))
+            require(free[span].all(), "two groups share a neuron")
+            free[span] = False
             y = integer(group["node"], "node", 0, len(context.program.nodes) - 1)
             size = len(context.program.value(y, "node").values)
             encoding = read_encoding(group["encoding"], size, model.config.d_model)
             joint = context.resolver.tuples(node_list(group["reads"], context.ranges))
-            units, widest = ramps(weight_in[:, neurons], raw_bias[neurons], weight_out[neurons])
+            units, widest = ramps(weight_in[:, span], raw_bias[span], weight_out[span])
             units = units + first
             inner = {node: table[:, units] for node, table in tables.items()}
             rows = _Group(inner, constant[units], error[units], widest, out[units], weight_out[units], encoding, y)
@@ -53,9 +59,10 @@ def check_mlp(context: Context, state: State, layer: int, step: Json) -> State:
     rest = hull(tables, context.ranges, shape.d_mlp)
     eps = grow(eps + stray_error(constant + rest.center, grow(rest.radius + error), free, weight_out))
     pre = state.bos @ into + bias
-    bos = state.bos + pre.relu() @ out
-    bosr = grow(state.bosr + through(relu_radius(pre, through(state.bosr, weight_in)), weight_out))
-    return with_bias(State(encodings, state.const, eps, bos, bosr), from_float32(model.weights[name + "b_out"]))
+    bos = to.bos + pre.relu()[used] @ out[used]
+    bosr = grow(to.bosr + through(relu_radius(pre, through(state.bosr, weight_in))[used], weight_out[used]))
+    result = State(encodings, to.const, eps, bos, bosr)
+    return result if onto is not None else with_bias(result, from_float32(model.weights[name + "b_out"]))
 
 
 def stray_error(center: Exact, radius: Radii, free: Bits, weight_out: Weights) -> Radii:

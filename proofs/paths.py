@@ -73,6 +73,7 @@ def _scope(theorem: Theorem) -> Labels | LabelMargin:
     part = theorem.parts[0] if len(theorem.parts) == 1 else None
     require(isinstance(part, Labels | LabelMargin), "rule paths is for one `labels` or `label_margin` body")
     assert isinstance(part, Labels | LabelMargin)
+    require(part.alone is None, "rule paths reads a circuit's own model (section 11)")
     require(_beyond(part) < MAX_MARGIN, f"rule paths is for margins below {MAX_MARGIN:g}")
     require(theorem.codec.categorical, "rule paths is for categorical codecs: it compares logits")
     require(not theorem.codec.bos, "rule paths is for codecs without BOS")

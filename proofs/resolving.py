@@ -8,7 +8,7 @@ from fractions import Fraction
 import numpy as np
 
 from .core import Bits, Ints, Program, linear_indices, weighted_indices
-from .format import Json, Rejected, as_fraction, integer, listing, record, require
+from .format import Json, Rejected, as_fraction, integer, is_number, listing, record, require
 from .joint import Joint, TooLarge
 from .ranges import MAX_CELLS, Ranges, is_function, look_up
 
@@ -94,11 +94,12 @@ class Resolver:
         else:
             assert terms is not None
             tables: list[list[Fraction | None]] = [
-                [Fraction(c) * as_fraction(v) for v in program.nodes[w].values] for w, c in terms
+                [Fraction(c) * as_fraction(v) if is_number(v) else None for v in program.nodes[w].values]
+                for w, c in terms
             ]
             bad = np.zeros(joint.size, dtype=np.bool_)
-            for arg in args:
-                bad = bad | (arg < 0)
+            for arg, table in zip(args, tables, strict=True):
+                bad = bad | (arg < 0) | np.array([x is None for x in table])[arg]
             index = weighted_indices(definition, tables, args, Fraction(0), bad, np.zeros_like(bad))
         mask &= self.ranges.possible[node][:, index] & (index >= 0)
         index = np.where(mask.any(axis=0), index, -1)

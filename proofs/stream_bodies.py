@@ -10,7 +10,7 @@ import numpy as np
 from .balls import Floats
 from .circuit import Circuit, Edge, edges_of, nodes_of, read_circuit
 from .codec import Codec
-from .core import Ints
+from .core import Ints, Program
 from .format import Json, boolean, distinct_values, dyadic, integer, integers, listing, require, show, text
 from .model import Config
 
@@ -76,6 +76,39 @@ class Effect:
 
 
 @dataclass(frozen=True)
+class HeadTable:
+    """Of a head's full OV (`ov`: token to logit) or QK circuit (query token to key token), without positions.
+
+    In the row of each token, the entry of the same value (`diagonal`) exceeds all others, or each entry the one before,
+    by at least `at_least`. `same[token]`: the column of the same value, or -1.
+    """
+
+    layer: int
+    head: int
+    ov: bool
+    diagonal: bool
+    at_least: Fraction
+    same: Ints
+    arity: int = 1
+
+
+def read_head_table(config: Config, codec: Codec, item: dict[str, Json]) -> HeadTable:
+    require(config.layer_norm is None, "the table of a head is for models without LayerNorm")
+    pair = listing(item["head"], "a head", 2, 2)
+    layer = integer(pair[0], "layer", 0, len(config.layers) - 1)
+    head = integer(pair[1], "head", 0, config.layers[layer].n_heads - 1)
+    require(item["circuit"] in ("ov", "qk"), f"a head's circuit is ov or qk, got {show(item['circuit'])}")
+    require(item["relation"] in ("diagonal", "increasing"), f"unknown relation {show(item['relation'])}")
+    ov = item["circuit"] == "ov"
+    require(codec.categorical or not ov, "the OV circuit's table is for categorical codecs")
+    columns = codec.outputs if ov else codec.vocab
+    require(len(codec.vocab) * len(columns) <= MAX_NUMBERS, "the table of the head is too large")
+    place = {value: number for number, value in enumerate(columns)}
+    same = np.array([place.get(token, -1) for token in codec.vocab], dtype=np.int64)
+    return HeadTable(layer, head, ov, item["relation"] == "diagonal", dyadic(item["at_least"], "at_least"), same)
+
+
+@dataclass(frozen=True)
 class Agree:
     """Two circuits, each alone (everything outside it replaced), decode alike.
 
@@ -127,6 +160,24 @@ def read_subspace(config: Config, codec: Codec, item: dict[str, Json]) -> Subspa
     require(item["carries"] in ("all", "nothing"), f"a subspace carries all or nothing, got {show(item['carries'])}")
     complement = boolean(item["complement"], "complement")
     return Subspace(_stream(config, item), directions, complement, positions, item["carries"] == "all")
+
+
+@dataclass(frozen=True, eq=False)
+class Represents:
+    """With the part of the stream that `patch` says taken from y, the model decodes to the program's output when the
+    values of `node`, at the same positions, are taken from the program on y."""
+
+    patch: Subspace
+    program: Program
+    node: int
+    arity: int = 2
+
+
+def read_represents(config: Config, codec: Codec, program: Program, item: dict[str, Json]) -> Represents:
+    patch = read_subspace(config, codec, {**item, "complement": False, "carries": "all"})
+    node = integer(item["node"], "node", 0, len(program.nodes) - 1)
+    program.value(node, "node")
+    return Represents(patch, program, node)
 
 
 def read_writes(config: Config, codec: Codec, item: dict[str, Json]) -> Writes:

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .balls import Ball, point
+from .balls import Ball, point, times
 from .circuit import outside
-from .core import Bits
+from .core import Bits, trace
 from .exact import grow
 from .network import Edits, Port
 from .reading import Decided, beyond, possible, same
-from .stream_bodies import Agree, Effect, Monotone, Robust, Subspace, Writes
+from .stream_bodies import Agree, Effect, HeadTable, Monotone, Represents, Robust, Subspace, Writes
 
 if TYPE_CHECKING:
     from .judging import Chunk
@@ -52,8 +52,8 @@ def _ranks(reading: Bits, part: Monotone) -> tuple[Any, Any]:
     return least, np.where(reading, part.rank, -1).max(axis=-1)
 
 
-def _subspace(chunk: Chunk, part: Subspace, number: int) -> Found:
-    """Patched in the subspace, the model decodes as unpatched on x, or as patched in all of the stream."""
+def _patch(chunk: Chunk, part: Subspace) -> tuple[Bits, Ball, Callable[[Ball], Ball]]:
+    """The positions [pos], the stream on y, and what the stream on x becomes."""
     given = chunk.runs[1][1]["stream", str(part.stream)]
     where = np.ones(given.mid.shape[1], dtype=np.bool_)
     if part.positions is not None:
@@ -64,6 +64,27 @@ def _subspace(chunk: Chunk, part: Subspace, number: int) -> Found:
         moved = (taken + _negative(kept)) @ point(part.directions.T) @ point(part.directions)
         return _chosen(where, kept + moved, x)
 
+    return where, given, patched
+
+
+def _represents(chunk: Chunk, part: Represents, number: int) -> Found:
+    """The patched run against the program with the node's values at these positions taken from y."""
+    program, node = part.program, part.node
+    where, _, patched = _patch(chunk, part.patch)
+    source = trace(program, chunk.ids(program, 1), node)
+    own = trace(program, chunk.ids(program, 0), node)
+    mask = where[int(chunk.theorem.codec.bos) :]
+    undefined = source.undefined | (own.undefined if not mask.all() else np.zeros_like(own.undefined))
+    mixed = np.where(mask, source.values[node], own.values[node])
+    found = trace(program, chunk.ids(program, 0), program.output, {node: mixed})
+    wanted = chunk.outputs(program, found.values[program.output])
+    after = chunk.run(Edits(stream={part.patch.stream: patched}))
+    return same(after, wanted), undefined | found.undefined
+
+
+def _subspace(chunk: Chunk, part: Subspace, number: int) -> Found:
+    """Patched in the subspace, the model decodes as unpatched on x, or as patched in all of the stream."""
+    where, given, patched = _patch(chunk, part)
     after = chunk.run(Edits(stream={part.stream: patched}))
     if not part.whole:
         return same(chunk.reading, after), None
@@ -121,6 +142,35 @@ def _agree(chunk: Chunk, part: Agree, number: int) -> Found:
     return same(*readings), None
 
 
+def _head_table(chunk: Chunk, part: HeadTable, number: int) -> Found:
+    """Of every token of the input, the differences in its row are provably large enough, or one provably is not."""
+    network, codec = chunk.network, chunk.theorem.codec
+    name = f"blocks.{part.layer}.attn."
+    tokens = point(network.weights["embed.W_E"][: len(codec.vocab)])
+
+    def through(x: Ball, letter: str) -> Ball:
+        return x @ point(network.weights[f"{name}W_{letter}"][part.head])
+
+    if part.ov:
+        table = through(through(tokens, "V"), "O") @ point(network.weights["unembed.W_U"])
+    else:
+        queries = through(tokens, "Q") + point(network.weights[f"{name}b_Q"][part.head])
+        table = times(queries @ through(tokens, "K").swapped(), network._scale(part.layer))
+    if part.diagonal:
+        column = np.maximum(part.same, 0)[:, None]
+        own = Ball(np.take_along_axis(table.mid, column, 1), np.take_along_axis(table.rad, column, 1))
+        gap = own.spread(table.mid.shape) + _negative(table)
+        compared = np.arange(table.mid.shape[1]) != column
+        known = part.same >= 0
+    else:
+        gap = table[:, 1:] + _negative(table[:, :-1])
+        compared, known = np.ones(gap.mid.shape, dtype=np.bool_), np.ones(len(part.same), dtype=np.bool_)
+    enough = ((gap.low() > beyond(part.at_least, 1)) | ~compared).all(axis=1) & known
+    short = ((gap.high() < beyond(part.at_least, -1)) & compared).any(axis=1) | ~known
+    ids = chunk.tokens(chunk.words[0])[:, int(codec.bos) :]
+    return (np.asarray(enough[ids]), np.asarray(short[ids])), None
+
+
 RULES: dict[type[Any], Callable[[Any, Any, int], Found]] = {
     Robust: _robust,
     Monotone: _monotone,
@@ -128,4 +178,6 @@ RULES: dict[type[Any], Callable[[Any, Any, int], Found]] = {
     Writes: _writes,
     Effect: _effect,
     Agree: _agree,
+    HeadTable: _head_table,
+    Represents: _represents,
 }

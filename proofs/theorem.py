@@ -13,6 +13,7 @@ from .codec import Codec, read_codec
 from .core import Program
 from .format import Json, rational, record, require, show, within
 from .model import Model, read_config, same_config
+from .stream_bodies import Represents
 
 QUANTIFIERS = ("forall", "none", "exists", "at_least", "fewer_than", "at_most", "more_than", "between")
 COUNTED: dict[str, tuple[str, ...]] = {
@@ -111,5 +112,5 @@ def _check_fit(theorem: Theorem) -> None:
     require(not unknown, f"tokens {show(unknown)} of the domain are not in the codec's vocab")
     require(len(domain.alphabets()) > 0, "the domain is empty")
     for part in theorem.parts:
-        if isinstance(part, (Computes, Attends, Interchange)):
+        if isinstance(part, (Computes, Attends, Interchange, Represents)):
             require(part.program.max_len >= domain.hi, "the domain has longer inputs than the program")

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 
+from . import program_words
 from .automaton import read_domain
 from .format import Json, Value, dyadic, rational, require, value, within
 from .model import Model, read_config
@@ -41,6 +42,8 @@ def describe(theorem: Mapping[str, Json]) -> str:
 
     Takes the `theorem` object of a certificate, as `Valid.theorem` holds it or `read_statement` accepts it.
     """
+    if theorem.get("about") == "programs":
+        return program_words.describe(theorem)
     return "\n".join([sentence(theorem), *(f"{name}: {text}" for name, text in particulars(theorem).items())])
 
 
@@ -96,11 +99,16 @@ def sizes(theorem: Mapping[str, Json]) -> tuple[int | None, int | None]:
     return sum(counts), sum(n * n for n in counts) if of_pairs(theorem["body"]) else None
 
 
+OF_PAIRS = ("interchange", "subspace", "represents", "effect")
+
+
 def of_pairs(body: Json) -> bool:
     """Whether a witness is a pair of inputs."""
     if body["kind"] == "and":
         return any(map(of_pairs, body["parts"]))
-    return bool(body["kind"] in ("interchange", "subspace", "effect") or body.get("ablation") == "resample")
+    return bool(
+        body["kind"] in ("interchange", "subspace", "represents", "effect") or body.get("ablation") == "resample"
+    )
 
 
 # --- numbers and values --------------------------------------------------------------------------------------
@@ -228,11 +236,14 @@ def _body(body: Json, pairs: bool) -> str:
     on_x = "on x, " if pairs and not of_pairs(body) else ""
     if kind == "computes":
         return f"{on_x}the model's decoded output equals that of the RASP program {_program(body)} at every position"
+    if kind == "labels" and "circuit" in body:
+        return f"{_alone(body['circuit'])}: its decoded output{_at_x(body)} is {_label(body)}"
     if kind == "labels":
         return f"the model's decoded output is {_label(body)}"
     if kind == "label_margin":
         least = decimal(dyadic(body["at_least"], "at_least"))
-        return f"the logit of {_label(body)} exceeds every other by at least {least}"
+        whose = f"{_alone(body['circuit'])}:{_at_x(body)} " if "circuit" in body else ""
+        return f"{whose}the logit of {_label(body)} exceeds every other by at least {least}"
     if kind == "never_outputs":
         return f"{on_x}the model never outputs {listed(body['outputs'])}"
     if kind == "margin":
@@ -277,6 +288,15 @@ def _subspace(body: Json, on_x: str) -> str:
     )
 
 
+def _represents(body: Json, on_x: str) -> str:
+    where = "at all positions" if body["positions"] is None else f"at positions {listed(body['positions'])}"
+    part = f"the component in the span of {len(body['directions'])} directions of {_stream(body)}, {where}"
+    return (
+        f"with {part}, taken from the run on y, the model's decoded output on x equals that of the RASP program "
+        f"{_program(body)} on x with the values of its node n{body['node']} there taken from y"
+    )
+
+
 def _writes(body: Json, on_x: str) -> str:
     most, count = decimal(dyadic(body["at_most"], "at_most")), len(body["directions"])
     return f"{on_x}what {plain(body['node'])} writes measures at most {most} along each of {count} directions"
@@ -297,6 +317,18 @@ def _agree(body: Json, on_x: str) -> str:
     return f"{sizes[0]} alone and {sizes[1]} alone, all else under {body['ablation']} ablation{source} {here}"
 
 
+def _head_table(body: Json, on_x: str) -> str:
+    (layer, head), least = body["head"], decimal(dyadic(body["at_least"], "at_least"))
+    circuit = "OV circuit (token to logit)" if body["circuit"] == "ov" else "QK circuit (query token to key token)"
+    relation = (
+        "the entry of the same value exceeds every other"
+        if body["relation"] == "diagonal"
+        else ("every entry exceeds the one before it")
+    )
+    where = f"in the row of each of its tokens of the full {circuit} of head {head} of layer {layer}"
+    return f"{on_x}{where}, {relation} by at least {least}"
+
+
 def _stream(body: Json) -> str:
     return f"the residual stream at depth {body['stream']} (0: the embedding)"
 
@@ -308,6 +340,8 @@ STREAM_WORDS = {
     "writes": _writes,
     "effect": _effect,
     "agree": _agree,
+    "represents": _represents,
+    "head_table": _head_table,
 }
 
 
@@ -334,17 +368,27 @@ def _invariant(body: Json) -> str:
 
 
 def _faithful(body: Json, on_x: str) -> str:
+    here = "decodes on x as the model does" if body["ablation"] == "resample" else "decodes as the model does"
+    circuit, others = _alone(body).split(", ", 1)
+    return f"{on_x}{circuit} {here}, {others}"
+
+
+def _at_x(body: Json) -> str:
+    return " on x" if body["circuit"]["ablation"] == "resample" else ""
+
+
+def _alone(body: Json) -> str:
+    """The circuit, and what stands in for the rest."""
     circuit, ablation = body["circuit"], body["ablation"]
-    size = f"{len(circuit['nodes'])} nodes, {len(circuit['edges'])} edges"
+    size = f"{len(circuit['nodes'])} nodes and {len(circuit['edges'])} edges"
+    over = f" (over {len(body.get('reference', ()))} reference inputs)"
     source = {
         "zero": "",
-        "mean": f" (over {len(body.get('reference', ()))} reference inputs)",
+        "mean": f" ({len(body['means'])} stored vectors, in the theorem)" if "means" in body else over,
         "resample": ", taken from y",
         "any": ", that is whatever replaces it",
     }[ablation]
-    here = "decodes on x as the model does" if ablation == "resample" else "decodes as the model does"
-    others = f"every other {circuit['granularity']} under {ablation} ablation{source}"
-    return f"{on_x}the circuit ({size}) alone {here}, {others}"
+    return f"the circuit ({size}) alone, every other {circuit['granularity']} under {ablation} ablation{source}"
 
 
 def _interchange(body: Json) -> str:

@@ -303,6 +303,20 @@ class Judge:
         against = patched(np.eye(len(m))) if body["carries"] == "all" else self.run(base)
         return self.decode(patched(m)) == self.decode(against)
 
+    def represents(self, body: Json, witness: Any) -> bool:
+        base, source = witness
+        depth, bos, program, node = body["stream"], int(self.codec["bos"]), body["program"], body["node"]
+        q = np.array([[float(dyadic(x)) for x in row] for row in body["directions"]])
+        other = self.run(source).streams[depth]
+        places = range(-bos, len(base)) if body["positions"] is None else body["positions"]
+        mask = np.array([[i - bos in places] for i in range(len(base) + bos)])
+        run = Run(self.config, self.weights, self.ids(base), patch={depth: lambda s: mask * ((other - s) @ q.T @ q)})
+        given = interpret(needed(program, node), source)[node]
+        if not mask[bos:].all():
+            own = interpret(needed(program, node), base)[node]
+            given = [b if at else a for a, b, at in zip(own, given, mask[bos:, 0], strict=True)]
+        return self.decode(run) == self.last(interchanged(program, base, node, given))
+
     def writes(self, body: Json, witness: Any) -> bool:
         q = np.array([[float(dyadic(x)) for x in row] for row in body["directions"]])
         return self.below(np.abs(self.run(witness[0]).written[body["node"]] @ q.T), body["at_most"])
@@ -314,6 +328,33 @@ class Judge:
         direction = np.array([float(dyadic(x)) for x in body["direction"]])
         lost = (self.run(base).logits[-1] - edited.logits[-1]) @ direction
         return self.below(np.abs(lost - float(dyadic(body["score"]))), body["within"])
+
+    def head_table(self, body: Json, witness: Any) -> bool:
+        (layer, head), least = body["head"], float(dyadic(body["at_least"]))
+        w = {k: v.astype(np.float64) for k, v in self.weights.items()}
+        name, tokens = f"blocks.{layer}.attn.", w["embed.W_E"][: len(self.vocab)]
+        columns = self.outputs if body["circuit"] == "ov" else self.vocab
+        if body["circuit"] == "ov":
+            table = tokens @ w[name + "W_V"][head] @ w[name + "W_O"][head] @ w["unembed.W_U"]
+        else:
+            scale = self.config["attention_scale"]
+            scale = self.config["layers"][layer]["d_head"] ** -0.5 if isinstance(scale, str) else scale
+            queries = tokens @ w[name + "W_Q"][head] + w[name + "b_Q"][head]
+            table = scale * queries @ (tokens @ w[name + "W_K"][head]).T
+        held = True
+        for token in witness[0]:
+            row = table[self.vocab.index(token)]
+            if body["relation"] == "increasing":
+                gaps = list(row[1:] - row[:-1])
+            elif token in columns:
+                at = columns.index(token)
+                gaps = [row[at] - x for c, x in enumerate(row) if c != at]
+            else:
+                gaps = [-math.inf]
+            if any(abs(gap - least) < NEAR for gap in gaps):
+                raise TooNear
+            held &= all(gap > least for gap in gaps)
+        return held
 
     def below(self, sizes: Array, most: Json) -> bool:
         limit = float(dyadic(most))
@@ -394,7 +435,7 @@ def needed(program: Json, target: int) -> Json:
 def arity(body: Json) -> int:
     if body["kind"] == "and":
         return max(arity(part) for part in body["parts"])
-    pairs = body["kind"] in ("interchange", "subspace", "effect") or body.get("ablation") == "resample"
+    pairs = body["kind"] in ("interchange", "subspace", "represents", "effect") or body.get("ablation") == "resample"
     return 2 if pairs else 1
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from certiformer.compiler.core import Aggregate, CoreProgram, Indices, Map, Select, Tokens, Value
+from certiformer.compiler.core_batches import Evaluator
 from certiformer.models.codec import Codec
 from certiformer.models.config import LayerConfig, TransformerConfig
 from certiformer.models.errors import InputError
@@ -17,7 +18,6 @@ from certiformer.models.transformer import Transformer
 from certiformer.verifier.balls import Ball
 from certiformer.verifier.claims import Attends, Claim, Computes, Invariant, Margin, NeverOutputs
 from certiformer.verifier.portfolio import prove
-from certiformer.verifier.program_values import Evaluator
 from certiformer.verifier.reading import Subject, decoded, margin_bounds, possible
 from certiformer.verifier.sampling import sample_accuracy
 from certiformer.verifier.statistics import clopper_pearson

@@ -28,10 +28,11 @@ LAYERS: dict[str, set[str]] = {
     "verifier": {"models", "compiler", "proofs"},
     "proofs": set(),
     "cli": {"models", "compiler", "explanations", "verifier", "proofs"},
+    "testing": {"models", "compiler", "verifier"},
 }
 # Names on an index, where they differ from the module's.
 DISTRIBUTION = {"z3": "z3-solver", "flint": "python-flint"}
-EXTRAS_ONLY = {"jax", "haiku", "tracr"}
+EXTRAS_ONLY = {"jax", "haiku", "tracr", "hypothesis", "pytest"}
 
 
 def sources(package: str) -> Iterator[Path]:
@@ -127,10 +128,23 @@ def test_every_third_party_import_is_declared() -> None:
         }
         - STDLIB
         - EXTRAS_ONLY
-        - {"hypothesis"}
     )
     missing = {DISTRIBUTION.get(name, name) for name in used} - declared
     assert not missing, f"imported, but no dependency in pyproject.toml: {sorted(missing)}"
+
+
+def test_extras_are_imported_where_they_are_asked_for() -> None:
+    """Hypothesis and pytest by `testing` alone, Tracr's packages by the importers of Tracr alone."""
+    wrong = [
+        f"{path.relative_to(ROOT)}: {name}"
+        for package in LAYERS
+        for path in sources(package)
+        for level, name in imports(path)
+        if level == 0
+        and (top := name.split(".")[0]) in EXTRAS_ONLY
+        and not (package == "testing" if top in ("hypothesis", "pytest") else path.name.startswith("tracr"))
+    ]
+    assert not wrong, wrong
 
 
 def modules_after(code: str) -> set[str]:
@@ -155,6 +169,11 @@ def modules_after(code: str) -> set[str]:
 )
 def test_starts_without_torch_or_z3(code: str) -> None:
     assert not modules_after(code) & {"torch", "z3", "sympy", "networkx"}
+
+
+@pytest.mark.parametrize("code", ["import certiformer.testing", "import certiformer.testing.plugin"])
+def test_the_pytest_plugin_imports_nothing_heavy(code: str) -> None:
+    assert not modules_after(code) & {"torch", "z3", "sympy", "networkx", "numpy", "flint", "safetensors", "hypothesis"}
 
 
 @pytest.mark.parametrize("name", certiformer.__all__)

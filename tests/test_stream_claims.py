@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import certiformer as cf
+from certiformer.models import zoo
 from certiformer.models.circuits import Circuit, full_circuit
 from certiformer.models.codec import Codec
 from certiformer.models.config import LayerConfig, TransformerConfig
@@ -175,6 +176,16 @@ def test_a_circuit_may_be_faithful_and_not_complete() -> None:
     assert isinstance(cf.prove(cf.Complete(made, none, codec=CODEC), DOMAIN), Refuted)
 
 
+def test_the_induction_head_copies_and_the_head_before_it_need_not() -> None:
+    """The trained model's second-layer head writes, for each token, that token's logit most, by more than 10."""
+    trained = zoo.load("induction-12-sharp")
+    tokens = sequences(trained.task.codec.vocab, 1)
+    copies = cf.HeadTable(trained.model, (1, 0), "ov", "diagonal", 10, codec=trained.task.codec)
+    assert isinstance(cf.prove(copies, tokens), Proved)
+    verdict = cf.prove(cf.HeadTable(trained.model, (0, 0), "ov", "diagonal", codec=trained.task.codec), tokens)
+    assert isinstance(verdict, Refuted) and verdict.outcome is not None and "least difference" in verdict.outcome.note
+
+
 BAD: dict[str, tuple[Any, str]] = {
     "radius": (lambda m: cf.Robust(m, "blocks.0.hook_resid_pre", 0, codec=CODEC), "above 0, got 0"),
     "radius that is no float64": (
@@ -200,6 +211,11 @@ BAD: dict[str, tuple[Any, str]] = {
     "node": (lambda m: cf.WritesAtMost(m, "m1", torch.eye(6), 1.0, codec=CODEC), "no node that writes 'm1'"),
     "edge": (lambda m: cf.EdgeEffect(m, "m0->a0.h0<q>", torch.ones(4), 0, 1, codec=CODEC), "no edge"),
     "direction": (lambda m: cf.EdgeEffect(m, "m0->logits", torch.ones(3), 0, 1, codec=CODEC), "d_vocab_out = 4"),
+    "head": (lambda m: cf.HeadTable(m, (2, 0), "ov", "diagonal", codec=CODEC), "no head L2H0"),
+    "circuit of a head": (lambda m: cf.HeadTable(m, (0, 0), "kq", "diagonal", codec=CODEC), "'kq'"),  # type: ignore[arg-type]
+    "table with LayerNorm": (
+        lambda m: cf.HeadTable(model(layer_norm=1e-3), (0, 0), "ov", "diagonal", codec=CODEC), "LayerNorm",
+    ),
     "knockouts": (
         lambda m: cf.Complete(m, full_circuit(m.config, "zero"), knockouts=-1, codec=CODEC), "at least 0, got -1",
     ),
@@ -226,6 +242,7 @@ def test_every_claim_describes_itself() -> None:
         cf.WritesAtMost(made, "a0.h0", torch.eye(6), 1.0, codec=CODEC),
         cf.EdgeEffect(made, "m0->logits", torch.ones(4), 0, 1, codec=CODEC),
         cf.CircuitsAgree(made, full_circuit(made.config), full_circuit(made.config), "zero", codec=CODEC),
+        cf.HeadTable(made, (0, 1), "qk", "increasing", 0.5, codec=CODEC),
     ]
     words = [
         "whatever is added",
@@ -234,6 +251,7 @@ def test_every_claim_describes_itself() -> None:
         "measures at most 1",
         "resampling m0->logits",
         "decode alike",
+        "entries increase by at least 0.5",
     ]
     for claim, text in zip(claims, words, strict=True):
         assert text in claim.describe()

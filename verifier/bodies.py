@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from ..compiler.core import CoreProgram
+from ..compiler.core_batches import Evaluator
 from ..compiler.core_json import core_to_json
 from ..models.errors import InputError
 from ..models.values import Value, value_to_json
-from .program_values import Evaluator
 from .reading import (
     FALSE,
     TRUE,

@@ -17,10 +17,13 @@ from ..compiler.core import Aggregate, CoreProgram, Indices, Tokens, Width
 from ..models.circuits import Circuit
 from ..models.codec import Codec
 from ..models.errors import InputError
+from ..models.labels import LabelMachine
+from ..models.tasks import Task
 from ..models.values import Value, value_to_json
+from .alone import Stored
 from .balls import Unsupported
 from .bodies import AndBody, Body, ComputesBody, InvariantBody, MarginBody, NeverOutputsBody
-from .circuit_bodies import FaithfulBody
+from .circuit_bodies import FaithfulBody, Through
 from .mechanism_bodies import AttendsBody, InterchangeBody, writes
 from .reading import FALSE, TRUE, UNDECIDED, Subject
 from .theorems import codec_to_json
@@ -305,6 +308,18 @@ def Invariant(
     return Claim("forall", InvariantBody(subject, pairs, outputs == "relabelled", irrelevant))
 
 
+def head_of(subject: Subject, head: tuple[int, int]) -> tuple[int, int]:
+    """(layer, head). Raises `InputError` for a head that the model has not."""
+    try:
+        layer, index = head
+    except (TypeError, ValueError):
+        raise InputError(f"a head is (layer, head), both from 0, got {head!r}") from None
+    layers = subject.model.config.layers
+    if not (0 <= layer < len(layers) and 0 <= index < layers[layer].n_heads):
+        raise InputError(f"the model has no head L{layer}H{index}; its layers have {[x.n_heads for x in layers]} heads")
+    return layer, index
+
+
 def Attends(
     of: Any, head: tuple[int, int], selector: Any, *, tolerance: float = 1e-3, codec: Codec | None = None
 ) -> Claim:
@@ -314,13 +329,7 @@ def Attends(
     The exact statement: `AttendsBody`. Raises `InputError`.
     """
     subject = subject_of(of, codec)
-    try:
-        layer, index = head
-    except (TypeError, ValueError):
-        raise InputError(f"a head is (layer, head), both from 0, got {head!r}") from None
-    layers = subject.model.config.layers
-    if not (0 <= layer < len(layers) and 0 <= index < layers[layer].n_heads):
-        raise InputError(f"the model has no head L{layer}H{index}; its layers have {[x.n_heads for x in layers]} heads")
+    layer, index = head_of(subject, head)
     if not 0 <= tolerance < 1:
         raise InputError(f"a tolerance must be at least 0 and below 1, got {tolerance!r}")
     if isinstance(selector, int):
@@ -347,19 +356,39 @@ def Faithful(
     ablation: str | None = None,
     *,
     reference: Tensor | None = None,
+    means: Mapping[str, Tensor] | Stored | None = None,
+    through: Task | None = None,
     codec: Codec | None = None,
 ) -> Claim:
     """The circuit alone, everything else ablated, decodes to the same outputs as the model, on every input.
 
-    `circuit`: default the compiled one. `ablation`: `zero`; `mean` over `reference` token ids [batch, pos]; or
-    `resample` (the rest is taken from a second input of equal length, whichever it is). Default: the circuit's own,
-    `any` being weakened to `resample`. Raises `InputError`.
+    `circuit`: default the compiled one. `ablation`: `zero`; `mean`: `means`, a stored float32 vector [d_model] by node,
+    or over `reference` token ids [batch, pos]; or `resample` (the rest is taken from a second input of equal length,
+    whichever it is). Default: the circuit's own, `any` being weakened to `resample`. `through`: a task whose labels a
+    proof may go through, where there are too many inputs to enumerate: what both decode to the label, they agree on.
+    Raises `InputError`.
     """
+    if through is not None and codec is None and isinstance(of, torch.nn.Module):
+        codec = through.codec
     subject = subject_of(of, codec)
     circuit = circuit or getattr(of, "circuit", None)
     if circuit is None:
         raise InputError("which circuit? pass one: Faithful(model, circuit)")
-    return Claim("forall", FaithfulBody.of(subject, circuit, ablation, reference))
+    labels = None if through is None else Through(label_machine(subject, through), through.name, through.states)
+    return Claim("forall", FaithfulBody.of(subject, circuit, ablation, reference, means, labels))
+
+
+def label_machine(subject: Subject, task: Task) -> LabelMachine:
+    """The machine of a task's labels. Raises `InputError` where there is none, and for models read out everywhere."""
+    if subject.model.config.readout == "each":
+        raise InputError(f"{task.name} has one label an input; the model has a read-out at each position")
+    try:
+        machine = task.machine
+    except InputError as error:
+        raise InputError(f"{task.name} has no label machine, which proofs read: {error}") from None
+    if machine is None:
+        raise InputError(f"{task.name} has no label machine, which proofs read")
+    return machine
 
 
 def Abstracts(of: Any, program: Any = None, *, codec: Codec | None = None) -> Claim:

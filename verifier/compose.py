@@ -24,6 +24,7 @@ from .bodies import AndBody, Body, ComputesBody, MarginBody, NeverOutputsBody
 from .circuit_bodies import FaithfulBody
 from .claims import Claim
 from .composition import Composed, Composition
+from .mechanism_bodies import InterchangeBody
 from .suspects import Suspect, suspects
 from .theorems import domain_to_json
 from .verdicts import Certificate
@@ -64,6 +65,8 @@ def prove_by_composition(
     if alignment is None:
         return Reason("composition needs an alignment (an explanation of the model); pass a compiled program")
     parts = _parts(claim.body)
+    if all(isinstance(part, InterchangeBody) for part in parts):
+        return _interchange(claim, domain, alignment)
     strange = [part.kind for part in parts if not isinstance(part, (ComputesBody, MarginBody, NeverOutputsBody))]
     if strange:
         return Reason(f"composition does not cover claims of kind {', '.join(strange)}")
@@ -111,6 +114,18 @@ def _no_flow(claim: Claim, domain: Language) -> Certificate | Reason:
             shown = ", ".join(map(str, edges[:3])) + (", ..." if len(edges) > 3 else "")
             return Reason(f"something may flow through {len(edges)} edges outside the circuit: {shown}")
     return Certificate.of({**claim.theorem(), "domain": domain_to_json(domain)}, {"rule": "no_flow"})
+
+
+def _interchange(claim: Claim, domain: Language, alignment: Alignment) -> Certificate | Reason:
+    """The composition's steps as a proof about two runs; the checker replays them on both, and is the judge of it."""
+    proof: dict[str, object] = {"rule": "interchange", **alignment_to_json(alignment)}
+    for part in _parts(claim.body):
+        assert isinstance(part, InterchangeBody)
+        if _same_program(part.program, alignment.program):
+            proof["auxiliary"] = []  # they are the program's own nodes
+        elif not _same_program(part.program, _source(alignment)):
+            return Reason("the claim is about another program than the alignment")
+    return Certificate.of({**claim.theorem(), "domain": domain_to_json(domain)}, proof)
 
 
 def weights_of(model: Transformer) -> dict[str, npt.NDArray[np.float32]]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..models.labels import LabelMachine
 from ..models.languages import Language
 from ..models.values import Value
+from .alone import Alone
 from .bodies import STATUS, Ids, _texts
 from .reading import Subject, distance, judge, lead_bounds
 from .theorems import number_to_json
@@ -28,44 +29,55 @@ class LabelsBody:
     """The one decoded output is the label of the input; an input without a label is never right.
 
     `machine` reads token ids of the codec's vocabulary; its labels are indices into the codec's outputs. `states`: a
-    machine by whose states a proof may tell prefixes apart; no part of the claim.
+    machine by whose states a proof may tell prefixes apart; no part of the claim. `alone`: it is not the model that is
+    read out, but this circuit of it.
     """
 
     subject: Subject
     machine: LabelMachine
     name: str
     states: LabelMachine | None = None
+    alone: Alone | None = None
     kind: str = "labels"
-    arity: int = 1
+
+    @property
+    def arity(self) -> int:
+        return 1 if self.alone is None else self.alone.arity
+
+    @property
+    def ablation(self) -> str | None:
+        return None if self.alone is None else self.alone.ablation
 
     def _wanted(self, ids: Tensor) -> Tensor:
         return wanted_outputs(self.subject, self.machine, ids)
 
     def judge(self, ids: Ids, semantics: Arithmetic) -> Tensor:
         wanted = self._wanted(ids[0])
-        reading = self.subject.reading(ids[0], semantics)
+        reading = reading_of(self, ids, semantics)
         return judge((reading == wanted).all(-1), ~(reading & wanted).any(-1))
 
     def score(self, ids: Ids) -> Tensor:
-        return distance(self.subject.codec, self.subject.logits(ids[0]), self._wanted(ids[0])).amin(-1)
+        return distance(self.subject.codec, logits_of(self, ids), self._wanted(ids[0])).amin(-1)
 
     def outcome(self, ids: Ids) -> Outcome:
         label = int(self.machine.run(ids[0].numpy())[0])
         expected = show_value(self.subject.codec.outputs[label]) if label >= 0 else "no label"
-        got = _texts(self.subject, self.subject.reading(ids[0], "float32")[0])
+        got = _texts(self.subject, reading_of(self, ids, "float32")[0])
         return Outcome(STATUS[int(self.judge(ids, "float32")[0])], (expected,), got)
 
     def readable(self) -> tuple[tuple[Value, ...], int]:
         return self.subject.codec.vocab, self.subject.longest
 
     def with_subject(self, subject: Subject) -> LabelsBody:
-        return replace(self, subject=subject)
+        return replace(self, subject=subject, alone=self.alone and self.alone.with_subject(subject))
 
     def describe(self) -> str:
-        return f"the model's decoded output is the label of {self.name}"
+        if self.alone is None:
+            return f"the model's decoded output is the label of {self.name}"
+        return f"the decoded output of {_whose(self)}, is the label of {self.name}"
 
     def to_json(self) -> dict[str, object]:
-        return {"kind": "labels", "name": self.name, "machine": self.machine.to_json()}
+        return {"kind": "labels", "name": self.name, "machine": self.machine.to_json(), **_circuit(self)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,27 +92,35 @@ class LabelMarginBody:
     name: str
     at_least: Fraction
     states: LabelMachine | None = None
+    alone: Alone | None = None
     kind: str = "label_margin"
-    arity: int = 1
 
-    def bounds(self, ids: Tensor, semantics: Arithmetic) -> tuple[Tensor, Tensor]:
+    @property
+    def arity(self) -> int:
+        return 1 if self.alone is None else self.alone.arity
+
+    @property
+    def ablation(self) -> str | None:
+        return None if self.alone is None else self.alone.ablation
+
+    def bounds(self, ids: Ids, semantics: Arithmetic) -> tuple[Tensor, Tensor]:
         """Float64 bounds [batch, 1] of the label's logit less the largest other; no label: minus infinity."""
-        wanted = wanted_outputs(self.subject, self.machine, ids)
+        wanted = wanted_outputs(self.subject, self.machine, ids[0])
         if semantics != "float32":
-            ball = self.subject.enclosed(ids)
+            ball = self.subject.enclosed(ids[0]) if self.alone is None else self.alone.enclosed(ids)
             return lead_bounds(ball.low(), ball.high(), wanted)
-        logits = self.subject.logits(ids).to(torch.float64)
+        logits = logits_of(self, ids).to(torch.float64)
         return lead_bounds(logits, logits, wanted)
 
     def judge(self, ids: Ids, semantics: Arithmetic) -> Tensor:
-        low, high = self.bounds(ids[0], semantics)
+        low, high = self.bounds(ids, semantics)
         return judge(low >= float(self.at_least), high < float(self.at_least))
 
     def score(self, ids: Ids) -> Tensor:
-        return self.bounds(ids[0], "float32")[0].amin(-1) - float(self.at_least)
+        return self.bounds(ids, "float32")[0].amin(-1) - float(self.at_least)
 
     def outcome(self, ids: Ids) -> Outcome:
-        found = float(self.bounds(ids[0], "float32")[0][0, 0])
+        found = float(self.bounds(ids, "float32")[0][0, 0])
         status = STATUS[int(self.judge(ids, "float32")[0])]
         return Outcome(status, note=f"margin of the label {found:.9g}, at least {float(self.at_least):g} claimed")
 
@@ -108,14 +128,34 @@ class LabelMarginBody:
         return self.subject.codec.vocab, self.subject.longest
 
     def with_subject(self, subject: Subject) -> LabelMarginBody:
-        return replace(self, subject=subject)
+        return replace(self, subject=subject, alone=self.alone and self.alone.with_subject(subject))
 
     def describe(self) -> str:
-        return f"the logit of the label of {self.name} exceeds every other by at least {float(self.at_least):g}"
+        least = float(self.at_least)
+        whose = "" if self.alone is None else f", in {_whose(self)},"
+        return f"the logit of the label of {self.name}{whose} exceeds every other by at least {least:g}"
 
     def to_json(self) -> dict[str, object]:
-        least = number_to_json(self.at_least)
-        return {"kind": self.kind, "name": self.name, "machine": self.machine.to_json(), "at_least": least}
+        data = {"kind": self.kind, "name": self.name, "machine": self.machine.to_json(), **_circuit(self)}
+        return {**data, "at_least": number_to_json(self.at_least)}
+
+
+def reading_of(body: LabelsBody | LabelMarginBody, ids: Ids, semantics: Arithmetic) -> Tensor:
+    """What the model, or the circuit that a body is about, may decode."""
+    return body.subject.reading(ids[0], semantics) if body.alone is None else body.alone.reading(ids, semantics)
+
+
+def logits_of(body: LabelsBody | LabelMarginBody, ids: Ids) -> Tensor:
+    """The float32 run of the model, or of the circuit that a body is about."""
+    return body.subject.logits(ids[0]) if body.alone is None else body.alone.logits(ids)
+
+
+def _whose(body: LabelsBody | LabelMarginBody) -> str:
+    return "the model" if body.alone is None else body.alone.describe()
+
+
+def _circuit(body: LabelsBody | LabelMarginBody) -> dict[str, object]:
+    return {} if body.alone is None else {"circuit": body.alone.to_json()}
 
 
 def not_counted(subject: Subject, domain: Language) -> str | None:

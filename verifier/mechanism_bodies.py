@@ -11,13 +11,13 @@ from torch import Tensor
 
 from ..compiler.alignment import Encoding, HeadRole, NeuronRole, Scaled
 from ..compiler.core import CoreProgram
+from ..compiler.core_batches import Evaluator
 from ..compiler.core_json import core_to_json
 from ..models.execution import RULES, Run
 from ..models.program import LOGITS, needed
 from ..models.values import Value
 from .balls import Ball, Unsupported, enclose, total
 from .bodies import STATUS, Ids, _texts
-from .program_values import Evaluator
 from .reading import UNDEFINED, Subject, Vocabulary, decoded, distance, judge, possible
 from .theorems import number_to_json
 from .witness import Arithmetic, Outcome, show_value

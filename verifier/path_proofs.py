@@ -29,9 +29,11 @@ from ..models.languages import Language
 from .balls import Unsupported, check_arithmetic
 from .bounded_model import BoundedModel
 from .claims import Claim
+from .enumeration import size_of
 from .label_bodies import LabelMarginBody, LabelsBody, not_compared, token_places
 from .path_bounds import Margins, OutOfTime, PathBounds, magnitude
 from .reading import Subject
+from .reducing import plain
 from .theorems import domain_to_json
 from .verdicts import Certificate
 from .word_graph import Inputs, Integers, WordGraph, one_state, whole_graph, word_graph
@@ -342,7 +344,7 @@ def prove_by_paths(
     claim: Claim, domain: Language, deadline: float, progress: Callable[[str], None]
 ) -> tuple[Certificate | None, str]:
     """A certificate for a claim about labels or their margin (all inputs, or a share of them); or why there is none."""
-    total = domain.size()
+    total = size_of(claim, domain)
     enough = total if claim.quantifier == "forall" else -(-claim.share.numerator * total // claim.share.denominator)
     search, why = search_by_paths(claim, domain, enough, deadline, progress)
     if search is None:
@@ -357,8 +359,12 @@ def search_by_paths(
 ) -> tuple[Search | None, str]:
     """What is found of the inputs of a claim about labels or their margin, until `enough` are proved; or why nothing
     is."""
-    body = claim.body
-    assert isinstance(body, (LabelsBody, LabelMarginBody))
+    assert isinstance(claim.body, (LabelsBody, LabelMarginBody))
+    body: LabelsBody | LabelMarginBody
+    try:
+        body, domain = plain(claim.body, domain)
+    except Unsupported as error:
+        return None, str(error)
     if why := not_compared(body.subject):
         return None, why
     if domain.distinct:

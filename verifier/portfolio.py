@@ -11,9 +11,11 @@ from ..models.languages import Language
 from ..models.transformer import Transformer
 from ..models.values import Value
 from .bodies import InvariantBody
+from .circuit_bodies import FaithfulBody
 from .claims import Claim
 from .enumeration import MAX_INPUTS, Tally, enumerate_inputs, size_of
 from .label_bodies import LabelMarginBody, LabelsBody
+from .program_claims import EveryLength, ProgramClaim
 from .reading import FALSE, TRUE, Subject
 from .refute import Candidate, Hint, Search, search_for_failure
 from .sampling import sample_accuracy
@@ -23,15 +25,15 @@ from .theorems import domain_to_json
 from .verdicts import Certificate, EmptyDomain, Proved, Refuted, Setting, Unknown, Vacuous, Verdict
 from .witness import Outcome, Semantics, Witness, show_value
 
-ENGINES = ("refute", "enumeration", "composition", "counting", "paths")
+ENGINES = ("refute", "enumeration", "composition", "counting", "paths", "agreement")
 QUICK_SHARE, QUICK_SECONDS, SHRINK_SECONDS = 0.1, 1.0, 10.0
 PATHS_SHARE = 0.8
 AT_ONCE = 2**14
 
 
 def prove(
-    claim: Claim,
-    domain: Language,
+    claim: Claim | ProgramClaim,
+    domain: Language | EveryLength,
     *,
     seconds: float = 60.0,
     engines: Collection[str] | None = None,
@@ -42,15 +44,22 @@ def prove(
 
     In order: a quick search for a counterexample (unless there are few inputs); enumeration, if there are at most
     2^14; composition; counting (of shares of the inputs that a task labels); enumeration up to 2^20 inputs; paths (of
-    what a task labels); a longer search. `engines` (of `refute`, `enumeration`, `composition`, `counting`, `paths`)
-    restricts this to those named. The weights
+    what a task labels); agreement (of a circuit and its model, through a task's labels); a longer search. `engines` (of
+    `refute`, `enumeration`, `composition`, `counting`, `paths`, `agreement`) restricts this to those named. The weights
     are copied at the start. `progress` is called with a line now and then. Ctrl-C gives `Unknown`. Once a proof is
     found, it is checked even if the time is up.
     `semantics`: what the verdict is about. `real`: the exact weights over the reals; inputs on which only the float32
     run fails are noted. `float32`: the model as it runs here, which can be refuted but not proved.
     `Proved` means that the independent checker accepts the certificate. Raises `InputError` when the domain has tokens
     or lengths that the claim has no meaning for, or the weights are not finite float32 numbers.
+    Claims about programs alone have engines of their own: see `program_proofs.prove_about_programs`.
     """
+    if isinstance(claim, ProgramClaim):
+        from .program_proofs import prove_about_programs
+
+        return prove_about_programs(claim, domain, seconds=seconds, engines=engines, progress=progress)
+    if isinstance(domain, EveryLength):
+        raise InputError("EveryLength is a domain of claims about programs; a model has a longest input")
     check_question("prove", claim, domain, seconds)
     if semantics not in ("real", "float32"):
         raise InputError(f"semantics is 'real' or 'float32', got {semantics!r}")
@@ -178,6 +187,9 @@ class _Attempt:
             return verdict
         if "paths" in self.engines and self.semantics == "real" and self.remaining > 0 and not self.exhausted(size):
             if (verdict := self.paths()) is not None:
+                return verdict
+        if "agreement" in self.engines and self.semantics == "real" and self.remaining > 0 and not self.exhausted(size):
+            if (verdict := self.agree()) is not None:
                 return verdict
         if searching and self.remaining > 0 and not self.exhausted(size):
             if (verdict := self.search(self.remaining, hints=hints)) is not None:
@@ -360,6 +372,23 @@ class _Attempt:
         if certificate is not None:
             return self.checked(certificate, self.setting("paths"))
         self.reasons.append(f"paths: {reason}")
+        return None
+
+    # Agreement
+
+    def agree(self) -> Verdict | None:
+        self.engine = "agreement"
+        body = self.claim.body
+        if not isinstance(body, FaithfulBody) or self.claim.quantifier not in ("forall", "at_least"):
+            return None
+        from .agreement import prove_agreement
+
+        share = PATHS_SHARE if self.claim.quantifier == "forall" and "refute" in self.engines else 1.0
+        deadline = time.monotonic() + share * self.remaining
+        certificate, reason = prove_agreement(self.claim, self.domain, deadline, self.progress)
+        if certificate is not None:
+            return self.checked(certificate, self.setting("agreement"))
+        self.reasons.append(f"agreement: {reason}")
         return None
 
     # Certificates

@@ -63,7 +63,9 @@ class WeightRadius:
     @property
     def inputs(self) -> int:
         """How many inputs (or pairs of inputs) the claim is about."""
-        return size_of(self.setting.claim, self.setting.domain)
+        claim, domain = self.setting.claim, self.setting.domain
+        assert isinstance(claim, Claim) and isinstance(domain, Language)
+        return size_of(claim, domain)
 
     @property
     def semantics(self) -> str:

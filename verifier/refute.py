@@ -14,11 +14,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ..compiler.core_batches import Evaluator
 from ..models.languages import Language
 from ..models.values import Value
 from .balls import Unsupported
 from .claims import Claim
-from .program_values import Evaluator
 from .reading import FALSE, UNDECIDED, Vocabulary
 
 Ids = npt.NDArray[np.int64]

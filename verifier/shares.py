@@ -21,12 +21,17 @@ from .enumeration import MAX_INPUTS, enumerate_inputs
 from .label_bodies import LabelsBody, not_counted, token_places
 from .path_proofs import search_by_paths
 from .recheck import objection
+from .reducing import narrowed, places, plain
 from .task_claims import Labels
 from .theorems import domain_to_json
 from .verdicts import Certificate
 
 AT_ONCE = 2**14
 """Domains of at most so many inputs are enumerated: that is exact."""
+
+
+MAX_TABLE = 2**26
+"""Entries of a table of queries, positions and tokens, that are held at once."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,7 @@ def accuracy_bounds(
         found, why = count_claim(claim, domain, Aim(both=True, deadline=began + seconds, progress=_teller(say)))
     if found is not None:
         true, false, engine = found.mass.proved, found.mass.refuted, "counting"
-        proof = proof_of(found, token_places(claim.subject, domain))
+        proof = proof_of(found, _places(claim, domain))
     elif size <= MAX_INPUTS:
         tally = enumerate_inputs(claim.at_least(0), domain, seconds - (time.monotonic() - began), progress=say)
         if not tally.complete or tally.semantics != "real":
@@ -133,17 +138,29 @@ def prove_share(
     if not settled:
         kept = {key: value for key, value in stated.items() if key not in ("share", "most")}
         stated = {**kept, **claim.negated_by(mass.proved, mass.refuted, mass.total)}
-    return Certificate.of(stated, proof_of(found, token_places(claim.subject, domain))), ""
+    return Certificate.of(stated, proof_of(found, _places(claim, domain))), ""
+
+
+def _places(claim: Claim, domain: Language) -> dict[int, int]:
+    assert isinstance(claim.body, LabelsBody)
+    return places(claim.body, domain)
 
 
 def count_claim(claim: Claim, domain: Language, aim: Aim) -> tuple[Counted | None, str]:
     """What counting finds for the body of a claim on a domain; or why it does not apply."""
-    body = claim.body
-    assert isinstance(body, LabelsBody)
+    assert isinstance(claim.body, LabelsBody)
+    try:
+        body, domain = plain(claim.body, domain)
+    except Unsupported as error:
+        return None, str(error)
     if why := not_counted(body.subject, domain):
         return None, why
     lengths = [n for n in domain.lengths if domain.size(n)]
     letters = np.array(list(token_places(body.subject, domain)), dtype=np.int64)
+    if max(lengths) * len(letters) ** 2 > MAX_TABLE:
+        return None, f"tables of {len(letters)} x {len(letters)} tokens at {max(lengths)} positions are too large"
+    if claim.arity == 2:  # of the many pairs of the codec's tokens, those of the domain's
+        body, letters = narrowed(body, letters), np.arange(len(letters))
     try:
         return count_groups(body.subject.model, body.machine, letters, lengths, aim), ""
     except Unsupported as error:

@@ -257,6 +257,17 @@ class SubspaceBody(About):
         where[[place + bos for place in places if place < length]] = True
         return where[:, None]
 
+    def patched(self, ids: Ids, semantics: Arithmetic) -> tuple[Tensor, Tensor, Tensor]:
+        """Of the patched run: logits of the float32 run (of `real`: the balls' centres), what may be decoded, and what
+        may be decoded without the patch or with all of it."""
+        if semantics == "float32":
+            logits, compared = self._logits(ids)
+            return logits, decoded(self.subject.codec, logits), decoded(self.subject.codec, compared)
+        if semantics == "precise":
+            raise Unsupported("no high-precision rule for patched models")
+        ball, against = self._balls(ids)
+        return ball.mid, possible(self.subject.codec, ball), possible(self.subject.codec, against)
+
     def _logits(self, ids: Ids) -> tuple[Tensor, Tensor]:
         """Of the float32 runs: patched, and what that is compared with."""
         site, where = stream_site(self.subject, self.depth), self._where(ids[0].shape[1])
@@ -288,13 +299,7 @@ class SubspaceBody(About):
         return self._enclosed(ids[0], {site: patched}), compared
 
     def judge(self, ids: Ids, semantics: Arithmetic) -> Tensor:
-        if semantics == "precise":
-            raise Unsupported("no high-precision rule for patched models")
-        codec = self.subject.codec
-        if semantics == "float32":
-            patched, compared = (decoded(codec, logits) for logits in self._logits(ids))
-        else:
-            patched, compared = (possible(codec, ball) for ball in self._balls(ids))
+        _, patched, compared = self.patched(ids, semantics)
         return equal_readings(patched, compared)
 
     def score(self, ids: Ids) -> Tensor:

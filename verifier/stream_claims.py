@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ..compiler.core import CoreProgram
 from ..models.circuits import INPUT, OUTPUT, Circuit, all_edges, all_nodes, full_circuit
 from ..models.codec import Codec
 from ..models.errors import InputError
@@ -18,9 +19,10 @@ from ..models.sites import unknown
 from ..models.values import Value
 from .bodies import AndBody, Body
 from .circuit_bodies import AgreeBody, FaithfulBody
-from .claims import Claim, Faithful, _parts, float64_number, subject_of
-from .edge_bodies import EffectBody, WritesBody
+from .claims import Claim, Faithful, _core, _parts, float64_number, head_of, subject_of
+from .edge_bodies import EffectBody, HeadTableBody, WritesBody
 from .reading import Subject
+from .represents import RepresentsBody
 from .stream_bodies import MonotoneBody, RobustBody, SubspaceBody, stream_site
 from .witness import show_value
 
@@ -101,6 +103,40 @@ def SubspaceCarries(
     if places is not None and not (places and all(0 <= place < subject.longest for place in places)):
         raise InputError(f"positions are 0 to {subject.longest - 1}, at least one, got {list(positions or ())}")
     return Claim("forall", SubspaceBody(subject, depth, q, bool(complement), places, what))
+
+
+def SubspaceRepresents(
+    of: Any,
+    site: str,
+    directions: Tensor,
+    variable: str | int,
+    program: Any = None,
+    *,
+    positions: Sequence[int] | None = None,
+    codec: Codec | None = None,
+) -> Claim:
+    """For all pairs of a base and a source of equal length: with the part of the stream at `site` in the span of
+    `directions` taken from the source, the model decodes to the program's output when the values of `variable` are.
+
+    `variable`: an s-op of the program by its name, or a node of the core program. `program`: default the compiled one.
+    `positions`: where both are exchanged; default: everywhere. The alignments of distributed alignment search (Geiger
+    et al., 2024) as a claim about every pair. `directions` as for `SubspaceCarries`. Raises `InputError`.
+    """
+    subject = subject_of(of, codec)
+    patch = SubspaceCarries(subject, site, directions, "all", positions=positions).body
+    assert isinstance(patch, SubspaceBody)
+    core = _core(program, of, subject)
+    return Claim("forall", RepresentsBody(subject, patch, core, node_of(core, variable)))
+
+
+def node_of(core: CoreProgram, variable: str | int) -> int:
+    """A value node of a program by name or number. Raises `InputError`."""
+    values = {number: node for number, node in enumerate(core.nodes) if hasattr(node, "values")}
+    named = [number for number, node in values.items() if node.name == variable or number == variable]
+    if isinstance(variable, bool) or len(named) != 1:
+        known = ", ".join(f"{node.name or '(no name)'} (node {number})" for number, node in list(values.items())[:16])
+        raise InputError(f"{len(named)} variables of {core.name} are called {variable!r}; it has {known}")
+    return named[0]
 
 
 def WritesAtMost(
@@ -198,6 +234,35 @@ def EdgeEffect(
     if numbers[1] < 0:
         raise InputError(f"within must be at least 0, got {within}")
     return Claim("forall", EffectBody(subject, edge, _float32(direction, "direction"), *numbers))
+
+
+def HeadTable(
+    of: Any,
+    head: tuple[int, int],
+    circuit: Literal["ov", "qk"],
+    relation: Literal["diagonal", "increasing"],
+    at_least: float | Fraction = 0,
+    *,
+    codec: Codec | None = None,
+) -> Claim:
+    """About a head's full OV circuit (W_E W_V W_O W_U: token to logit) or QK circuit (query token to key token),
+    positions and, of `ov`, biases left out: in the row of every token of the input, the entry of the same value exceeds
+    every other (`diagonal`: the head copies, or attends to the same token), or entries increase along the codec's order
+    (`increasing`: larger tokens are attended to more), by at least `at_least`.
+
+    All tokens at once: on the domain of words of length 1. For models without LayerNorm. Raises `InputError`.
+    """
+    subject = subject_of(of, codec)
+    layer, number = head_of(subject, head)
+    if circuit not in ("ov", "qk") or relation not in ("diagonal", "increasing"):
+        raise InputError(f"circuit is 'ov' or 'qk', relation 'diagonal' or 'increasing'; got {circuit!r}, {relation!r}")
+    if subject.model.config.layer_norm is not None:
+        raise InputError("this model has LayerNorm, so that its heads read no fixed linear function of the tokens")
+    if circuit == "ov" and subject.codec.kind != "categorical":
+        raise InputError("this codec is scalar (one logit), so the OV circuit has one column: nothing to compare")
+    return Claim(
+        "forall", HeadTableBody(subject, layer, number, circuit, relation, float64_number(at_least, "at_least"))
+    )
 
 
 def depth_of(subject: Subject, site: str) -> int:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 
 import torch
+from torch import Tensor
 
+from ..models.circuits import Circuit
 from ..models.codec import Codec
 from ..models.errors import InputError
-from ..models.labels import LabelMachine
 from ..models.tasks import Task
 from ..models.transformer import Transformer
-from .claims import Claim, float64_number, subject_of
+from .alone import Alone, Stored
+from .claims import Claim, float64_number, label_machine, subject_of
 from .enumeration import MAX_INPUTS, every_input
 from .label_bodies import LabelMarginBody, LabelsBody
 from .reading import Subject
@@ -24,10 +26,33 @@ SLACK = 2.0**-10
 """Of the least margin that the float32 run has, this share is given up before a proof is tried."""
 
 
-def Labels(model: Transformer, task: Task, *, codec: Codec | None = None) -> Claim:
-    """The model, read out once, decodes to the task's label, on every input. Raises `InputError`."""
+def Labels(
+    model: Transformer,
+    task: Task,
+    *,
+    circuit: Circuit | None = None,
+    ablation: str | None = None,
+    means: Mapping[str, Tensor] | Stored | None = None,
+    codec: Codec | None = None,
+) -> Claim:
+    """The model, read out once, decodes to the task's label, on every input.
+
+    `circuit`: not the model but this circuit alone does, everything else under `ablation`: `zero`, `mean` (with
+    `means`: a float32 vector [d_model] by node), or `resample`; default: the circuit's own. Raises `InputError`.
+    """
     subject = subject_of(model, codec or task.codec)
-    return Claim("forall", LabelsBody(subject, _machine(subject, task), task.name, task.states))
+    alone = _alone(subject, circuit, ablation, means)
+    return Claim("forall", LabelsBody(subject, label_machine(subject, task), task.name, task.states, alone))
+
+
+def _alone(
+    subject: Subject, circuit: Circuit | None, ablation: str | None, means: Mapping[str, Tensor] | Stored | None
+) -> Alone | None:
+    if circuit is not None:
+        return Alone.of(subject, circuit, ablation, means)
+    if ablation is not None or means is not None:
+        raise InputError("an ablation of what? pass circuit= as well: what is outside it is ablated")
+    return None
 
 
 def Accuracy(
@@ -36,10 +61,16 @@ def Accuracy(
     at_least: float | Fraction | None = None,
     at_most: float | Fraction | None = None,
     *,
+    circuit: Circuit | None = None,
+    ablation: str | None = None,
+    means: Mapping[str, Tensor] | Stored | None = None,
     codec: Codec | None = None,
 ) -> Claim:
-    """The model decodes to the task's label on at least, at most, these shares of the inputs. Raises `InputError`."""
-    labels = Labels(model, task, codec=codec)
+    """The model decodes to the task's label on at least, at most, these shares of the inputs.
+
+    `circuit`, `ablation`, `means`: as in `Labels`. Raises `InputError`.
+    """
+    labels = Labels(model, task, circuit=circuit, ablation=ablation, means=means, codec=codec)
     if at_least is None and at_most is None:
         raise InputError("an accuracy of what? pass at_least=, at_most= or both; accuracy_bounds finds them")
     if at_most is None:
@@ -47,10 +78,20 @@ def Accuracy(
     return labels.at_most(at_most) if at_least is None else labels.between(at_least, at_most)
 
 
-def TaskMargin(model: Transformer, task: Task, at_least: float | Fraction, *, codec: Codec | None = None) -> Claim:
+def TaskMargin(
+    model: Transformer,
+    task: Task,
+    at_least: float | Fraction,
+    *,
+    circuit: Circuit | None = None,
+    ablation: str | None = None,
+    means: Mapping[str, Tensor] | Stored | None = None,
+    codec: Codec | None = None,
+) -> Claim:
     """The logit of the task's label exceeds every other by at least `at_least`, on every input.
 
-    `at_least` is a number above 0 that float64 holds exactly. Raises `InputError`.
+    `at_least` is a number above 0 that float64 holds exactly. `circuit`, `ablation`, `means`: as in `Labels`.
+    Raises `InputError`.
     """
     subject = subject_of(model, codec or task.codec)
     if subject.codec.kind != "categorical":
@@ -58,19 +99,8 @@ def TaskMargin(model: Transformer, task: Task, at_least: float | Fraction, *, co
     exact = float64_number(at_least, "a margin")
     if exact <= 0:
         raise InputError(f"a margin of labels must be above 0, got {at_least}; that the label wins is Labels")
-    return Claim("forall", LabelMarginBody(subject, _machine(subject, task), task.name, exact, task.states))
-
-
-def _machine(subject: Subject, task: Task) -> LabelMachine:
-    if subject.model.config.readout == "each":
-        raise InputError(f"{task.name} has one label an input; the model has a read-out at each position")
-    try:
-        machine = task.machine
-    except InputError as error:
-        raise InputError(f"{task.name} has no label machine, which proofs read: {error}") from None
-    if machine is None:
-        raise InputError(f"{task.name} has no label machine, which proofs read")
-    return machine
+    machine, alone = label_machine(subject, task), _alone(subject, circuit, ablation, means)
+    return Claim("forall", LabelMarginBody(subject, machine, task.name, exact, task.states, alone))
 
 
 def least_margin(
@@ -97,7 +127,7 @@ def least_margin(
     least, seen = math.inf, 0
     with torch.no_grad():
         for words in every_input(search):
-            least = min(least, float(body.bounds(search.ids(words)[0], "float32")[0].min()))
+            least = min(least, float(body.bounds(search.ids(words), "float32")[0].min()))
             seen += len(words[0])
             if search.out_of_time:
                 raise InputError(f"time was up after {seen} inputs; the least margin so far is {least:.6g}")

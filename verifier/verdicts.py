@@ -19,6 +19,7 @@ from typing import Any, ClassVar, NoReturn, TypeAlias
 from ..models.files import write_atomically
 from ..models.languages import Language
 from .claims import Claim
+from .program_claims import EveryLength, ProgramClaim
 from .witness import Outcome, Semantics, Witness
 
 FORMAT = "certiformer/1"
@@ -72,21 +73,23 @@ def _three_valued(kind: str) -> NoReturn:
 class Setting:
     """What a verdict is about and how it was found."""
 
-    claim: Claim
-    domain: Language
+    claim: Claim | ProgramClaim
+    domain: Language | EveryLength
     semantics: Semantics
     engine: str
     seconds: float
     notes: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
-        body = self.claim.body
-        ablation = getattr(body, "ablation", None)
+        ablation = getattr(getattr(self.claim, "body", None), "ablation", None)
         meaning = {"real": "the exact weights, over the reals", "float32": "the float32 run on this machine"}
+        semantics = f"{self.semantics} ({meaning[self.semantics]})"
+        if isinstance(self.claim, ProgramClaim):
+            semantics = "what the programs mean, exactly; no model is involved"
         rows = [
             ("claim", self.claim.describe()),
             ("domain", describe_domain(self.domain, self.claim.arity)),
-            ("semantics", f"{self.semantics} ({meaning[self.semantics]})"),
+            ("semantics", semantics),
             *([("ablation", str(ablation))] if ablation else []),
             ("engine", f"{self.engine}, {self.seconds:.2f} s"),
             *(("note", note) for note in self.notes),
@@ -100,8 +103,10 @@ def count_text(count: int) -> str:
     return f"{count:,}" if len(digits) <= 12 else f"about {digits[0]}.{digits[1:3]}e{len(digits) - 1}"
 
 
-def describe_domain(domain: Language, arity: int = 1) -> str:
+def describe_domain(domain: Language | EveryLength, arity: int = 1) -> str:
     """Its tokens, lengths and exact size."""
+    if isinstance(domain, EveryLength):
+        return f"all inputs of every length from 1 on, over {len(domain.vocab)} tokens"
     lengths = [n for n in domain.lengths if domain.size(n)]
     size = domain.size() if arity == 1 else sum(domain.size(n) ** arity for n in domain.lengths)
     if not size:
@@ -120,7 +125,7 @@ class Proved:
     __match_args__: ClassVar = ("certificate",)
 
     @property
-    def claim(self) -> Claim:
+    def claim(self) -> Claim | ProgramClaim:
         return self.setting.claim
 
     def __bool__(self) -> bool:
@@ -143,7 +148,7 @@ class Refuted:
     __match_args__: ClassVar = ("evidence",)
 
     @property
-    def claim(self) -> Claim:
+    def claim(self) -> Claim | ProgramClaim:
         return self.setting.claim
 
     def __bool__(self) -> bool:
@@ -158,15 +163,19 @@ class Refuted:
 
 @dataclass(frozen=True)
 class Unknown:
-    """Neither proved nor refuted: why, and how many inputs are left open (None: not counted)."""
+    """Neither proved nor refuted: why, and how many inputs are left open (None: not counted).
+
+    `certificate`: of a proof with holes, which it names: nothing in it is to be relied on that rests on these.
+    """
 
     reason: str
     left: int | None
     setting: Setting
+    certificate: Certificate | None = None
     __match_args__: ClassVar = ("reason", "left")
 
     @property
-    def claim(self) -> Claim:
+    def claim(self) -> Claim | ProgramClaim:
         return self.setting.claim
 
     def __bool__(self) -> bool:
@@ -175,6 +184,8 @@ class Unknown:
     def __str__(self) -> str:
         left = "not counted" if self.left is None else count_text(self.left)
         lines = ["Unknown", f"  reason:    {self.reason}", f"  left:      {left} inputs"]
+        if self.certificate is not None:
+            lines.append(f"  holes:     {'; '.join(self.certificate.data['proof']['which'])}")
         return "\n".join([*lines, *self.setting.lines()])
 
 
@@ -187,7 +198,7 @@ class EmptyDomain:
     __match_args__: ClassVar = ("reason",)
 
     @property
-    def claim(self) -> Claim:
+    def claim(self) -> Claim | ProgramClaim:
         return self.setting.claim
 
     def __bool__(self) -> bool:
@@ -206,7 +217,7 @@ class Vacuous:
     __match_args__: ClassVar = ("reason",)
 
     @property
-    def claim(self) -> Claim:
+    def claim(self) -> Claim | ProgramClaim:
         return self.setting.claim
 
     def __bool__(self) -> bool:

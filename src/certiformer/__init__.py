@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from .verifier.affine_bounds import output_bounds as output_bounds
     from .verifier.affine_regions import EmbeddingBall as EmbeddingBall
     from .verifier.affine_regions import TokenSets as TokenSets
+    from .verifier.agreement import AgreementBound as AgreementBound
+    from .verifier.agreement import agreement_bound as agreement_bound
     from .verifier.claims import Abstracts as Abstracts
     from .verifier.claims import Attends as Attends
     from .verifier.claims import Claim as Claim
@@ -52,7 +54,19 @@ if TYPE_CHECKING:
     from .verifier.claims import Invariant as Invariant
     from .verifier.claims import Margin as Margin
     from .verifier.claims import NeverOutputs as NeverOutputs
+    from .verifier.necessity import edge_needed as edge_needed
     from .verifier.portfolio import prove as prove
+    from .verifier.program_claims import AtMostOne as AtMostOne
+    from .verifier.program_claims import Ensures as Ensures
+    from .verifier.program_claims import Equivalent as Equivalent
+    from .verifier.program_claims import EveryLength as EveryLength
+    from .verifier.program_claims import Implies as Implies
+    from .verifier.program_claims import ProgramClaim as ProgramClaim
+    from .verifier.program_claims import Range as Range
+    from .verifier.program_claims import accepts_exactly as accepts_exactly
+    from .verifier.program_claims import equals as equals
+    from .verifier.program_claims import is_permutation as is_permutation
+    from .verifier.program_claims import is_sorted as is_sorted
     from .verifier.radius import WeightRadius as WeightRadius
     from .verifier.radius import weight_radius as weight_radius
     from .verifier.shares import AccuracyBounds as AccuracyBounds
@@ -60,9 +74,11 @@ if TYPE_CHECKING:
     from .verifier.stream_claims import CircuitsAgree as CircuitsAgree
     from .verifier.stream_claims import Complete as Complete
     from .verifier.stream_claims import EdgeEffect as EdgeEffect
+    from .verifier.stream_claims import HeadTable as HeadTable
     from .verifier.stream_claims import Monotone as Monotone
     from .verifier.stream_claims import Robust as Robust
     from .verifier.stream_claims import SubspaceCarries as SubspaceCarries
+    from .verifier.stream_claims import SubspaceRepresents as SubspaceRepresents
     from .verifier.stream_claims import WritesAtMost as WritesAtMost
     from .verifier.task_claims import Accuracy as Accuracy
     from .verifier.task_claims import Labels as Labels
@@ -107,6 +123,9 @@ _NAMES: dict[str, str] = {
     "output_bounds": "verifier.affine_bounds",
     "EmbeddingBall": "verifier.affine_regions",
     "TokenSets": "verifier.affine_regions",
+    "AgreementBound": "verifier.agreement",
+    "agreement_bound": "verifier.agreement",
+    "edge_needed": "verifier.necessity",
     "Abstracts": "verifier.claims",
     "LeastDifference": "verifier.worst_case",
     "least_difference": "verifier.worst_case",
@@ -128,15 +147,28 @@ _NAMES: dict[str, str] = {
     "CircuitsAgree": "verifier.stream_claims",
     "Complete": "verifier.stream_claims",
     "EdgeEffect": "verifier.stream_claims",
+    "HeadTable": "verifier.stream_claims",
     "Monotone": "verifier.stream_claims",
     "Robust": "verifier.stream_claims",
     "SubspaceCarries": "verifier.stream_claims",
+    "SubspaceRepresents": "verifier.stream_claims",
     "WritesAtMost": "verifier.stream_claims",
     "TaskMargin": "verifier.task_claims",
     "Unknown": "verifier.verdicts",
     "Vacuous": "verifier.verdicts",
     "least_margin": "verifier.task_claims",
     "WeightRadius": "verifier.radius",
+    "AtMostOne": "verifier.program_claims",
+    "Ensures": "verifier.program_claims",
+    "Equivalent": "verifier.program_claims",
+    "EveryLength": "verifier.program_claims",
+    "Implies": "verifier.program_claims",
+    "ProgramClaim": "verifier.program_claims",
+    "Range": "verifier.program_claims",
+    "accepts_exactly": "verifier.program_claims",
+    "equals": "verifier.program_claims",
+    "is_permutation": "verifier.program_claims",
+    "is_sorted": "verifier.program_claims",
     "prove": "verifier.portfolio",
     "weight_radius": "verifier.radius",
 }
@@ -192,11 +224,13 @@ def compile(
 
 def check(
     certificate: str | Path | bytes | Certificate,
-    model: str | Path | bytes,
-    expect: Claim | dict[str, Any] | None = None,
-    domain: Language | None = None,
+    model: str | Path | bytes | None = None,
+    expect: Claim | ProgramClaim | dict[str, Any] | None = None,
+    domain: Language | EveryLength | None = None,
 ) -> Valid | Invalid | Holey:
     """Whether a certificate proves its theorem about a model (files, or their bytes). Uses neither torch nor z3.
+
+    `model`: left out for a theorem about programs alone (`expect` a claim about programs: give `domain` as well).
 
     `expect`: the claim (with its codec and model), or parts of a theorem as JSON, that the certificate must be about;
     `domain`: the inputs it must be about. A certificate for another claim or domain is `Invalid`; what is not given
@@ -206,18 +240,35 @@ def check(
 
     data = certificate if isinstance(certificate, (str, bytes, PathLike)) else getattr(certificate, "to_bytes", bytes)()
     for name, given, example in (("certificate", data, '"sort.cert"'), ("model", model, '"sort.safetensors"')):
+        if name == "model" and given is None:
+            continue
         if not given or not isinstance(given, (str, bytes, PathLike)):
             raise TypeError(f"check takes a {name}'s path or bytes, such as {example}, got {type(given).__name__}")
     wanted: dict[str, Any] = {}
     if expect is not None and not isinstance(expect, dict) and not hasattr(expect, "theorem"):
         raise TypeError(f"expect is a claim, or parts of a theorem as a dict, got {expect!r}")
     if expect is not None:
-        wanted |= expect if isinstance(expect, dict) else expect.theorem()
+        wanted |= expect if isinstance(expect, dict) else _theorem(expect, domain)
     if domain is not None:
-        from .verifier.theorems import domain_to_json
-
-        wanted["domain"] = domain_to_json(domain)
+        wanted["domain"] = _domain(domain)
     return proofs.check(data, model, expect=wanted or None)
+
+
+def _domain(domain: Language | EveryLength) -> object:
+    from .verifier.program_claims import EveryLength
+    from .verifier.theorems import domain_to_json
+
+    return domain.to_json() if isinstance(domain, EveryLength) else domain_to_json(domain)
+
+
+def _theorem(claim: Claim | ProgramClaim, domain: Language | EveryLength | None) -> dict[str, Any]:
+    from .verifier.program_claims import ProgramClaim
+
+    if not isinstance(claim, ProgramClaim):
+        return claim.theorem()
+    if domain is None:
+        raise TypeError("a claim about programs is tabulated for a domain: give domain= as well")
+    return claim.theorem(domain)
 
 
 if not TYPE_CHECKING:  # a type checker would otherwise accept any name

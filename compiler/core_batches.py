@@ -14,7 +14,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ..compiler.core import (
+from .core import (
     Aggregate,
     And,
     CoreProgram,

@@ -1,0 +1,214 @@
+"""Claims about programs, decided: a smallest counterexample by Z3, a proof by what the independent checker re-derives.
+
+`Proved` means that the checker accepts the certificate. Where Z3 alone finds no counterexample the verdict is
+`Unknown`, and its certificate says, as holes, what it rests on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..compiler.core import Value
+from ..models.errors import InputError
+from ..models.languages import Language
+from ..proofs import Holey, Valid, check
+from .program_claims import EveryLength, ProgramClaim, is_true
+from .smt_gates import TooLarge
+from .smt_search import Query
+from .smt_solver import MEMORY_MIB, Solver, SolverFailed
+from .verdicts import Certificate, EmptyDomain, Proved, Refuted, Setting, Unknown, Vacuous, Verdict, count_text
+from .witness import Witness
+
+PROGRAM_ENGINES = ("smt", "enumeration")
+FIRST_SECONDS = 1.0
+"""What a length may take before the checker is asked."""
+SAMPLES = 64
+
+
+def prove_about_programs(
+    claim: ProgramClaim,
+    domain: Language | EveryLength,
+    *,
+    seconds: float = 60.0,
+    engines: Collection[str] | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Verdict:
+    """As `prove_program`, or, on `EveryLength`, `every_length.prove_every_length`."""
+    if isinstance(domain, EveryLength):
+        from .every_length import prove_every_length
+
+        return prove_every_length(claim, domain, seconds=seconds, engines=engines, progress=progress)
+    return prove_program(claim, domain, seconds=seconds, engines=engines, progress=progress)
+
+
+def prove_program(
+    claim: ProgramClaim,
+    domain: Language,
+    *,
+    seconds: float = 60.0,
+    engines: Collection[str] | None = None,
+    progress: Callable[[str], None] | None = None,
+    memory_mib: int = MEMORY_MIB,
+) -> Verdict:
+    """Proves or refutes a claim about programs on a domain, or says what is left.
+
+    `Refuted` has the shortest input on which the claim fails, and of those the first in the vocabulary's order, found
+    and shown to be so by Z3 (or by running them all, where they are few) and replayed by the reference interpreter.
+    `engines`: `smt` (queries to Z3) and `enumeration` (the checker evaluates the programs, once for all words that
+    they cannot tell apart). A query that runs out of time or of `memory_mib`, or a crash of the solver, gives `Unknown`
+    with the reason; so does Ctrl-C. Raises `InputError`.
+    """
+    if not isinstance(domain, Language):
+        raise InputError(f"prove takes a token language, such as sequences(vocab, length), got {domain!r}")
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds > 0:
+        raise InputError(f"seconds must be a positive number, got {seconds!r}")
+    chosen = PROGRAM_ENGINES if engines is None else tuple([engines] if isinstance(engines, str) else engines)
+    if not chosen or not set(chosen) <= set(PROGRAM_ENGINES):
+        raise InputError(f"engines for claims about programs are {', '.join(PROGRAM_ENGINES)}; got {chosen!r}")
+    began = time.monotonic()
+    say = progress or (lambda _: None)
+    with Solver(memory_mib) as solver:
+        attempt = _Attempt(claim, domain, began, float(seconds), chosen, say, solver)
+        try:
+            return attempt.run()
+        except KeyboardInterrupt:
+            return Unknown("interrupted", None, attempt.setting("none"))
+
+
+@dataclass
+class _Attempt:
+    """One call. `open`: the lengths not decided by a query yet."""
+
+    claim: ProgramClaim
+    domain: Language
+    began: float
+    seconds: float
+    engines: tuple[str, ...]
+    say: Callable[[str], None]
+    solver: Solver
+    query: Query = field(init=False)
+    open: list[int] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.query = Query(self.claim, self.domain, self.solver, self.deadline)
+        self.open = [n for n in self.domain.lengths if self.domain.size(n)]
+
+    @property
+    def deadline(self) -> float:
+        return self.began + self.seconds
+
+    def setting(self, engine: str) -> Setting:
+        spent = time.monotonic() - self.began
+        return Setting(self.claim, self.domain, "real", engine, spent, tuple(self.notes))
+
+    def run(self) -> Verdict:
+        if not self.open:
+            return EmptyDomain("no token sequence of these lengths is in the domain; widen it", self.setting("none"))
+        if (verdict := self.vacuous()) is not None:
+            return verdict
+        failing = self.sampled_failure()
+        if failing is None and (verdict := self.refute(FIRST_SECONDS)) is not None:
+            return verdict
+        if failing is None and "enumeration" in self.engines and (verdict := self.certify()) is not None:
+            return verdict
+        if (verdict := self.refute(self.seconds)) is not None:
+            return verdict
+        if failing is not None:
+            self.notes.append("not shown to be the smallest: " + "; ".join(self.reasons))
+            return self.refuted(failing)
+        return self.unknown()
+
+    # The premise
+
+    def vacuous(self) -> Verdict | None:
+        """Vacuous, if the claim's premise is met on no input."""
+        if self.claim.kind != "implies" or any(self.met(word) for word in self.sample()):
+            return None
+        for n in self.open:
+            try:
+                if self.query.premise_met(n):
+                    return None
+            except (SolverFailed, TooLarge) as error:
+                reason = f"whether the premise is ever true was not found out: {error}"
+                return Unknown(reason, self.domain.size(), self.setting("smt"))
+        self.notes.append("that is Z3's answer")
+        return Vacuous("the premise is true at no position of any input of the domain", self.setting("smt"))
+
+    def met(self, word: tuple[Value, ...]) -> bool:
+        try:
+            return any(map(is_true, self.claim.evaluate(word)[0]))
+        except InputError:
+            return True
+
+    # Refutation
+
+    def sample(self) -> list[tuple[Value, ...]]:
+        return [tuple(word) for word in self.domain.sample(np.random.default_rng(0), SAMPLES)]
+
+    def sampled_failure(self) -> tuple[Value, ...] | None:
+        """A random input on which the claim fails."""
+        return next(filter(self.query.fails, self.sample()), None)
+
+    def refute(self, seconds: float) -> Verdict | None:
+        """The smallest counterexample, if one is found among the lengths that are open, in so much time for each."""
+        if "smt" not in self.engines:
+            return None
+        while self.open:
+            n = self.open[0]
+            self.say(f"length {n}")
+            self.query.deadline = min(self.deadline, time.monotonic() + seconds)
+            try:
+                word = self.query.smallest_failure(n)
+            except (SolverFailed, TooLarge) as error:
+                if seconds >= self.seconds:
+                    self.reasons.append(f"length {n}: {error}")
+                return None
+            if word is not None:
+                return self.refuted(word)
+            self.open.pop(0)
+        return None
+
+    def refuted(self, word: tuple[Value, ...]) -> Refuted:
+        witness = Witness((word,))
+        return Refuted(witness, self.setting("smt"), self.claim.holds(witness))
+
+    # Proof
+
+    def certify(self) -> Verdict | None:
+        """Proved, if the checker re-derives the claim."""
+        self.say("checking")
+        try:
+            certificate = Certificate.of(self.claim.theorem(self.domain), {"rule": "enumerate_programs"})
+        except InputError as error:
+            self.reasons.append(f"no certificate: {error}")
+            return None
+        outcome = check(certificate.to_bytes())
+        if isinstance(outcome, Valid):
+            return Proved(certificate, self.setting("enumeration"))
+        assert not isinstance(outcome, Holey)
+        self.reasons.append(f"no certificate: {outcome.why}")
+        return None
+
+    def unknown(self) -> Unknown:
+        """With a certificate whose holes say what rests on Z3, if that answered for every length."""
+        size = self.domain.size()
+        if self.open or "smt" not in self.engines:
+            left = sum(self.domain.size(n) for n in self.open)
+            done = [n for n in self.domain.lengths if n not in self.open and self.domain.size(n)]
+            if done:
+                self.notes.append(f"no counterexample of length {done[0]} to {done[-1]}, by Z3's answers")
+            return Unknown("; ".join(self.reasons) or "no engine applies", left, self.setting("+".join(self.engines)))
+        holes = [f"z3: unsat for every length, {count_text(size)} inputs: no input fails ({self.claim.words})"]
+        certificate = None
+        try:
+            certificate = Certificate.of(self.claim.theorem(self.domain), {"rule": "hole", "which": holes})
+        except InputError:
+            pass
+        why = "; ".join(["Z3 finds no counterexample, which nothing has checked", *self.reasons])
+        return Unknown(why, size, self.setting("smt"), certificate)
