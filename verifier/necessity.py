@@ -107,5 +107,5 @@ def edge_needed(
     setting = replace(rest_found.setting, claim=needed)
     if isinstance(rest_found.evidence, Witness) and needed.holds_really(rest_found.evidence) is False:
         return Refuted(rest_found.evidence, setting)
-    why = "without the edge the circuit is not faithful, but no input was found on which it is with the edge and not without"
+    why = "the circuit is not faithful without the edge, but no input was found on which it is with it and not without"
     return Unknown(why, None, setting)
