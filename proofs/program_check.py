@@ -82,12 +82,13 @@ def _mixes(program: Program, number: int, values: dict[int, Ints], selected: dic
     selector, source = program.nodes[number].args
     chosen, value = selected[selector], values[source]
     n = value.shape[1]
-    if program.causal:
-        chosen = chosen & np.tril(np.ones((n, n), dtype=np.bool_))
-    keyed = np.broadcast_to(value[:, None, :], chosen.shape)
-    least = np.where(chosen, keyed, np.iinfo(np.int64).max).min(axis=2)
-    most = np.where(chosen, keyed, -1).max(axis=2)
-    return np.asarray((chosen.any(axis=2) & (least != most)).any(axis=1))
+    least, most = np.full_like(value, len(program.nodes[source].values)), np.full_like(value, -1)
+    for key in range(n):
+        held, here = chosen[:, :, key].copy(), value[:, key : key + 1]
+        if program.causal:
+            held[:, :key] = False
+        least, most = np.minimum(least, np.where(held, here, least)), np.maximum(most, np.where(held, here, most))
+    return np.asarray((least < most).any(axis=1))
 
 
 def _shown(theorem: ProgramTheorem, words: Ints, bad: Bits) -> str:

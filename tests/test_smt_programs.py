@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 from itertools import product
@@ -161,18 +162,17 @@ def valid(theorem: dict[str, Any]) -> bool:
 def test_the_checker_accepts_what_is_true_and_nothing_else(seed: int) -> None:
     """Mutants again, on domains with renamings and reorderings, straight to the checker."""
     rng = random.Random(seed)
-    changed = None
-    while changed is None:
+    theorem = None
+    while theorem is None:  # a mutant that may be undefined has no tables
         name = rng.choice(["hist", "rank", "sort", "count_runs", "mean", "is_first_occurrence", "median", "sort_freq"])
         entry = LIBRARY[name]
         changed = mutant(entry.build(), rng)
-    vocab = entry.vocab(4)
-    domain = [cf.sequences(vocab, range(1, 5)), distinct(vocab, range(1, 5))][seed % 2]
-    claim = cf.Equivalent(entry.build(), changed[0])
-    try:
-        theorem = claim.theorem(domain)
-    except cf.InputError:
-        pytest.skip("the mutant may be undefined: it has no tables")
+        assert changed is not None
+        vocab = entry.vocab(4)
+        domain = [cf.sequences(vocab, range(1, 5)), distinct(vocab, range(1, 5))][seed % 2]
+        claim = cf.Equivalent(entry.build(), changed[0])
+        with contextlib.suppress(cf.InputError):
+            theorem = claim.theorem(domain)
     assert valid(theorem) == (first_failure(claim, domain) is None), (name, changed[1])
 
 
