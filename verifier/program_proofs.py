@@ -25,6 +25,8 @@ from .witness import Witness
 
 PROGRAM_ENGINES = ("smt", "enumeration")
 SAMPLES = 64
+FEW_WORDS = 2**16
+"""With no more inputs than these, only renamings and reorderings are tried."""
 
 
 def prove_about_programs(
@@ -178,14 +180,17 @@ class _Attempt:
         """Proved, if the checker re-derives the claim."""
         self.say("checking")
         try:
-            certificate = Certificate.of(self.claim.theorem(self.domain), {"rule": "enumerate_programs"})
+            theorem = self.claim.theorem(self.domain)
         except InputError as error:
             self.reasons.append(f"no certificate: {error}")
             return None
-        outcome = check(certificate.to_bytes())
-        if isinstance(outcome, Valid):
-            return Proved(certificate, self.setting("enumeration"))
-        assert not isinstance(outcome, Holey)
+        rules = ["enumerate_programs"] if self.domain.size() <= FEW_WORDS else ["enumerate_cones", "enumerate_programs"]
+        for rule in rules:
+            certificate = Certificate.of(theorem, {"rule": rule})
+            outcome = check(certificate.to_bytes())
+            if isinstance(outcome, Valid):
+                return Proved(certificate, self.setting("enumeration"))
+            assert not isinstance(outcome, Holey)
         self.reasons.append(f"no certificate: {outcome.why}")
         return None
 
