@@ -136,6 +136,30 @@ def test_time_is_a_reason() -> None:
     assert isinstance(refuted, cf.Refuted)
 
 
+def test_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(smt_search.Query, "smallest_failure", interrupted)
+    verdict = cf.prove(_CLAIMS["range"][0], cf.sequences("abc", range(1, 5)), engines=("smt",))
+    assert isinstance(verdict, cf.Unknown) and verdict.reason == "interrupted"
+
+
+def test_a_solver_that_lies_gives_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An assignment that does not replay is an internal error."""
+    monkeypatch.setattr(smt_search, "FEW", 0)
+    monkeypatch.setattr(smt_search.Query, "fails", lambda self, word: False)
+    claim, domain = _CLAIMS["range too small"]
+    with pytest.raises(cf.InternalError, match="replay"):
+        cf.prove(claim, domain, engines=("smt",))
+
+
+def test_without_a_solver_a_sampled_failure_says_what_it_is() -> None:
+    claim, domain = _CLAIMS["range too small"]
+    verdict = cf.prove(claim, domain, engines=("enumeration",))
+    assert isinstance(verdict, cf.Refuted) and "not shown to be the smallest" in str(verdict)
+
+
 def test_programs_that_average_different_tokens_are_not_certified_by_renaming() -> None:
     """The mean of tokens is not renamed with them: only 3 and 5 give 4, so no smaller word stands for them."""
     four = aggregate(select(tokens, tokens, True), tokens) == 4
