@@ -103,6 +103,16 @@ def test_verdicts_are_enumerations(name: str, engines: tuple[str, ...] | None, m
     assert agrees(claim, domain, engines=engines)
 
 
+def test_composition_of_programs() -> None:
+    words = cf.sequences("abc", range(1, 5))
+    twice = cf.composed(programs.reverse(), programs.reverse())
+    assert isinstance(cf.prove(cf.Equivalent(twice, programs.identity()), words), cf.Proved)
+    assert agrees(cf.Equivalent(cf.composed(programs.rotate(), programs.shift_by()), programs.identity()), words)
+    for word in words.enumerate():
+        first = cf.evaluate(programs.rotate(), word)
+        assert cf.evaluate(cf.composed(programs.hist(), programs.rotate()), word) == cf.evaluate(programs.hist(), first)
+
+
 def test_undefined_is_a_failure_even_where_both_are() -> None:
     inverse = 1 / tokens
     verdict = cf.prove(cf.Equivalent(inverse, 1 / tokens), cf.sequences(range(3), range(1, 3)))
