@@ -381,7 +381,9 @@ SPECIFICATIONS: dict[str, Maker] = {
         lambda x: number(select(x, x, "==") & select(indices, indices, lambda k, q: q - k == 1)) == 1
     ),
     "every_second": ensures(lambda x, y: agree(y, at(2 * indices, x))),
-    "frac_before": ensures(lambda x, y: y * indices == number(select(x, full("b"), "==") & LEFT)),
+    "frac_before": ensures(
+        lambda x, y: where(indices == 0, y == 0, y * indices == number(select(x, full("b"), "==") & LEFT))
+    ),
     "frac_prevs": ensures(lambda x, y: y * number(UP_TO) == number(select(x, full("a"), "==") & UP_TO)),
     "gap": ensures(lambda x, y: _back(x, y)),
     "gray_code": is_(lambda x: (x + at(indices - 1, x, 0)) % 2),

@@ -59,7 +59,8 @@ def composed(outer: SOp, inner: SOp) -> SOp:
             sops[node] = _with_children(node, inner, sops, selectors)
         else:
             selectors[node] = _selector_with_children(node, sops, selectors)
-    return sops[outer]
+    names = [program.name for program in (outer, inner)]
+    return sops[outer].named(" of ".join(name or "a program" for name in names))
 
 
 def _with_children(node: SOp, inner: SOp, sops: dict[Expression, SOp], selectors: dict[Expression, Selector]) -> SOp:
