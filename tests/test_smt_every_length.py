@@ -15,7 +15,8 @@ from certiformer.compiler import programs
 from certiformer.compiler.programs import LIBRARY
 from certiformer.compiler.rasp import full, indices, select, selector_width, tokens
 from certiformer.verifier.every_length import prove_every_length
-from certiformer.verifier.prefix_programs import Finite, NoPrefixProgram, PrefixBuilder, evaluate_prefix
+from certiformer.verifier.prefix_evaluator import evaluate_prefix
+from certiformer.verifier.prefix_programs import Finite, NoPrefixProgram, PrefixBuilder
 
 from .program_mutants import mutant
 from .random_programs import case
