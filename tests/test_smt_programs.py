@@ -103,6 +103,16 @@ def test_verdicts_are_enumerations(name: str, engines: tuple[str, ...] | None, m
     assert agrees(claim, domain, engines=engines)
 
 
+def test_composition_of_programs() -> None:
+    words = cf.sequences("abc", range(1, 5))
+    twice = cf.composed(programs.reverse(), programs.reverse())
+    assert isinstance(cf.prove(cf.Equivalent(twice, programs.identity()), words), cf.Proved)
+    assert agrees(cf.Equivalent(cf.composed(programs.rotate(), programs.shift_by()), programs.identity()), words)
+    for word in words.enumerate():
+        first = cf.evaluate(programs.rotate(), word)
+        assert cf.evaluate(cf.composed(programs.hist(), programs.rotate()), word) == cf.evaluate(programs.hist(), first)
+
+
 def test_undefined_is_a_failure_even_where_both_are() -> None:
     inverse = 1 / tokens
     verdict = cf.prove(cf.Equivalent(inverse, 1 / tokens), cf.sequences(range(3), range(1, 3)))
@@ -134,6 +144,30 @@ def test_time_is_a_reason() -> None:
     assert isinstance(verdict, cf.Unknown) and "more seconds" in verdict.reason and verdict.left == 8**7
     refuted = cf.prove(other, cf.sequences(range(8), range(1, 8)))
     assert isinstance(refuted, cf.Refuted)
+
+
+def test_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(smt_search.Query, "smallest_failure", interrupted)
+    verdict = cf.prove(_CLAIMS["range"][0], cf.sequences("abc", range(1, 5)), engines=("smt",))
+    assert isinstance(verdict, cf.Unknown) and verdict.reason == "interrupted"
+
+
+def test_a_solver_that_lies_gives_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An assignment that does not replay is an internal error."""
+    monkeypatch.setattr(smt_search, "FEW", 0)
+    monkeypatch.setattr(smt_search.Query, "fails", lambda self, word: False)
+    claim, domain = _CLAIMS["range too small"]
+    with pytest.raises(cf.InternalError, match="replay"):
+        cf.prove(claim, domain, engines=("smt",))
+
+
+def test_without_a_solver_a_sampled_failure_says_what_it_is() -> None:
+    claim, domain = _CLAIMS["range too small"]
+    verdict = cf.prove(claim, domain, engines=("enumeration",))
+    assert isinstance(verdict, cf.Refuted) and "not shown to be the smallest" in str(verdict)
 
 
 def test_programs_that_average_different_tokens_are_not_certified_by_renaming() -> None:

@@ -22,6 +22,7 @@ from ..compiler.rasp import Selector, SOp, selector_width, tokens
 from ..models.errors import InputError
 from ..models.languages import Language
 from ..models.values import canonical_vocab, value_to_json
+from .postconditions import composed as composed
 from .postconditions import is_permutation as is_permutation
 from .postconditions import is_sorted as is_sorted
 from .theorems import domain_to_json

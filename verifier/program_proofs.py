@@ -15,7 +15,7 @@ import numpy as np
 from ..compiler.core import Value
 from ..models.errors import InputError
 from ..models.languages import Language
-from ..proofs import Holey, Valid, check
+from ..proofs import Invalid, Valid, check
 from .program_claims import EveryLength, ProgramClaim, is_true
 from .smt_gates import TooLarge
 from .smt_search import Query
@@ -118,8 +118,8 @@ class _Attempt:
         if (verdict := self.refute()) is not None:
             return verdict
         if failing is not None:
-            self.notes.append("not shown to be the smallest: " + "; ".join(self.reasons))
-            return self.refuted(failing)
+            self.notes.append("not shown to be the smallest: " + ("; ".join(self.reasons) or "smt was not asked"))
+            return self.refuted(failing, "sampling")
         return self.unknown()
 
     # The premise
@@ -166,13 +166,14 @@ class _Attempt:
                 self.reasons.append(f"length {n}: {error}")
                 return None
             if word is not None:
-                return self.refuted(word)
+                self.notes.append("no shorter input fails, and of this length none before it, by Z3's answers")
+                return self.refuted(word, "smt")
             self.open.pop(0)
         return None
 
-    def refuted(self, word: tuple[Value, ...]) -> Refuted:
+    def refuted(self, word: tuple[Value, ...], engine: str) -> Refuted:
         witness = Witness((word,))
-        return Refuted(witness, self.setting("smt"), self.claim.holds(witness))
+        return Refuted(witness, self.setting(engine), self.claim.holds(witness))
 
     # Proof
 
@@ -185,13 +186,14 @@ class _Attempt:
             self.reasons.append(f"no certificate: {error}")
             return None
         rules = ["enumerate_programs"] if self.domain.size() <= FEW_WORDS else ["enumerate_cones", "enumerate_programs"]
+        why = ""
         for rule in rules:
             certificate = Certificate.of(theorem, {"rule": rule})
             outcome = check(certificate.to_bytes())
             if isinstance(outcome, Valid):
                 return Proved(certificate, self.setting("enumeration"))
-            assert not isinstance(outcome, Holey)
-        self.reasons.append(f"no certificate: {outcome.why}")
+            why = outcome.why if isinstance(outcome, Invalid) else str(outcome)
+        self.reasons.append(f"no certificate: {why}")
         return None
 
     def unknown(self) -> Unknown:
