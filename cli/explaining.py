@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from ..explanations.graph_runs import Progress
     from ..models import Circuit, Codec, Language, Transformer
     from ..models.cards import Trained
-    from ..verifier.claims import Claim
 
 METHODS = ("eap", "eap-ig", "acdc", "patching", "verified")
 OWN: Mapping[str, tuple[str, ...]] = {
@@ -95,13 +94,13 @@ def load(model: str | Path, wanted: Explaining) -> Explained:
     from ..compiler.compiled import METADATA_KEY, Compiled
     from ..models.cards import CARD_KEY, load_trained
     from ..models.transformer import Transformer
-    from .commands import Wanted, compiled_domain
+    from .commands import Wanted, _domain
 
     file = inputs.model_file(model)
     _, metadata = Transformer.load_with_metadata(file)
     if METADATA_KEY in metadata:
         compiled = Compiled.load(file)
-        domain = compiled_domain(compiled, Wanted("faithful", lengths=wanted.lengths, vocab=wanted.vocab))
+        domain = _domain(compiled, Wanted("faithful", lengths=wanted.lengths, vocab=wanted.vocab))
         return Explained(compiled.core.name, compiled.model, compiled.codec, domain, compiled.circuit, compiled)
     if CARD_KEY not in metadata:
         raise BadInput(
@@ -219,39 +218,26 @@ def _verified(
     setup: Setup, explained: Explained, wanted: Explaining, screen: Screen, tell: Progress
 ) -> tuple[ScoredCircuit, dict[str, Any]]:
     """Deletes edges by proof, in the order of exact patching. The certificate goes beside the output."""
-    from ..explanations import discover_verified, patching, read
-    from ..models import full_circuit
-    from ..verifier.claims import Faithful
-    from ..verifier.deciding import Decider
-    from ..verifier.theorems import domain_to_json
+    from .. import discover_verified
+    from ..explanations import patching, read
     from ..verifier.verdicts import Proved
 
     if wanted.ablation == "mean":
         raise BadInput("--method verified takes --ablation zero or resample; mean ablation is proved from Python")
     scored = patching(setup, progress=tell)
-    config, seconds = explained.model.config, wanted.seconds or 10.0
-    start = full_circuit(config, setup.ablation)
+    start = None
     if wanted.start is not None:
-        start = replace(read(wanted.start, config).circuit(), ablation=setup.ablation)
-
-    def claim_of(circuit: Circuit) -> Claim:
-        return Faithful(explained.whole, circuit, wanted.ablation, codec=explained.codec)
-
-    question = {
-        "weights": explained.model.weights_sha256(),
-        "ablation": wanted.ablation,
-        "domain": domain_to_json(explained.domain),
-        "outputs": explained.codec.to_json(),
-    }
+        start = replace(read(wanted.start, explained.model).circuit(), ablation=setup.ablation)
     try:
         found = discover_verified(
-            config,
-            Decider(claim_of, explained.domain, seconds),
+            explained.whole if explained.circuit is not None else explained.model,  # type: ignore[arg-type]
+            explained.domain,
+            ablation=wanted.ablation,  # type: ignore[arg-type]
             start=start,
             scores=scored.by_edge,
-            question=question,
+            codec=explained.codec,
+            seconds=wanted.seconds or 10.0,
             resume=wanted.resume,
-            effort=seconds,
             progress=tell,
         )
     except KeyboardInterrupt:
