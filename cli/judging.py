@@ -112,12 +112,12 @@ class Judged:
 def _judged(path: Path, options: Judging) -> Judged:
     """A trained model on its task's domain, or a compiled one on all that it takes."""
     from ..compiler.compiled import Compiled
-    from .commands import Wanted, _domain, _task_domain
+    from .commands import Wanted, _task_domain, compiled_domain
 
     wanted = Wanted("faithful", lengths=options.lengths, vocab=options.vocab)
     if not inputs.is_trained(path):
         compiled = Compiled.load(inputs.model_file(path))
-        return Judged(compiled.model, compiled.codec, _domain(compiled, wanted))
+        return Judged(compiled.model, compiled.codec, compiled_domain(compiled, wanted))
     trained = inputs.load_trained_model(path)
     task = trained.task
     return Judged(trained.model, task.codec, _task_domain(trained, wanted), task if task.build_machine else None)
@@ -208,12 +208,14 @@ def _faithful(claim: Claim, domain: Any, options: Judging, tell: Say) -> tuple[V
 
 
 def _needed(claim: Claim, edge: str, domain: Any, seconds: float, tell: Say) -> Property:
+    from ..verifier.claims import Claim
     from ..verifier.necessity import edge_needed
     from ..verifier.verdicts import Proved, Refuted
 
     began = time.perf_counter()
     verdict = edge_needed(claim, edge, domain, seconds=seconds, progress=tell)
     word = {Refuted: "proved", Proved: "refuted"}.get(type(verdict), "unknown")
+    assert isinstance(verdict.claim, Claim)
     return Property(
         f"needs {edge}", word, _detail(verdict), _sampled(verdict.claim, domain), time.perf_counter() - began
     )

@@ -104,9 +104,9 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         if record.status in ("unknown", "refuted"):
             terminalreporter.write_line(f"{record.status}: {record.test}: {record.claim}")
             terminalreporter.write_line(f"  {record.detail}")
-    made = terminalreporter.config.stash[SESSION]
-    if counts["proved"]:
-        terminalreporter.write_line(f"certificates in {made.folder}")
+    folder = terminalreporter.config.stash[SESSION].folder
+    if counts["proved"] and folder is not None:
+        terminalreporter.write_line(f"certificates in {folder}")
 
 
 def _records(stats: dict[str, list[Any]]) -> Iterator[Record]:

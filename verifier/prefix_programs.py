@@ -1,4 +1,4 @@
-"""RASP programs as prefix programs (`proofs/SPECIFICATION.md`, section 12): the same at every length.
+"""RASP programs as prefix programs (`proofs/SPECIFICATION.md`, section 14): the same at every length.
 
 A value is a node with finitely many values, or a linear form over counts, or the quotient of such a form by a count
 that is never zero. What is none of these (a map of a count that is no comparison, a remainder or linear) is refused.

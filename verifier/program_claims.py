@@ -102,7 +102,7 @@ class ProgramClaim:
         return self.describe()
 
     def theorem(self, domain: Language | EveryLength) -> dict[str, object]:
-        """What a certificate states (`proofs/SPECIFICATION.md`, section 11), with the programs in core RASP.
+        """What a certificate states (`proofs/SPECIFICATION.md`, section 13), with the programs in core RASP.
 
         Raises `CompileError` if a program cannot be written so: if it may be undefined, or its tables are too large.
         On every length (section 14) with one prefix program; raises `NoPrefixProgram` if there is none.
