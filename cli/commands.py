@@ -162,7 +162,7 @@ def question(path: Path, wanted: Wanted) -> tuple[Claim, Language]:
     if isinstance(model, Trained) and wanted.claim in OF_EITHER:
         return claim_of(Subject(model.model, model.task.codec), wanted), _task_domain(model, wanted)
     claim = claim_of(model, wanted)
-    return claim, _domain(model, wanted) if isinstance(model, Compiled) else _task_domain(model, wanted)
+    return claim, compiled_domain(model, wanted) if isinstance(model, Compiled) else _task_domain(model, wanted)
 
 
 def not_proved(verdict: Refuted | Unknown | EmptyDomain | Vacuous, data: dict[str, object], screen: Screen) -> int:
@@ -206,7 +206,7 @@ def _task_domain(trained: Trained, wanted: Wanted) -> Language:
     return trained.task.domain
 
 
-def _domain(compiled: Compiled, wanted: Wanted) -> Language:
+def compiled_domain(compiled: Compiled, wanted: Wanted) -> Language:
     """The sequences the claim is about."""
     from ..models import sequences
 

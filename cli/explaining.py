@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from ..compiler.compiled import Compiled
     from ..explanations import ScoredCircuit, Setup
     from ..explanations.graph_runs import Progress
-    from ..models import Circuit, Codec, Language, Transformer
-    from ..models.cards import Trained
+    from ..models import Circuit, Codec, Language, Task, Transformer
 
 METHODS = ("eap", "eap-ig", "acdc", "patching", "verified")
 OWN: Mapping[str, tuple[str, ...]] = {
@@ -79,14 +78,18 @@ class Explaining:
 
 @dataclass(frozen=True)
 class Explained:
-    """A model that can be explained: how it reads and writes, its inputs, and the compiled circuit, if it is one."""
+    """A model that can be explained: how it reads and writes, its inputs, and the compiled circuit, if it is one.
+
+    `whole`: what claims are made about. `through`: the task of a trained model, where proofs can read its labels.
+    """
 
     name: str
     model: Transformer
     codec: Codec
     domain: Language
     circuit: Circuit | None
-    whole: Compiled | Trained
+    whole: Compiled | Transformer
+    through: Task | None = None
 
 
 def load(model: str | Path, wanted: Explaining) -> Explained:
@@ -94,13 +97,13 @@ def load(model: str | Path, wanted: Explaining) -> Explained:
     from ..compiler.compiled import METADATA_KEY, Compiled
     from ..models.cards import CARD_KEY, load_trained
     from ..models.transformer import Transformer
-    from .commands import Wanted, _domain
+    from .commands import Wanted, compiled_domain
 
     file = inputs.model_file(model)
     _, metadata = Transformer.load_with_metadata(file)
     if METADATA_KEY in metadata:
         compiled = Compiled.load(file)
-        domain = _domain(compiled, Wanted("faithful", lengths=wanted.lengths, vocab=wanted.vocab))
+        domain = compiled_domain(compiled, Wanted("faithful", lengths=wanted.lengths, vocab=wanted.vocab))
         return Explained(compiled.core.name, compiled.model, compiled.codec, domain, compiled.circuit, compiled)
     if CARD_KEY not in metadata:
         raise BadInput(
@@ -109,7 +112,9 @@ def load(model: str | Path, wanted: Explaining) -> Explained:
     if wanted.lengths or wanted.vocab:
         raise BadInput("a trained model is explained on the inputs of its task; it takes no --lengths and no --vocab")
     trained = load_trained(file)
-    return Explained(trained.task.name, trained.model, trained.task.codec, trained.task.domain, None, trained)
+    task = trained.task
+    through = task if task.build_machine else None
+    return Explained(task.name, trained.model, task.codec, task.domain, None, trained.model, through)
 
 
 def explain_model(model: Path, wanted: Explaining, as_json: bool) -> int:
@@ -222,17 +227,17 @@ def _verified(
     from ..explanations import patching, read
     from ..verifier.verdicts import Proved
 
-    if wanted.ablation == "mean":
-        raise BadInput("--method verified takes --ablation zero or resample; mean ablation is proved from Python")
     scored = patching(setup, progress=tell)
     start = None
     if wanted.start is not None:
         start = replace(read(wanted.start, explained.model).circuit(), ablation=setup.ablation)
     try:
         found = discover_verified(
-            explained.whole if explained.circuit is not None else explained.model,  # type: ignore[arg-type]
+            explained.whole,
             explained.domain,
-            ablation=wanted.ablation,  # type: ignore[arg-type]
+            ablation=setup.ablation,
+            means=setup.means,
+            through=explained.through,
             start=start,
             scores=scored.by_edge,
             codec=explained.codec,

@@ -145,7 +145,11 @@ def test_judge(four: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     path = zoo.path("max-of-4")
     assert isinstance(cf.check(target, path), cf.Valid)
     code, out, _ = run(capsys, "judge", "zoo:max-of-4", circuit, "--ablation", "zero", "--seconds", "1")
-    assert code == 1 and "faithful on all inputs: refuted" in out and "share is proved" in out.replace("proved: agree", "share is proved")
+    assert (
+        code == 1
+        and "faithful on all inputs: refuted" in out
+        and "share is proved" in out.replace("proved: agree", "share is proved")
+    )
 
 
 def test_judge_refuses_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from .models import get_task as get_task
     from .models import sequences as sequences
     from .models import zoo as zoo
+    from .models.means import MeanAblation
     from .proofs import Holey as Holey
     from .proofs import Invalid as Invalid
     from .proofs import Valid as Valid
@@ -95,7 +96,7 @@ if TYPE_CHECKING:
     from .verifier.worst_case import least_difference as least_difference
 
 # Public name -> module.
-# `compile`, `check` and `discover_verified` are defined here: they tie packages together that know nothing of each other.
+# `compile`, `check`, `discover_verified` are defined here: they tie together packages that know nothing of each other.
 _NAMES: dict[str, str] = {
     "Compiled": "compiler.compiled",
     "SOp": "compiler.rasp",
@@ -276,7 +277,9 @@ def discover_verified(
     of: Compiled | Transformer,
     domain: Language,
     *,
-    ablation: Literal["zero", "resample"] = "resample",
+    ablation: Literal["zero", "mean", "resample"] = "resample",
+    means: MeanAblation | None = None,
+    through: Task | None = None,
     start: Circuit | None = None,
     scores: Mapping[str, float] | None = None,
     codec: Codec | None = None,
@@ -288,7 +291,8 @@ def discover_verified(
 
     It has the proof that it does so on every input of `domain`, and for each edge that is kept the verdict on its
     deletion: `.minimal` if every one is refuted, else `.unknown` lists the edges that are open. `start`: default all
-    edges. `scores`: the lowest are deleted first; default, exact patching on 200 sampled pairs. `seconds`: for one
+    edges. `means`: the stored vectors of mean ablation. `through`: a task whose labels a proof may go through, as in
+    `Faithful`. `scores`: the lowest are deleted first; default, exact patching on 200 sampled pairs. `seconds`: for one
     decision. `resume`: a file of decisions, written after each one and read when the search starts.
     Raises `InputError`, also if the start is refuted; Ctrl-C is passed on.
     """
@@ -302,17 +306,22 @@ def discover_verified(
     subject = subject_of(of, codec)
     model = subject.model
     if scores is None:
-        scores = patching(Setup(model, sample_pairs(domain, subject.codec, 200), ablation)).by_edge
-    decide = Decider(lambda circuit: Faithful(of, circuit, ablation, codec=codec), domain, seconds)
+        pairs = sample_pairs(domain, subject.codec, 200)
+        scores = patching(Setup(model, pairs, ablation, means=means)).by_edge
+
+    def claim_of(circuit: Circuit) -> Claim:
+        return Faithful(of, circuit, ablation, means=means, through=through, codec=codec)
+
     question = {
         "weights": model.weights_sha256(),
         "ablation": ablation,
         "domain": domain_to_json(domain),
         "codec": subject.codec.to_json(),
+        "means": None if means is None else means.to_json(),
     }
     return discover(
         model.config,
-        decide,
+        Decider(claim_of, domain, seconds),
         start=start or full_circuit(model.config, ablation),
         scores=scores,
         question=question,
