@@ -66,10 +66,11 @@ def judge_circuit(path: Path, circuit_path: Path, options: Judging, as_json: boo
     target = options.certificate
     if target is not None and not target.parent.is_dir():
         raise BadInput(f"cannot write {target}: there is no folder {target.parent}")
-    judged, circuit = _judged(path, options), _read_circuit(circuit_path)
+    judged = _judged(path, options)
+    circuit, stored = _read_circuit(circuit_path, judged.model)
     domain = judged.domain
     ablation = options.ablation or ("zero" if circuit.ablation == "any" else circuit.ablation)
-    means, provenance = _means(judged, ablation, options.means)
+    means, provenance = _means(judged, ablation, options.means, stored)
 
     def claim_of(some: Circuit) -> Claim:
         return Faithful(judged.model, some, ablation, means=means, through=judged.task, codec=judged.codec)
@@ -122,24 +123,27 @@ def _judged(path: Path, options: Judging) -> Judged:
     return Judged(trained.model, task.codec, _task_domain(trained, wanted), task if task.build_machine else None)
 
 
-def _read_circuit(path: Path) -> Circuit:
-    from ..models.circuits import Circuit
+def _read_circuit(path: Path, model: Transformer) -> tuple[Circuit, MeanAblation | None]:
+    """The circuit in a file of any format that `explanations.read` knows, and the means that are stored with it."""
+    from ..explanations import read
 
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{path} is no circuit as JSON: {error}") from None
-    return Circuit.from_json(data)
+    found = read(path, model)
+    return found.circuit(), found.means
 
 
-def _means(judged: Judged, ablation: str, path: Path | None) -> tuple[MeanAblation | None, str]:
-    """The vectors of ablation `mean`, from a file or over words drawn from the domain; and where they are from."""
+def _means(
+    judged: Judged, ablation: str, path: Path | None, stored: MeanAblation | None
+) -> tuple[MeanAblation | None, str]:
+    """The vectors of ablation `mean`: from a file, those stored with the circuit, or over words drawn from the domain;
+    and where they are from."""
     if ablation != "mean":
         if path is not None:
             raise BadInput(f"--means goes with --ablation mean, not with {ablation}")
         return None, ""
     from ..models.means import MeanAblation, domain_means
 
+    if path is None and stored is not None:
+        return stored, stored.provenance
     if path is None:
         found = domain_means(judged.model, judged.domain, judged.codec, MEANS, SEED)
         return found, found.provenance

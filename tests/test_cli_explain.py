@@ -96,6 +96,8 @@ def test_verified_with_stored_means_of_a_trained_model(run: Run, tmp_path: Path)
     saved = ScoredCircuit.load(tmp_path / "v.json")
     assert saved.means is not None and "100 words" in saved.means.provenance
     assert saved.circuit().ablation == "mean"
+    code, out, _ = run("judge", "zoo:max-of-10", tmp_path / "v.json", "--seconds", 1, "--edge-seconds", 0.2, "--json")
+    assert code in (0, 2) and saved.means.provenance in json.loads(out)["ablation"]
 
 
 @pytest.mark.parametrize(

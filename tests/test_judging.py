@@ -159,8 +159,8 @@ def test_judge_refuses_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[s
     alien = tmp_path / "alien.json"
     alien.write_text(json.dumps(Circuit.from_edges(["a9.h9->logits"]).to_json()))
     for arguments, text in (
-        ([bad], "a circuit is a JSON object"),
-        ([tmp_path / "none.json"], "no circuit as JSON"),
+        ([bad], "no known format"),
+        ([tmp_path / "none.json"], "cannot read"),
         ([alien], "a9.h9"),
         ([good, "--ablation", "gaussian"], "ablation must be"),
         ([good, "--ablation", "zero", "--means", bad], "--means goes with"),
