@@ -33,9 +33,9 @@ EDGES = 12
 def judged(name: str, ablation: str, seconds: float) -> dict[str, Any]:
     """One circuit: what is sampled, what is proved, and which edges are needed."""
     import certiformer as cf
-    from certiformer.cli.judging import Judged, sampled_means
     from certiformer.models import zoo
     from certiformer.models.circuits import all_edges, full_circuit
+    from certiformer.models.means import domain_means
     from certiformer.verifier.balls import Unsupported
     from certiformer.verifier.enumeration import size_of
     from certiformer.verifier.sampling import sample_accuracy
@@ -44,7 +44,7 @@ def judged(name: str, ablation: str, seconds: float) -> dict[str, Any]:
     trained = zoo.load(model_name)
     model, task = trained.model, trained.task
     domain = task.domain if name == model_name else cf.sequences([40, 44, 48, 52, 56, 60, 62, 63], 10)
-    means = sampled_means(Judged(model, task.codec, domain)) if ablation == "mean" else None
+    means = domain_means(model, domain, task.codec, 2000) if ablation == "mean" else None
 
     def claim_of(circuit: Any) -> Any:
         return cf.Faithful(model, circuit, ablation, means=means, through=task)

@@ -7,7 +7,7 @@ from typing import Any
 
 from .isolation import Failure, each_apart
 from .options import Options
-from .report import Cell, Figure, Section, Table
+from .report import Cell, Figure, Section, Table, count_text
 
 LIMIT = 10.0
 PAIRS = 1000
@@ -99,26 +99,18 @@ def found_by(program: str, vocab: int, length: int) -> list[tuple[Cell, ...]]:
 def verify(program: str, vocab: int, length: int, ablation: str) -> tuple[Cell, ...]:
     """Verified discovery from the whole model, in the order of exact patching."""
     import certiformer as cf
-    from certiformer import explanations as ex
     from certiformer.compiler.programs import LIBRARY
-    from certiformer.models import full_circuit
-    from certiformer.verifier.deciding import Decider
+    from certiformer.models.circuits import all_edges
 
     entry = LIBRARY[program]
     compiled = cf.compile(entry.build(), vocab=entry.vocab(vocab), max_len=length, causal=entry.causal, name=program)
     domain = cf.sequences(compiled.codec.vocab, range(1, length + 1))
-    config = compiled.model.config
-    setup = ex.Setup(compiled.model, ex.sample_pairs(domain, compiled.codec, 50), ablation)  # type: ignore[arg-type]
     start = time.perf_counter()
-    found = ex.discover_verified(
-        config,
-        Decider(lambda circuit: cf.Faithful(compiled, circuit, ablation), domain, 3.0),
-        start=full_circuit(config, ablation),  # type: ignore[arg-type]
-        scores=ex.patching(setup).by_edge,
-    )
+    found = cf.discover_verified(compiled, domain, ablation=ablation, seconds=3.0)  # type: ignore[arg-type]
     refuted = sum(decision.kind == "refuted" for decision in found.kept.values())
     return (
-        *(program, ablation, str(domain.size()), len(setup.layout.edges), len(found.circuit.edges), refuted),
+        *(program, ablation, count_text(domain.size()), len(all_edges(compiled.model.config))),
+        *(len(found.circuit.edges), refuted),
         *(len(found.unknown), found.minimal, found.decisions, time.perf_counter() - start),
     )
 

@@ -15,9 +15,7 @@ if TYPE_CHECKING:
     from ..compiler.compiled import Compiled
     from ..explanations import ScoredCircuit, Setup
     from ..explanations.graph_runs import Progress
-    from ..models import Circuit, Codec, Language, Transformer
-    from ..models.cards import Trained
-    from ..verifier.claims import Claim
+    from ..models import Circuit, Codec, Language, Task, Transformer
 
 METHODS = ("eap", "eap-ig", "acdc", "patching", "verified")
 OWN: Mapping[str, tuple[str, ...]] = {
@@ -80,14 +78,18 @@ class Explaining:
 
 @dataclass(frozen=True)
 class Explained:
-    """A model that can be explained: how it reads and writes, its inputs, and the compiled circuit, if it is one."""
+    """A model that can be explained: how it reads and writes, its inputs, and the compiled circuit, if it is one.
+
+    `whole`: what claims are made about. `through`: the task of a trained model, where proofs can read its labels.
+    """
 
     name: str
     model: Transformer
     codec: Codec
     domain: Language
     circuit: Circuit | None
-    whole: Compiled | Trained
+    whole: Compiled | Transformer
+    through: Task | None = None
 
 
 def load(model: str | Path, wanted: Explaining) -> Explained:
@@ -110,7 +112,9 @@ def load(model: str | Path, wanted: Explaining) -> Explained:
     if wanted.lengths or wanted.vocab:
         raise BadInput("a trained model is explained on the inputs of its task; it takes no --lengths and no --vocab")
     trained = load_trained(file)
-    return Explained(trained.task.name, trained.model, trained.task.codec, trained.task.domain, None, trained)
+    task = trained.task
+    through = task if task.build_machine else None
+    return Explained(task.name, trained.model, task.codec, task.domain, None, trained.model, through)
 
 
 def explain_model(model: Path, wanted: Explaining, as_json: bool) -> int:
@@ -219,39 +223,26 @@ def _verified(
     setup: Setup, explained: Explained, wanted: Explaining, screen: Screen, tell: Progress
 ) -> tuple[ScoredCircuit, dict[str, Any]]:
     """Deletes edges by proof, in the order of exact patching. The certificate goes beside the output."""
-    from ..explanations import discover_verified, patching, read
-    from ..models import full_circuit
-    from ..verifier.claims import Faithful
-    from ..verifier.deciding import Decider
-    from ..verifier.theorems import domain_to_json
+    from .. import discover_verified
+    from ..explanations import patching, read
     from ..verifier.verdicts import Proved
 
-    if wanted.ablation == "mean":
-        raise BadInput("--method verified takes --ablation zero or resample; mean ablation is proved from Python")
     scored = patching(setup, progress=tell)
-    config, seconds = explained.model.config, wanted.seconds or 10.0
-    start = full_circuit(config, setup.ablation)
+    start = None
     if wanted.start is not None:
-        start = replace(read(wanted.start, config).circuit(), ablation=setup.ablation)
-
-    def claim_of(circuit: Circuit) -> Claim:
-        return Faithful(explained.whole, circuit, wanted.ablation, codec=explained.codec)
-
-    question = {
-        "weights": explained.model.weights_sha256(),
-        "ablation": wanted.ablation,
-        "domain": domain_to_json(explained.domain),
-        "outputs": explained.codec.to_json(),
-    }
+        start = replace(read(wanted.start, explained.model).circuit(), ablation=setup.ablation)
     try:
         found = discover_verified(
-            config,
-            Decider(claim_of, explained.domain, seconds),
+            explained.whole,
+            explained.domain,
+            ablation=setup.ablation,
+            means=setup.means,
+            through=explained.through,
             start=start,
             scores=scored.by_edge,
-            question=question,
+            codec=explained.codec,
+            seconds=wanted.seconds or 10.0,
             resume=wanted.resume,
-            effort=seconds,
             progress=tell,
         )
     except KeyboardInterrupt:

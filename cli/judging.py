@@ -14,10 +14,9 @@ from . import inputs
 from .output import BadInput, ExitCode, Screen, facts
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from ..models.circuits import Circuit
     from ..models.codec import Codec
+    from ..models.means import MeanAblation
     from ..models.tasks import Task
     from ..models.token_language import Language
     from ..models.transformer import Transformer
@@ -67,10 +66,11 @@ def judge_circuit(path: Path, circuit_path: Path, options: Judging, as_json: boo
     target = options.certificate
     if target is not None and not target.parent.is_dir():
         raise BadInput(f"cannot write {target}: there is no folder {target.parent}")
-    judged, circuit = _judged(path, options), _read_circuit(circuit_path)
+    judged = _judged(path, options)
+    circuit, stored = _read_circuit(circuit_path, judged.model)
     domain = judged.domain
     ablation = options.ablation or ("zero" if circuit.ablation == "any" else circuit.ablation)
-    means, provenance = _means(judged, ablation, options.means)
+    means, provenance = _means(judged, ablation, options.means, stored)
 
     def claim_of(some: Circuit) -> Claim:
         return Faithful(judged.model, some, ablation, means=means, through=judged.task, codec=judged.codec)
@@ -123,64 +123,36 @@ def _judged(path: Path, options: Judging) -> Judged:
     return Judged(trained.model, task.codec, _task_domain(trained, wanted), task if task.build_machine else None)
 
 
-def _read_circuit(path: Path) -> Circuit:
-    from ..models.circuits import Circuit
+def _read_circuit(path: Path, model: Transformer) -> tuple[Circuit, MeanAblation | None]:
+    """The circuit in a file of any format that `explanations.read` knows, and the means that are stored with it."""
+    from ..explanations import read
 
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{path} is no circuit as JSON: {error}") from None
-    return Circuit.from_json(data)
+    found = read(path, model)
+    return found.circuit(), found.means
 
 
-def _means(judged: Judged, ablation: str, path: Path | None) -> tuple[dict[str, Tensor] | None, str]:
-    """The vectors of ablation `mean`, from a file or over words drawn from the domain; and where they are from."""
+def _means(
+    judged: Judged, ablation: str, path: Path | None, stored: MeanAblation | None
+) -> tuple[MeanAblation | None, str]:
+    """The vectors of ablation `mean`: from a file, those stored with the circuit, or over words drawn from the domain;
+    and where they are from."""
     if ablation != "mean":
         if path is not None:
             raise BadInput(f"--means goes with --ablation mean, not with {ablation}")
         return None, ""
-    import torch
+    from ..models.means import MeanAblation, domain_means
 
+    if path is None and stored is not None:
+        return stored, stored.provenance
     if path is None:
-        return sampled_means(judged), f"over {MEANS} words drawn uniformly, seed {SEED}"
+        found = domain_means(judged.model, judged.domain, judged.codec, MEANS, SEED)
+        return found, found.provenance
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        values = {
-            node: torch.tensor(row, dtype=torch.float64).to(torch.float32) for node, row in data["values"].items()
-        }
-        return values, str(data["provenance"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadInput(
-            f'{path} is no file of means {{"provenance": text, "values": {{node: [..]}}}}: {error}'
-        ) from None
-
-
-def sampled_means(judged: Judged, samples: int = MEANS, seed: int = SEED) -> dict[str, Tensor]:
-    """What each node writes on average over words drawn uniformly from the domain, and over all their positions."""
-    import torch
-
-    from ..models.circuits import INPUT, OUTPUT, all_nodes, parse_head
-    from ..models.program import input_site
-
-    sums: dict[str, Tensor] = {}
-    model, codec, count = judged.model, judged.codec, 0
-    ids = torch.tensor([codec.index[token] for token in judged.domain.vocab])
-    sites = {INPUT: input_site(model.config)}
-    for node in all_nodes(model.config):
-        if node not in (INPUT, OUTPUT):
-            head = parse_head(node)
-            sites[node] = f"blocks.{head[0]}.attn.hook_result" if head else f"blocks.{node[1:]}.hook_mlp_out"
-    with torch.no_grad():
-        for _, words in judged.domain.sample_ids(seed, samples):
-            if len(words):
-                tokens = codec.with_bos(ids[torch.from_numpy(words)])
-                _, cache = model.run_with_cache(tokens, sorted(set(sites.values())))
-                for node, site in sites.items():
-                    head = parse_head(node)
-                    value = (cache[site][:, :, head[1]] if head else cache[site]).to(torch.float64).sum((0, 1))
-                    sums[node] = sums[node] + value if node in sums else value
-                count += tokens.numel()
-    return {node: (value / count).to(torch.float32) for node, value in sums.items()}
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path} is no file of means as JSON: {error}") from None
+    found = MeanAblation.from_json(data)
+    return found, found.provenance
 
 
 def _faithful(claim: Claim, domain: Any, options: Judging, tell: Say) -> tuple[Verdict | Any, Property]:

@@ -1,8 +1,8 @@
 """EAP-IG's graphs, which MIB uses too: as JSON, and as tensors. Node and edge names are those of `models.circuits`.
 
 A graph there has an MLP in every layer and the same heads in each, as models have that `to_transformer_lens` fills up;
-what ours lacks is written as outside the circuit with score 0, and dropped on reading. `cfg` has n_layers, n_heads, parallel_attn_mlp and d_model. Neither
-says which ablation is meant. Scores of nodes are kept in `details`.
+what ours lacks is written as outside the circuit with score 0, and dropped on reading. `cfg` has n_layers, n_heads,
+parallel_attn_mlp and d_model. Neither says which ablation is meant. Scores of nodes are kept in `details`.
 """
 
 from __future__ import annotations

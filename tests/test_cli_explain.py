@@ -87,6 +87,19 @@ def test_verified_with_its_certificate(run: Run, hist: Path, tmp_path: Path) -> 
     assert code == 0 and "1-minimal: each deletion is refuted" in out
 
 
+def test_verified_with_stored_means_of_a_trained_model(run: Run, tmp_path: Path) -> None:
+    """All 64^10 inputs; what is proved is about the means that are in the file, and `judge` takes them from there."""
+    options = ["--method", "verified", "--ablation", "mean", "--pairs", 100, "--seconds", 5]
+    code, out, _ = run("explain", "zoo:max-of-10", *options, "-o", tmp_path / "v.json", "--json")
+    data = json.loads(out)
+    assert code == 0 and data["verified"]["minimal"]
+    saved = ScoredCircuit.load(tmp_path / "v.json")
+    assert saved.means is not None and "100 words" in saved.means.provenance
+    assert saved.circuit().ablation == "mean"
+    code, out, _ = run("judge", "zoo:max-of-10", tmp_path / "v.json", "--seconds", 1, "--edge-seconds", 0.2, "--json")
+    assert code in (0, 2) and saved.means.provenance in json.loads(out)["ablation"]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -101,7 +114,6 @@ def test_verified_with_its_certificate(run: Run, hist: Path, tmp_path: Path) -> 
         (["--method", "verified", "--top", "3"], "leave --top out"),
         (["-o", "no-folder/c.json"], "there is no folder no-folder"),
         (["--method", "verified", "--threshold", "1"], "leave --threshold out"),
-        (["--method", "verified", "--ablation", "mean"], "takes --ablation zero or resample"),
         (["--pairs", "0"], "--pairs must be at least 1, got 0"),
         (["--format", "eap-ig"], "say where with -o FILE"),
         (["--format", "dot", "-o", "x"], "--format must be one of certiformer"),

@@ -139,7 +139,7 @@ def test_judge(four: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     code, out, _ = run(capsys, "judge", "zoo:max-of-4", circuit, *options)
     data = json.loads(out)
     assert code == 0 and data["domain_size"] == str(64**4) and data["granularity"] == "edge"
-    assert data["ablation"].startswith("mean (over 2000 words")
+    assert data["ablation"].startswith("mean (2000 words")
     assert [row["verdict"] for row in data["properties"]] == ["proved"] * 6
     assert all("samples" in row["sampled"] for row in data["properties"])
     path = zoo.path("max-of-4")
@@ -159,12 +159,12 @@ def test_judge_refuses_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[s
     alien = tmp_path / "alien.json"
     alien.write_text(json.dumps(Circuit.from_edges(["a9.h9->logits"]).to_json()))
     for arguments, text in (
-        ([bad], "a circuit is a JSON object"),
-        ([tmp_path / "none.json"], "no circuit as JSON"),
+        ([bad], "no known format"),
+        ([tmp_path / "none.json"], "cannot read"),
         ([alien], "a9.h9"),
         ([good, "--ablation", "gaussian"], "ablation must be"),
         ([good, "--ablation", "zero", "--means", bad], "--means goes with"),
-        ([good, "--ablation", "mean", "--means", bad], "no file of means"),
+        ([good, "--ablation", "mean", "--means", bad], "means are a JSON object"),
         ([good, "--seconds", "0"], "above 0"),
         ([good, "--at-least", "many"], "--at-least"),
         ([good, "--certificate", tmp_path / "no" / "c.cert"], "no folder"),

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from importlib import import_module
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     from .compiler import programs as programs
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .compiler.interpreter import evaluate as evaluate
     from .compiler.rasp import Selector as Selector
     from .compiler.rasp import SOp as SOp
+    from .explanations import Verified
     from .models import CertiformerError as CertiformerError
     from .models import Circuit as Circuit
     from .models import Codec as Codec
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from .models import get_task as get_task
     from .models import sequences as sequences
     from .models import zoo as zoo
+    from .models.means import MeanAblation
     from .proofs import Holey as Holey
     from .proofs import Invalid as Invalid
     from .proofs import Valid as Valid
@@ -95,7 +97,7 @@ if TYPE_CHECKING:
     from .verifier.worst_case import least_difference as least_difference
 
 # Public name -> module.
-# `compile` and `check` are defined here: they tie together packages that know nothing of each other.
+# `compile`, `check`, `discover_verified` are defined here: they tie together packages that know nothing of each other.
 _NAMES: dict[str, str] = {
     "Compiled": "compiler.compiled",
     "SOp": "compiler.rasp",
@@ -174,7 +176,7 @@ _NAMES: dict[str, str] = {
     "prove": "verifier.portfolio",
     "weight_radius": "verifier.radius",
 }
-__all__ = sorted([*_NAMES, "check", "compile", "__version__"])
+__all__ = sorted([*_NAMES, "check", "compile", "discover_verified", "__version__"])
 
 
 def compile(
@@ -271,6 +273,64 @@ def _theorem(claim: Claim | ProgramClaim, domain: Language | EveryLength | None)
     if domain is None:
         raise TypeError("a claim about programs is tabulated for a domain: give domain= as well")
     return claim.theorem(domain)
+
+
+def discover_verified(
+    of: Compiled | Transformer,
+    domain: Language,
+    *,
+    ablation: Literal["zero", "mean", "resample"] = "resample",
+    means: MeanAblation | None = None,
+    through: Task | None = None,
+    start: Circuit | None = None,
+    scores: Mapping[str, float] | None = None,
+    codec: Codec | None = None,
+    seconds: float = 10.0,
+    resume: str | Path | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> Verified:
+    """A circuit of a model from which edges were deleted as long as the rest is proved to decide as the model does.
+
+    It has the proof that it does so on every input of `domain`, and for each edge that is kept the verdict on its
+    deletion: `.minimal` if every one is refuted, else `.unknown` lists the edges that are open. `start`: default all
+    edges. `means`: the stored vectors of mean ablation. `through`: a task whose labels a proof may go through, as in
+    `Faithful`. `scores`: the lowest are deleted first; default, exact patching on 200 sampled pairs. `seconds`: for one
+    decision. `resume`: a file of decisions, written after each one and read when the search starts.
+    Raises `InputError`, also if the start is refuted; Ctrl-C is passed on.
+    """
+    from .explanations import Setup, patching, sample_pairs
+    from .explanations import discover_verified as discover
+    from .models import full_circuit
+    from .verifier.claims import Faithful, subject_of
+    from .verifier.deciding import Decider
+    from .verifier.theorems import domain_to_json
+
+    subject = subject_of(of, codec)
+    model = subject.model
+    if scores is None:
+        pairs = sample_pairs(domain, subject.codec, 200)
+        scores = patching(Setup(model, pairs, ablation, means=means)).by_edge
+
+    def claim_of(circuit: Circuit) -> Claim:
+        return Faithful(of, circuit, ablation, means=means, through=through, codec=codec)
+
+    question = {
+        "weights": model.weights_sha256(),
+        "ablation": ablation,
+        "domain": domain_to_json(domain),
+        "codec": subject.codec.to_json(),
+        "means": None if means is None else means.to_json(),
+    }
+    return discover(
+        model.config,
+        Decider(claim_of, domain, seconds),
+        start=start or full_circuit(model.config, ablation),
+        scores=scores,
+        question=question,
+        resume=resume,
+        effort=seconds,
+        progress=progress,
+    )
 
 
 if not TYPE_CHECKING:  # a type checker would otherwise accept any name
