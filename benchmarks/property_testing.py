@@ -22,7 +22,7 @@ from .report import Cell, Figure, Section, Table
 
 ROOT = Path(__file__).parent.parent
 DECADES = (1, 2, 3, 4, 5, 6)
-EACH, EXAMPLES, SECONDS = 20, 1000, 60.0
+EACH, EXAMPLES, SECONDS = 20, 1000, 30.0
 VOCAB, LONGEST = 8, 7
 SMALL_VOCAB, SMALL_LONGEST = 5, 5
 TESTS, SESSIONS = 1500, 7
@@ -30,12 +30,16 @@ TESTS, SESSIONS = 1500, 7
 
 @dataclass(frozen=True)
 class Plant:
-    """A claim that is wrong on a known share of the inputs of its domain (counted on all of them)."""
+    """A claim that is wrong on a known share of the inputs of its domain (counted on all of them).
+
+    `shortest`: the least length of an input on which it is wrong.
+    """
 
     what: str
     claim: Any
     domain: Any
     rate: float
+    shortest: int
 
     @property
     def decade(self) -> int:
@@ -80,12 +84,13 @@ def faulty() -> Iterator[Plant]:
             changed = change_weight(compiled.model, parameter, place, value * float(rng.choice([0.0, 0.5, -1.0, 0.9])))
             claims.append((f"{name}, {parameter}{list(place)}", cf.Computes(replace(compiled, model=changed))))
         for what, claim in claims:
-            wrong = 0
+            wrong = {}
             for n in domain.lengths:
                 ids = torch.tensor(list(product(range(SMALL_VOCAB), repeat=n)))
-                wrong += int((claim.body.judge((ids,), "float32") == -1).sum())
-            if wrong:
-                yield Plant(what, claim, domain, wrong / domain.size())
+                wrong[n] = int((claim.body.judge((ids,), "float32") == -1).sum())
+            if any(wrong.values()):
+                shortest = min(n for n, count in wrong.items() if count)
+                yield Plant(what, claim, domain, sum(wrong.values()) / domain.size(), shortest)
 
 
 def wrong_programs() -> Iterator[Plant]:
@@ -100,7 +105,7 @@ def wrong_programs() -> Iterator[Plant]:
         for name, program in (("sort", cf.programs.sort()), ("tokens", tokens))
     ]
     rng = np.random.default_rng(1)
-    counted: dict[tuple[int, ...], int] = {}
+    counted: dict[tuple[int, ...], dict[int, int]] = {}
 
     def times(t: int) -> Any:
         return selector_width(select(tokens, t, "=="))
@@ -156,17 +161,19 @@ def wrong_programs() -> Iterator[Plant]:
         kind = int(rng.integers(len(options)))
         what, condition, holds, key = options[kind]
         if (kind, *key) not in counted:  # how many, which tokens they are does not change
-            counted[kind, *key] = sum(int(holds(w).sum()) for w in words.values())
-        if wrong := counted[kind, *key]:
+            counted[kind, *key] = {n: int(holds(w).sum()) for n, w in words.items()}
+        wrong = counted[kind, *key]
+        if any(wrong.values()):
             name, compiled, program = models[int(rng.integers(2))]
             claim = cf.Computes(compiled, where(condition, VOCAB - 1 - program, program))
-            yield Plant(f"{name}, wrong with {what}", claim, domain, wrong / domain.size())
+            shortest = min(n for n, count in wrong.items() if count)
+            yield Plant(f"{name}, wrong with {what}", claim, domain, sum(wrong.values()) / domain.size(), shortest)
 
 
 def examine(plant: Plant, seed: int) -> dict[str, Any]:
     """Found by random examples, by guided search, and if by neither, by proving."""
-    import certiformer as cf
-    from certiformer.testing import find_failure
+    from certiformer.testing import check_interpretation, find_failure
+    from certiformer.testing.check import InterpretationError
 
     start = time.perf_counter()
     blind = find_failure(plant.claim, plant.domain, examples=EXAMPLES, seed=seed, guided=False)
@@ -175,14 +182,19 @@ def examine(plant: Plant, seed: int) -> dict[str, Any]:
     found = guided or blind
     certified = None
     if guided is None:
-        verdict = cf.prove(plant.claim, plant.domain, seconds=SECONDS)
-        certified = isinstance(verdict, cf.Refuted)
-        assert not isinstance(verdict, cf.Proved), f"a wrong claim is proved: {plant.what}"
+        try:
+            result = check_interpretation(
+                plant.claim, plant.domain, examples=EXAMPLES, seed=seed, certify=True, seconds=SECONDS
+            )
+            raise AssertionError(f"a wrong claim is {result.status}: {plant.what}")
+        except InterpretationError as error:
+            certified = str(error).startswith("refuted")
     return {
         "random": blind is not None,
         "guided": guided is not None,
         "certified": certified,
         "length": len(found.witness.inputs[0]) if found else None,
+        "longer": len(found.witness.inputs[0]) - plant.shortest if found else None,
         "seconds": spent,
     }
 
@@ -213,6 +225,7 @@ def measure(options: Options) -> Section:
     each = 2 if options.quick else EACH
     rows: list[tuple[Cell, ...]] = []
     lengths: list[int] = []
+    longer: list[int] = []
     misses: list[tuple[Cell, ...]] = []
     found: dict[int, dict[str, int]] = {}
     for decade, planted in plants(each).items():
@@ -220,6 +233,7 @@ def measure(options: Options) -> Section:
         counts = {name: sum(bool(r[name]) for r in results) for name in ("random", "guided", "certified")}
         here = [r["length"] for r in results if r["length"] is not None]
         lengths += here
+        longer += [r["longer"] for r in results if r["longer"] is not None]
         found[decade] = {**counts, "planted": len(planted)}
         misses += [
             (p.what, p.rate, bool(r["certified"])) for p, r in zip(planted, results, strict=True) if not r["guided"]
@@ -234,7 +248,7 @@ def measure(options: Options) -> Section:
     return Section(
         "property_testing",
         "Testing interpretations",
-        tuple(_figures(found, lengths, misses, without, having)),
+        tuple(_figures(found, lengths, longer, misses, without, having)),
         (
             Table(
                 f"Planted wrong interpretations, runs of {EXAMPLES:,} examples.",
@@ -254,7 +268,12 @@ def measure(options: Options) -> Section:
 
 
 def _figures(
-    found: dict[int, dict[str, int]], lengths: list[int], misses: list[tuple[Cell, ...]], without: float, having: float
+    found: dict[int, dict[str, int]],
+    lengths: list[int],
+    longer: list[int],
+    misses: list[tuple[Cell, ...]],
+    without: float,
+    having: float,
 ) -> Iterator[Figure]:
     for decade, target in ((1, 0.95), (2, 0.95), (4, 0.5)):
         counts = found[decade]
@@ -267,6 +286,8 @@ def _figures(
     yield Figure("missed by testing, refuted by --certify", "all", text, refuted == len(misses))
     median = statistics.median(lengths) if lengths else math.inf
     yield Figure("median shrunk length", "<= 4 tokens", f"{median:g}", median <= 4)
+    text = f"{longer.count(0)} of {len(longer)}"
+    yield Figure("shrunk to the shortest input there is", "", text, None)
     share = having / without - 1
     text = f"{100 * share:.1f} % ({without:.2f} s, {having:.2f} s)"
     yield Figure("pytest plugin when not certifying", "<= 5 %", text, share <= 0.05)

@@ -34,6 +34,7 @@ from .diverging import divergence
 from .guided import EXAMPLES, find_failure
 from .session import Record, Status
 
+LONGER = 20
 P = ParamSpec("P")
 R = TypeVar("R")
 MakesClaim: TypeAlias = Claim | Callable[..., Claim]
@@ -198,7 +199,7 @@ def check_interpretation(
         raise InterpretationError(_report(claim, domain, *objection))
     if here.certify if certify is None else certify:
         limit = here.seconds if seconds is None else seconds
-        result = _certified(claim, domain, limit, result, here.folder)
+        result = _certified(claim, domain, limit, result, here.folder, seed)
     _record(result.status, claim, result.detail)
     if certify and result.status != "proved":
         raise InterpretationError(f"not proved: {claim}\n  {result.detail}")
@@ -231,7 +232,10 @@ def _tested(
     )
 
 
-def _certified(claim: Claim, domain: Language, seconds: float, tested: Checked, folder: Path | None) -> Checked:
+def _certified(
+    claim: Claim, domain: Language, seconds: float, tested: Checked, folder: Path | None, seed: int
+) -> Checked:
+    """Proves the claim; where no engine decides it, a search through LONGER times the examples has a last look."""
     __tracebackhide__ = True
     if not isinstance(claim.subject.model, Transformer):
         detail = "an edited model has no weights of its own to certify"
@@ -251,6 +255,12 @@ def _certified(claim: Claim, domain: Language, seconds: float, tested: Checked, 
             _record("refuted", claim, str(evidence))
             raise InterpretationError(_report(claim, domain, str(evidence), None))
         case _:
+            longer = LONGER * tested.examples
+            hit = find_failure(claim, domain, examples=longer, seed=seed) if claim.quantifier == "forall" else None
+            if hit is not None and hit.over_the_reals:
+                line = f"{hit.witness} (by guided search, {hit.runs:,} of {longer:,} examples)"
+                _record("refuted", claim, line)
+                raise InterpretationError(_report(claim, domain, line, hit.witness))
             reason = getattr(verdict, "reason", str(verdict))
             return Checked(claim, "unknown", tested.examples, spent, f"{type(verdict).__name__}: {reason}")
 

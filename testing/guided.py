@@ -28,7 +28,8 @@ from ..verifier.witness import Witness
 
 Ids = npt.NDArray[np.int64]
 EXAMPLES = 1000
-ROUNDS, POOL = 24, 256
+ROUNDS, POOL, MAX_ROUNDS = 24, 256, 240
+"""Rounds of covering variables for each thousand examples, words in each, and the most rounds."""
 MAX_TARGETS = 4096
 SHRINK_SECONDS = 20.0
 
@@ -117,7 +118,8 @@ def _guided(budget: _Budget) -> Iterator[tuple[Candidate, float]]:
     yield from _short(budget, budget.examples if sum(sizes) <= budget.examples else budget.examples // 5)
     if sum(sizes) <= budget.examples:
         return
-    pools = [_covering(search, n) for n in _lengths(search)]
+    rounds = min(MAX_ROUNDS, max(ROUNDS, ROUNDS * budget.examples // EXAMPLES))
+    pools = [_covering(search, n, rounds) for n in _lengths(search)]
     for share, pool in zip((0.25, 1 / 3, 0.5), pools, strict=False):
         if pool is not None:
             yield pool, share
@@ -231,7 +233,7 @@ def _coverage(search: Search, n: int) -> _Coverage | None:
     return _Coverage(evaluators, targets, np.full(count, np.inf), np.zeros(count, dtype=np.int64), [None] * count)
 
 
-def _covering(search: Search, n: int) -> Candidate | None:
+def _covering(search: Search, n: int, rounds: int) -> Candidate | None:
     """Words of one length that together take as many values of the programs' variables as found, the rarest first."""
     coverage = _coverage(search, n)
     if coverage is None:
@@ -241,7 +243,7 @@ def _covering(search: Search, n: int) -> Candidate | None:
     (structured, *_) = structured_inputs(search, n, POOL)
     if len(structured):
         coverage.add(structured)
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         words = _mutated(search, coverage, letters, n)
         if len(words):
             coverage.add(words)
