@@ -18,7 +18,7 @@ from hypothesis import currently_in_test_context, is_hypothesis_test
 from hypothesis import strategies as st
 from hypothesis.control import current_build_context
 
-from ..models.edits import Edited, Mean, Replacement, Resample, Zero, edit, outside
+from ..models.edits import Edited
 from ..models.errors import InputError
 from ..models.languages import Language
 from ..models.transformer import Transformer
@@ -304,11 +304,5 @@ def where_runs_part(body: Body, witness: Witness) -> str:
 
 def _alone(body: FaithfulBody, witness: Witness) -> Edited:
     """The model with everything outside the claim's circuit ablated, as on this witness."""
-    subject = body.subject
-    by: Replacement = Zero()
-    if body.ablation == "mean":
-        assert body.reference is not None
-        by = Mean(subject.codec.with_bos(body.reference))
-    elif body.ablation == "resample":
-        by = Resample(torch.tensor([subject.codec.ids(witness.inputs[1])]))
-    return edit(subject.model, *outside(body.circuit, subject.model.config, by))
+    codec = body.subject.codec
+    return body.alone.edited(tuple(torch.tensor([codec.ids(x)[int(codec.bos) :]]) for x in witness.inputs))

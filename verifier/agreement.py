@@ -72,7 +72,7 @@ def prove_agreement(
 
 
 def _certificate(claim: Claim, domain: Language, found: tuple[Premise, Premise]) -> Certificate:
-    """Both premises state no more than the claim takes: by paths the checker may prove a little less than the engine."""
+    """Both premises state no more than the claim takes: by paths the checker may prove a little less."""
     spare = (found[0].share + found[1].share - 1 - claim.share) / 2
     through = claim.body.through if isinstance(claim.body, FaithfulBody) else None
     assert through is not None

@@ -134,7 +134,7 @@ class Alone:
         if self.reducible:
             return self.reduced.logits(self.tokens(ids))
         with torch.no_grad():
-            return self.subject._positions(self._edited(ids)(self.subject.codec.with_bos(ids[0])))
+            return self.subject._positions(self.edited(ids)(self.subject.codec.with_bos(ids[0])))
 
     def enclosed(self, ids: tuple[Tensor, ...]) -> Ball:
         """Balls around the real logits. Raises `balls.Unsupported`."""
@@ -142,7 +142,7 @@ class Alone:
 
     def enclosed_by_edits(self, ids: tuple[Tensor, ...]) -> Ball:
         """The same from the model with its edits: slower, and for all models."""
-        edited = self._edited(ids)
+        edited = self.edited(ids)
         constants: dict[str, Tensor | Ball] = dict(edited.constants)
         if self.reference is not None or self.ablation == "resample":
             constants.update(self._taken(ids[1] if self.reference is None else self.reference))
@@ -159,7 +159,8 @@ class Alone:
             return self.reduced.reading(self.tokens(ids), semantics)
         return possible(self.subject.codec, self.enclosed(ids))
 
-    def _edited(self, ids: tuple[Tensor, ...]) -> Edited:
+    def edited(self, ids: tuple[Tensor, ...]) -> Edited:
+        """The model with everything outside the circuit ablated, as it runs on these inputs."""
         model, codec = self.subject.model, self.subject.codec
         if self.means is not None:
             targets = (one.target for one in outside(self.circuit, model.config, Zero()))
