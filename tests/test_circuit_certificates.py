@@ -17,7 +17,7 @@ import torch
 
 import certiformer as cf
 from certiformer.models import Transformer, change_weight
-from certiformer.models.circuits import all_edges
+from certiformer.models.circuits import all_edges, all_nodes
 from certiformer.proofs import judging
 from certiformer.proofs.balls import Ball
 from certiformer.proofs.model import parse_model
@@ -254,10 +254,8 @@ def variants(case: Case, rng: np.random.Generator) -> Case:
         other = replace(circuit, edges=circuit.edges ^ {name})
         means = case.alone.means
         if means is not None:
-            means = {
-                **{node: torch.ones(config.d_model) for node in ("input", "a0.h0", "m0", "a1.h0", "a0.h1")},
-                **means,
-            }
+            ones = {node: torch.ones(config.d_model) for node in all_nodes(config) if node != "logits"}
+            means = {**ones, **means}
         return replace(case, alone=Alone.of(case.subject, other, case.alone.ablation, means))
     if kind == 1 and case.alone.means:
         node = sorted(case.alone.means)[int(rng.integers(len(case.alone.means)))]
