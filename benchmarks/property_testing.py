@@ -24,7 +24,7 @@ ROOT = Path(__file__).parent.parent
 DECADES = (1, 2, 3, 4, 5, 6)
 EACH, EXAMPLES, SECONDS = 20, 1000, 60.0
 VOCAB, LONGEST = 8, 7
-SMALL_VOCAB, SMALL_LONGEST = 5, 6
+SMALL_VOCAB, SMALL_LONGEST = 5, 5
 TESTS, SESSIONS = 1500, 7
 
 
@@ -64,15 +64,15 @@ def faulty() -> Iterator[Plant]:
 
     rng = np.random.default_rng(0)
     domain = cf.sequences(range(SMALL_VOCAB), range(1, SMALL_LONGEST + 1))
-    for name in ("sort", "hist", "most_frequent", "reverse", "sort_unique", "count_less_freq"):
+    for name in ("sort", "hist", "most_frequent"):
         entry = LIBRARY[name]
         compiled = cf.compile(entry.build(), vocab=range(SMALL_VOCAB), max_len=SMALL_LONGEST)
         claims = [
             (f"{name} without {e}", cf.Faithful(compiled, compiled.circuit.without([e]), "zero"))
-            for e in sorted(compiled.circuit.edges)[:6]
+            for e in sorted(compiled.circuit.edges)[:4]
         ]
         parameters = [n for n, p in compiled.model.named_parameters() if bool(p.any())]
-        for _ in range(40):
+        for _ in range(20):
             parameter = parameters[rng.integers(len(parameters))]
             places = compiled.model.parameter(parameter).detach().nonzero().tolist()
             place = tuple(places[rng.integers(len(places))])
@@ -100,6 +100,7 @@ def wrong_programs() -> Iterator[Plant]:
         for name, program in (("sort", cf.programs.sort()), ("tokens", tokens))
     ]
     rng = np.random.default_rng(1)
+    counted: dict[tuple[int, ...], int] = {}
 
     def times(t: int) -> Any:
         return selector_width(select(tokens, t, "=="))
@@ -115,17 +116,18 @@ def wrong_programs() -> Iterator[Plant]:
     while True:
         a, b = (int(x) for x in rng.choice(VOCAB, 2, replace=False))
         k = int(rng.integers(2, 8))
-        chosen = sorted(int(p) for p in rng.choice(LONGEST, int(rng.integers(1, 7)), replace=False))
+        chosen = sorted(int(p) for p in rng.choice(LONGEST, int(rng.integers(1, 8)), replace=False))
         values = [int(v) for v in rng.integers(VOCAB, size=len(chosen))]
         here: Any = at(chosen[0]) == values[0]
         for place, value in zip(chosen[1:], values[1:], strict=True):
             here = here & (at(place) == value)
-        options: list[tuple[str, Any, Any]] = [
-            (f"{a} at least {k} times", times(a) >= k, lambda w, a=a, k=k: (w == a).sum(1) >= k),
+        options: list[tuple[str, Any, Any, tuple[int, ...]]] = [
+            (f"{a} at least {k} times", times(a) >= k, lambda w, a=a, k=k: (w == a).sum(1) >= k, (k,)),
             (
                 f"{a} {k} times and {b} after it twice",
                 (times(a) == k) & (times(b) == min(2, LONGEST - k)),
                 lambda w, a=a, b=b, k=k: ((w == a).sum(1) == k) & ((w == b).sum(1) == min(2, LONGEST - k)),
+                (k,),
             ),
             (
                 f"{values} at {chosen}",
@@ -133,11 +135,13 @@ def wrong_programs() -> Iterator[Plant]:
                 lambda w, c=tuple(chosen), v=tuple(values): np.all(
                     [column(w, p) == x for p, x in zip(c, v, strict=True)], axis=0
                 ),
+                (len(chosen), chosen[-1]),
             ),
             (
                 f"a token with {k} greater ones before it",
                 descents >= k,
                 lambda w, k=k: np.max([(w[:, :i] > w[:, i : i + 1]).sum(1) for i in range(w.shape[1])], axis=0) >= k,
+                (k,),
             ),
             (
                 f"a token for the {k}th time, first {a}",
@@ -146,11 +150,14 @@ def wrong_programs() -> Iterator[Plant]:
                     (np.max([(w[:, :i] == w[:, i : i + 1]).sum(1) for i in range(w.shape[1])], axis=0) >= k - 1)
                     & (w[:, 0] == a)
                 ),
+                (k,),
             ),
         ]
-        what, condition, holds = options[int(rng.integers(len(options)))]
-        wrong = sum(int(holds(w).sum()) for w in words.values())
-        if wrong:
+        kind = int(rng.integers(len(options)))
+        what, condition, holds, key = options[kind]
+        if (kind, *key) not in counted:  # how many, which tokens they are does not change
+            counted[kind, *key] = sum(int(holds(w).sum()) for w in words.values())
+        if wrong := counted[kind, *key]:
             name, compiled, program = models[int(rng.integers(2))]
             claim = cf.Computes(compiled, where(condition, VOCAB - 1 - program, program))
             yield Plant(f"{name}, wrong with {what}", claim, domain, wrong / domain.size())

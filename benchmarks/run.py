@@ -27,6 +27,7 @@ BENCHMARKS = (
     "paths",
     "radius",
     "heads",
+    "smt",
     "affine",
     "explanations",
     "discovery",

@@ -189,6 +189,9 @@ def prove_program(
     within: Annotated[str | None, typer.Option("--range", help="Its values are numbers of LEAST:MOST.")] = None,
     vocab: Annotated[str, typer.Option(help="8: tokens 0 to 7, or the program's own of that size; or a,b,c.")] = "8",
     lengths: Annotated[str, typer.Option(help="FIRST:LAST.")] = "1:8",
+    every_length: Annotated[
+        bool, typer.Option("--every-length", help="All lengths from 1 on; the programs are read causally.")
+    ] = False,
     causal: Annotated[
         bool | None,
         typer.Option("--causal/--bidirectional", help="May a position see later ones? Default: as the program says."),
@@ -203,7 +206,7 @@ def prove_program(
     """Prove or refute a claim about PROGRAM itself, for every input; refuted by the smallest one."""
     from .programs import Asked, prove_about_program
 
-    asked = Asked(program, equivalent, implies, ensures, within, vocab, lengths, causal)
+    asked = Asked(program, equivalent, implies, ensures, within, vocab, lengths, every_length, causal)
     return prove_about_program(asked, seconds, engine, output, as_json)
 
 

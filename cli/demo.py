@@ -1,4 +1,4 @@
-"""The whole chain on one program: compile, prove, check, and two false claims refuted."""
+"""The whole chain on one program: compile, prove, check, refute two false claims, explain; and a trained model."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -29,6 +30,7 @@ SECONDS = 60.0
 FAULT = ("blocks.0.mlp.W_out", 80)  # one of the neurons that count equal tokens: matters where many are equal
 LEFT_OUT = "a0.h0->m1"
 SAMPLES = 1000
+TRAINED, SHARE = "max-of-10", Fraction(999, 1000)
 
 # In a fresh interpreter: check, then look at what was imported.
 CHECK = """
@@ -77,8 +79,9 @@ def run_demo(folder: Path | None, as_json: bool) -> int:
 def _tell(story: Story, folder: Path) -> bool:
     from ..compiler import programs
     from ..compiler.compile import compile as compile_
-    from ..models import sequences
-    from ..verifier.claims import Computes
+    from ..models import sequences, zoo
+    from ..verifier.claims import Abstracts, Computes
+    from ..verifier.task_claims import Accuracy
 
     started = time.perf_counter()
     story.title(f"1. Compile sort for {VOCAB} tokens and lengths 1 to {LENGTH}")
@@ -107,8 +110,17 @@ def _tell(story: Story, folder: Path) -> bool:
 
     story.title(f"5. A wrong explanation: the circuit without its edge {LEFT_OUT}, which is then ablated to zero")
     wrong = _wrong_explanation(story, compiled, domain)
+
+    story.title(
+        "6. The right explanation, on every pair of inputs: exchanging what a component holds is exchanging an s-op"
+    )
+    explained = _prove(story, "abstracts", Abstracts(compiled), domain, "Proved")
+
+    trained = zoo.load(TRAINED)
+    story.title(f"7. A trained model, {TRAINED}: it is right on at least {float(SHARE):g} of all its inputs")
+    accurate = _prove(story, "accuracy", Accuracy(trained.model, trained.task, SHARE), trained.task.domain, "Proved")
     story.title(f"{time.perf_counter() - started:.0f} s in all")
-    return proved and checked and found and wrong
+    return proved and checked and found and wrong and explained and accurate
 
 
 def _timed(work: Callable[[], T]) -> tuple[T, float]:

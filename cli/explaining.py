@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ..explanations.graph_runs import Progress
     from ..models import Circuit, Codec, Language, Transformer
     from ..models.cards import Trained
+    from ..verifier.claims import Claim
 
 METHODS = ("eap", "eap-ig", "acdc", "patching", "verified")
 OWN: Mapping[str, tuple[str, ...]] = {
@@ -221,9 +222,9 @@ def _verified(
     from ..explanations import discover_verified, patching, read
     from ..models import full_circuit
     from ..verifier.claims import Faithful
-    from ..verifier.portfolio import prove
+    from ..verifier.deciding import Decider
     from ..verifier.theorems import domain_to_json
-    from ..verifier.verdicts import Proved, Verdict
+    from ..verifier.verdicts import Proved
 
     if wanted.ablation == "mean":
         raise BadInput("--method verified takes --ablation zero or resample; mean ablation is proved from Python")
@@ -233,9 +234,8 @@ def _verified(
     if wanted.start is not None:
         start = replace(read(wanted.start, config).circuit(), ablation=setup.ablation)
 
-    def decide(circuit: Circuit) -> Verdict:
-        claim = Faithful(explained.whole, circuit, wanted.ablation, codec=explained.codec)
-        return prove(claim, explained.domain, seconds=seconds)
+    def claim_of(circuit: Circuit) -> Claim:
+        return Faithful(explained.whole, circuit, wanted.ablation, codec=explained.codec)
 
     question = {
         "weights": explained.model.weights_sha256(),
@@ -246,7 +246,7 @@ def _verified(
     try:
         found = discover_verified(
             config,
-            decide,
+            Decider(claim_of, explained.domain, seconds),
             start=start,
             scores=scored.by_edge,
             question=question,

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..proofs.words import digits_of
 from . import inputs
 from .commands import not_proved
 from .output import BadInput, ExitCode, Screen
 
 if TYPE_CHECKING:
-    from ..verifier.program_claims import ProgramClaim
+    from ..models import Language
+    from ..verifier.program_claims import EveryLength, ProgramClaim
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Asked:
     within: str | None = None
     vocab: str = "8"
     lengths: str = "1:8"
+    every_length: bool = False
     causal: bool | None = None
 
 
@@ -35,7 +38,8 @@ def prove_about_program(
 ) -> int:
     """`Proved` with a certificate, `Refuted` with the smallest input, or `Unknown`; exit codes as of `prove`."""
     from ..models import sequences
-    from ..verifier.program_proofs import prove_program
+    from ..verifier.program_claims import EveryLength
+    from ..verifier.program_proofs import prove_about_programs
     from ..verifier.verdicts import Proved, Unknown
 
     if not seconds > 0:
@@ -44,15 +48,18 @@ def prove_about_program(
         raise BadInput(f"cannot write {output}: there is no folder {output.parent}")
     named = inputs.load_program(asked.program)
     causal = asked.causal if asked.causal is not None else bool(named.entry and named.entry.causal)
-    claim = _claim(asked, named, causal)
-    domain = sequences(inputs.parse_vocab(asked.vocab, named.entry), inputs.parse_lengths(asked.lengths))
+    claim = _claim(asked, named, causal or (asked.every_length and asked.causal is None))
+    tokens = inputs.parse_vocab(asked.vocab, named.entry)
+    domain: Language | EveryLength = EveryLength(tokens)
+    if not asked.every_length:
+        domain = sequences(tokens, inputs.parse_lengths(asked.lengths))
     screen = Screen(as_json)
     started = time.perf_counter()
     with screen.progress(f"proving {claim.words}") as tell:
-        verdict = prove_program(claim, domain, seconds=seconds, engines=engines or None, progress=tell)
+        verdict = prove_about_programs(claim, domain, seconds=seconds, engines=engines or None, progress=tell)
     data: dict[str, object] = {
         "claim": claim.describe(),
-        "domain_size": str(domain.size()),
+        "domain_size": None if isinstance(domain, EveryLength) else digits_of(domain.size()),
         "seconds": round(time.perf_counter() - started, 3),
     }
     certificate = verdict.certificate if isinstance(verdict, (Proved, Unknown)) else None

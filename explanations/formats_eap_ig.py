@@ -1,7 +1,7 @@
 """EAP-IG's graphs, which MIB uses too: as JSON, and as tensors. Node and edge names are those of `models.circuits`.
 
-A graph there has an MLP in every layer and the same heads in each; what a model of ours lacks is written as outside
-the circuit with score 0, and dropped on reading. `cfg` has n_layers, n_heads, parallel_attn_mlp and d_model. Neither
+A graph there has an MLP in every layer and the same heads in each, as models have that `to_transformer_lens` fills up;
+what ours lacks is written as outside the circuit with score 0, and dropped on reading. `cfg` has n_layers, n_heads, parallel_attn_mlp and d_model. Neither
 says which ablation is meant. Scores of nodes are kept in `details`.
 """
 
@@ -168,23 +168,18 @@ def _check_cfg(cfg: Any, config: TransformerConfig) -> None:
 
 
 def _cfg(config: TransformerConfig) -> dict[str, object]:
-    heads = {layer.n_heads for layer in config.layers}
-    if len(heads) > 1:
-        raise InputError(
-            f"EAP-IG's graphs have the same number of heads in each layer; this model has "
-            f"{', '.join(str(layer.n_heads) for layer in config.layers)}"
-        )
     return {
         "n_layers": config.n_layers,
-        "n_heads": heads.pop() if heads else 0,
+        "n_heads": max((layer.n_heads for layer in config.layers), default=0),
         "parallel_attn_mlp": False,
         "d_model": config.d_model,
     }
 
 
 def _uniform(config: TransformerConfig) -> TransformerConfig:
-    """The model with an MLP in every layer."""
-    layers = tuple(LayerConfig(layer.n_heads, layer.d_head, layer.d_mlp or 1) for layer in config.layers)
+    """The model with an MLP in every layer, and as many heads in each as in any."""
+    heads = max((layer.n_heads for layer in config.layers), default=0)
+    layers = tuple(LayerConfig(heads, 1 if heads else 0, layer.d_mlp or 1) for layer in config.layers)
     return replace(config, layers=layers)
 
 

@@ -20,7 +20,7 @@ from .format import Json, integer, listing, record, require, within
 from .head_rule import check_head
 from .mlp_rule import check_mlp
 from .ranges import Ranges
-from .resolving import Resolver, read_width_shares, read_width_sums
+from .resolving import MAX_TERMS, Resolver, read_width_shares, read_width_sums
 from .state import State, start
 from .theorem import Theorem
 
@@ -79,23 +79,21 @@ class _Pair:
         found: list[Json] = []
         for place in (self.source, self.base):
             for entry in listing(entries, "facts", len(self.source)):
-                require(isinstance(entry, dict) and set(entry) == set(keys), f"a fact has the keys {list(keys)}")
-                if place is self.source or self.exchanged not in set(_numbers(entry)):
-                    found.append(_renamed_fact(entry, place))
+                fact, spoken = _renamed_fact(record(entry, "a fact", keys), place)
+                if place is self.source or self.base[self.exchanged] not in spoken:
+                    found.append(fact)
         return found
 
 
-def _numbers(fact: Json) -> list[object]:
-    """The nodes that a width sum or a width share speaks of."""
-    terms = listing(fact["terms"], "terms", 4096) if "terms" in fact else [[fact["counted"], 0], [fact["inside"], 0]]
-    return [fact["node"], *(listing(term, "a term", 2, 2)[0] for term in terms)]
-
-
-def _renamed_fact(fact: Json, place: dict[int, int]) -> Json:
-    if "terms" in fact:
-        terms = [[_at(term[0], place), term[1]] for term in fact["terms"]]
-        return {"node": _at(fact["node"], place), "terms": terms}
-    return {key: _at(fact[key], place) for key in ("node", "counted", "inside")}
+def _renamed_fact(fact: dict[str, Json], place: dict[int, int]) -> tuple[Json, set[int]]:
+    """A width sum or a width share with other numbers for its nodes; and these."""
+    if "terms" not in fact:
+        renamed = {key: _at(number, place) for key, number in fact.items()}
+        return renamed, set(renamed.values())
+    pairs = [listing(term, "a term", 2, 2) for term in listing(fact["terms"], "terms", MAX_TERMS)]
+    terms = [[_at(number, place), coefficient] for number, coefficient in pairs]
+    node = _at(fact["node"], place)
+    return {"node": node, "terms": terms}, {node, *(number for number, _ in terms)}
 
 
 def _at(number: Json, place: dict[int, int]) -> int:
@@ -131,8 +129,8 @@ def _check_part(theorem: Theorem, part: Interchange, pair: _Pair, item: dict[str
     with within("width_sums", "width_sum"):
         sums = read_width_sums(pair.facts(item["width_sums"], ("node", "terms")), ranges)
     with within("width_shares", "width_share"):
-        listed = pair.facts(item.get("width_shares", []), ("node", "counted", "inside"))
-        shares = read_width_shares(listed, ranges) if listed else {}
+        listed = pair.facts(item["width_shares"], ("node", "counted", "inside")) if "width_shares" in item else None
+        shares = {} if listed is None else read_width_shares(listed, ranges)
     context = Context(claim, ranges, Resolver(ranges, sums, shares))
     codec = theorem.codec
     rows = np.array([codec.token(value) if value in codec.position else 0 for value in program.vocab], dtype=np.int64)

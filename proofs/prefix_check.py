@@ -16,7 +16,7 @@ from .format import Json, Rejected, integer, record, require, show, within
 from .prefix_program import FAR, PrefixNode, PrefixProgram, read_prefix_program
 
 MAX_STATES = 50_000
-MAX_STEPS = 500_000
+MAX_STEPS = 1_000_000
 MAX_CLIP = 1024
 Profile: TypeAlias = tuple[int, ...]
 Form: TypeAlias = tuple[int, int]
@@ -42,6 +42,7 @@ class Exploration:
     rows: list[tuple[tuple[int, ...], int]] = field(default_factory=list)
     places: dict[tuple[Form, Profile], tuple[int, int]] = field(default_factory=dict)
     weights: dict[tuple[Form, Profile, Profile, int], int] = field(default_factory=dict)
+    steps: int = 0
 
     def __post_init__(self) -> None:
         program = self.program
@@ -124,7 +125,6 @@ class Exploration:
         start: State = ((), (0,) * len(self.rows))
         seen = {start}
         todo = [start]
-        steps = 0
         place = {profile: number for number, profile in enumerate(self.profiles)}
         while todo:
             window, counts = todo.pop()
@@ -143,8 +143,8 @@ class Exploration:
                         for n, (count, (row, modulus)) in enumerate(zip(counts, self.rows, strict=True))
                     ]
                 for after in itertools.product(*options):
-                    steps += 1
-                    require(steps <= MAX_STEPS, f"more than {MAX_STEPS} steps")
+                    self.steps += 1
+                    require(self.steps <= MAX_STEPS, f"more than {MAX_STEPS} steps")
                     state: State = (kept, after)
                     if state not in seen:
                         seen.add(state)

@@ -1,7 +1,8 @@
-"""Rule `enumerate_programs`: the body is evaluated on every word of the domain to which no followed move applies.
+"""Theorems about programs, checked (section 11 of the specification).
 
-A word that a followed move makes smaller (in the order of the domain's tokens) is as good as the smaller one; every
-word comes in this way to one that no move makes smaller, and all of these are evaluated.
+Rule `enumerate_programs`: the body is evaluated on every word of the domain to which no followed move applies. A word
+that a followed move makes smaller (in the order of the domain's tokens) is as good as the smaller one; every word comes
+in this way to one that no move makes smaller, and all of these are evaluated. Rule `enumerate_cones`: see there.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from .automaton import Domain
 from .core import Bits, Ints, Program, trace
 from .format import Json, Rejected, listing, record, require, show, text, within
 from .prefix_check import check_prefix_theorem
+from .program_cones import cone_words
 from .program_moves import Move, followed
 from .program_theorem import ProgramTheorem, read_program_theorem
 
@@ -33,6 +35,14 @@ def check_programs(theorem: ProgramTheorem, proof: dict[str, Json]) -> None:
                 return
             except _Averages as found:
                 candidates = [(move, unmixed) for move, unmixed in candidates if found.node not in unmixed]
+
+
+def check_cones(theorem: ProgramTheorem, proof: dict[str, Json]) -> None:
+    """Accepts if the body holds on every word that `cone_words` gives."""
+    with within("proof", "enumerate_cones"):
+        record(proof, "proof", ("rule",))
+        for words in cone_words(theorem, CELLS // (16 * theorem.domain.hi**2)):
+            _require_holds(theorem, set(), words)
 
 
 class _Averages(Exception):
@@ -82,12 +92,13 @@ def _mixes(program: Program, number: int, values: dict[int, Ints], selected: dic
     selector, source = program.nodes[number].args
     chosen, value = selected[selector], values[source]
     n = value.shape[1]
-    if program.causal:
-        chosen = chosen & np.tril(np.ones((n, n), dtype=np.bool_))
-    keyed = np.broadcast_to(value[:, None, :], chosen.shape)
-    least = np.where(chosen, keyed, np.iinfo(np.int64).max).min(axis=2)
-    most = np.where(chosen, keyed, -1).max(axis=2)
-    return np.asarray((chosen.any(axis=2) & (least != most)).any(axis=1))
+    least, most = np.full_like(value, len(program.nodes[source].values)), np.full_like(value, -1)
+    for key in range(n):
+        held, here = chosen[:, :, key].copy(), value[:, key : key + 1]
+        if program.causal:
+            held[:, :key] = False
+        least, most = np.minimum(least, np.where(held, here, least)), np.maximum(most, np.where(held, here, most))
+    return np.asarray((least < most).any(axis=1))
 
 
 def _shown(theorem: ProgramTheorem, words: Ints, bad: Bits) -> str:
@@ -174,6 +185,7 @@ def check_program_certificate(data: dict[str, Json]) -> tuple[str, ...]:
     if rule == "hole":
         return program_holes(theorem, proof)
     with within("proof", show(rule, 40)):
-        require(rule == "enumerate_programs", f"unknown rule {show(rule)} for a theorem about programs")
-    check_programs(theorem, proof)
+        known = rule in ("enumerate_programs", "enumerate_cones")
+        require(known, f"unknown rule {show(rule)} for a theorem about programs")
+    (check_programs if rule == "enumerate_programs" else check_cones)(theorem, proof)
     return ()

@@ -17,6 +17,8 @@ from .core import Bits, Ints, Node, Program
 from .format import is_number
 from .program_theorem import ProgramTheorem
 
+ALL_PAIRS = 32
+"""With more tokens only neighbouring ones are swapped."""
 NONE = -2
 """In an action: the value is outside its domain. (-1, undefined, is no value; tables move it to itself.)"""
 
@@ -48,7 +50,7 @@ def followed(theorem: ProgramTheorem) -> list[tuple[Move, frozenset[tuple[int, i
     """The candidate moves that keep the domain, the programs and the body, each with the aggregates (program, node)
     that must not average, on any word, for that to be so."""
     count = len(theorem.domain.vocab)
-    pairs = [(s, t) for s in range(count) for t in range(s + 1, count)]
+    pairs = [(s, t) for s in range(count) for t in range(s + 1, count if count <= ALL_PAIRS else min(s + 2, count))]
     candidates = [Move("swap", s, t) for s, t in pairs]
     candidates += [Move("lower", s, s + 1) for s in range(count - 1)]
     if not theorem.programs[0].causal:

@@ -12,6 +12,7 @@ TRUSTED_BASE = (
     "certiformer.proofs (the checker) and its specification; Python and numpy (integers). That Python functions were "
     "tabulated faithfully into the programs' finite tables is outside the theorem: the tables are the theorem."
 )
+EVERY_LENGTH = " So is that RASP programs were written faithfully as this prefix program."
 
 
 def sentence(theorem: Mapping[str, Json]) -> str:
@@ -56,4 +57,5 @@ def describe(theorem: Mapping[str, Json]) -> str:
     """The theorem in words, with the domain's size and the trusted base."""
     every = is_about_every_length(theorem)
     size = "all inputs of every length" if every else f"{read_program_theorem(dict(theorem)).domain.size():,} inputs"
-    return f"{sentence(theorem)}\nDomain: {size}\nTrusted base: {TRUSTED_BASE}"
+    base = TRUSTED_BASE + (EVERY_LENGTH if every else "")
+    return f"{sentence(theorem)}\nDomain: {size}\nTrusted base: {base}"

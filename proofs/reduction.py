@@ -8,6 +8,7 @@ reads a lane or not. What each reader should read is a table, and that the lanes
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TypeAlias
 
 import numpy as np
@@ -82,23 +83,26 @@ def _table(config: Config, alone: Alone) -> dict[Reader, set[Writer]]:
     stage = _stage(config)
     replaced = {(edge.source, edge.target, edge.port) for edge in outside(alone.circuit, config)}
     instead = {"zero": "", "mean": "c", "resample": "y"}[alone.ablation]
-    table: dict[Reader, set[Writer]] = {}
+    edges: dict[str, list[tuple[str, str]]] = {target: [] for target in stage}
     for edge in edges_of(config):
-        here = table.setdefault(("x", edge.target, edge.port), set())
-        kind = instead if (edge.source, edge.target, edge.port) in replaced else "x"
-        if kind:
-            here.add((kind, edge.source))
-        table.setdefault(("y", edge.target, edge.port), set()).add(("y", edge.source))
-    for (_, target, _), read in table.items():
-        for number, layer in enumerate(config.layers):
-            if layer.n_heads and 2 * number + 1 < stage[target]:
-                read.add(("b", str(number)))
-    needed, grown = {("x", "logits")}, True
-    while grown:
-        writers = {writer for (run, target, _), read in table.items() if (run, target) in needed for writer in read}
-        wider = needed | {(run, node) for run, node in writers if run in "xy" and node != "input"}
-        needed, grown = wider, wider != needed
-    return {reader: read for reader, read in table.items() if reader[:2] in needed}
+        edges[edge.target].append((edge.port, edge.source))
+    biases = [(("b", str(number)), 2 * number + 1) for number, layer in enumerate(config.layers) if layer.n_heads]
+    table: dict[Reader, set[Writer]] = {}
+    needed = {("x", "logits")}
+    for target in reversed(stage):  # all that reads a node comes after it
+        for run in "xy":
+            if (run, target) not in needed:
+                continue
+            for port, source in edges[target]:
+                read = table.setdefault((run, target, port), set())
+                kind = instead if run == "x" and (source, target, port) in replaced else run
+                if kind:
+                    read.add((kind, source))
+                if kind in ("x", "y"):
+                    needed.add((kind, source))
+            for reader in [(run, target, port) for port in {port for port, _ in edges[target]}]:
+                table[reader].update(bias for bias, written in biases if written < stage[target])
+    return table
 
 
 @dataclass(frozen=True)
@@ -110,11 +114,12 @@ class _Plan:
     heads: list[list[tuple[str, int]]]
     mlps: list[list[str]]
 
-    def lane(self, writer: Writer) -> int | None:
-        return next((number for number, lane in enumerate(self.lanes) if writer in lane), None)
+    @cached_property
+    def lane(self) -> dict[Writer, int]:
+        return {writer: number for number, lane in enumerate(self.lanes) for writer in lane}
 
     def reads(self, reader: Reader) -> list[int]:
-        return [number for number, lane in enumerate(self.lanes) if self.table[reader] & set(lane)]
+        return sorted({self.lane[writer] for writer in self.table[reader]})
 
 
 def _plan(config: Config, table: dict[Reader, set[Writer]]) -> _Plan:
@@ -129,18 +134,26 @@ def _plan(config: Config, table: dict[Reader, set[Writer]]) -> _Plan:
     read = set().union(*table.values())
     lanes: list[list[Writer]] = [[writer] for writer in sorted(read) if writer[1] == "input" or writer[0] == "c"]
     lanes += [[("b", str(number))] for number, kept in enumerate(heads) if not kept and ("b", str(number)) in read]
+    at = np.array([stage[reader[1]] for reader in table])
+    wants = dict.fromkeys(read, 0)  # the readers of a writer (and below, of a lane), as bits of an integer
+    for bit, found in enumerate(table.values()):
+        for writer in found:
+            wants[writer] |= 1 << bit
+    read_lanes = [wants[lane[0]] for lane in lanes]
     for number in range(len(config.layers)):
         attention: list[Writer] = [(run, f"a{number}.h{head}") for run, head in heads[number]]
         attention += [("b", str(number))] if heads[number] else []
         for writer in [*attention, *((run, f"m{number}") for run in mlps[number])]:
             after = 2 * number + (2 if writer[1][0] == "m" else 1)
-            later = [found for reader, found in table.items() if stage[reader[1]] > after]
-            fitting = (lane for lane in lanes if all((writer in found) == bool(found & set(lane)) for found in later))
-            lane = next(fitting, None)
-            if lane is None:
+            later = int.from_bytes(np.packbits(at > after, bitorder="little").tobytes(), "little")
+            wanted = wants.get(writer, 0)
+            place = next((place for place, reads in enumerate(read_lanes) if not (reads ^ wanted) & later), None)
+            if place is None:
                 lanes.append([writer])
+                read_lanes.append(wanted)
             else:
-                lane.append(writer)
+                lanes[place].append(writer)
+                read_lanes[place] |= wanted
     plan = _Plan(table, lanes or [[]], heads, mlps)
     _check_plan(config, plan)
     return plan
@@ -158,12 +171,13 @@ def _check_plan(config: Config, plan: _Plan) -> None:
 
     every = [writer for lane in plan.lanes for writer in lane]
     good = len(set(every)) == len(every) and set().union(*plan.table.values()) <= set(every)
-    for reader, read in plan.table.items():
-        for lane in plan.lanes:
-            there = [writer for writer in lane if written(writer) < stage[reader[1]]]
-            good = good and len({writer in read for writer in there}) <= 1
-            good = good and all(written(writer) < stage[reader[1]] for writer in lane if writer in read)
-    for lane in plan.lanes:  # no two of these meet in one array of weights
+    at = np.array([stage[reader[1]] for reader in plan.table])
+    for lane in filter(None, plan.lanes):
+        wanted = np.array([[writer in read for writer in lane] for read in plan.table.values()])
+        there = np.array([written(writer) for writer in lane]) < at[:, None]
+        good = good and not ((wanted & there).any(axis=1) & (~wanted & there).any(axis=1)).any()
+        good = good and not (wanted & ~there).any()
+        # no two of these meet in one array of weights
         good = good and sum(written(writer) == 0 for writer in lane) <= 1
         layers = [node for _, node in lane if node[:1] == "m"]
         good = good and len(set(layers)) == len(layers)
@@ -188,7 +202,7 @@ def _build(model: Model, alone: Alone, pairs: Ints | None) -> Model:
 
     def write(array: Weights, writer: Writer, rows: Weights) -> None:
         """Rows [.., d_model] into the writer's lane (nowhere, if nothing reads it)."""
-        lane = plan.lane(writer)
+        lane = plan.lane.get(writer)
         if lane is not None:
             array[..., d * lane : d * (lane + 1)] = rows
 

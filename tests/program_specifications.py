@@ -152,30 +152,14 @@ def _is_first(x: SOp) -> SOp:
 
 
 def _frequent(comparison: str) -> Callable[[SOp, SOp], SOp]:
+    """y is the token of the first position whose token no other surpasses."""
+
     def post(x: SOp, y: SOp) -> SOp:
-        mine = number(select(x, y, "=="))
-        beaten = number(select(_occurrences(x), mine, comparison)) == 0
-        level = select(_occurrences(x), mine, "==")
-        leader = number(level & select(x, y, "==") & select(indices, _first_place(level), "==")) == 1
-        return occurs(x, y) & beaten & leader
+        best = number(select(_occurrences(x), _occurrences(x), comparison)) == 0
+        leader = best & (number(select(best, full(True), "==") & LEFT) == 0)
+        return number(select(leader, full(True), "==") & select(x, y, "==")) == 1
 
     return post
-
-
-def _first_place(chosen: Selector) -> SOp:
-    """The least selected position."""
-    return aggregate(select(number(select(indices, indices, "<")), _before(chosen), "=="), indices)
-
-
-def _before(chosen: Selector) -> SOp:
-    """How many positions stand before the first selected one."""
-    found = []
-    for place in range(8):
-        found.append(number(chosen & select(indices, full(place), "<=")) == 0)
-    total: SOp = full(0) + 0 * indices
-    for flag in found:
-        total = total + flag
-    return total
 
 
 def _left_part(x: SOp, of: str) -> SOp:
@@ -381,7 +365,9 @@ SPECIFICATIONS: dict[str, Maker] = {
         lambda x: number(select(x, x, "==") & select(indices, indices, lambda k, q: q - k == 1)) == 1
     ),
     "every_second": ensures(lambda x, y: agree(y, at(2 * indices, x))),
-    "frac_before": ensures(lambda x, y: y * indices == number(select(x, full("b"), "==") & LEFT)),
+    "frac_before": ensures(
+        lambda x, y: where(indices == 0, y == 0, y * indices == number(select(x, full("b"), "==") & LEFT))
+    ),
     "frac_prevs": ensures(lambda x, y: y * number(UP_TO) == number(select(x, full("a"), "==") & UP_TO)),
     "gap": ensures(lambda x, y: _back(x, y)),
     "gray_code": is_(lambda x: (x + at(indices - 1, x, 0)) % 2),

@@ -18,9 +18,11 @@ import torch
 import certiformer as cf
 from certiformer.models import Transformer, change_weight
 from certiformer.models.circuits import all_edges, all_nodes
-from certiformer.proofs import judging
+from certiformer.proofs import judging, reduction
 from certiformer.proofs.balls import Ball
-from certiformer.proofs.model import parse_model
+from certiformer.proofs.bodies import Alone as CheckedAlone
+from certiformer.proofs.circuit import Circuit, edges_of, nodes_of, outside
+from certiformer.proofs.model import Config, Layer, parse_model
 from certiformer.proofs.network import Network
 from certiformer.proofs.reduction import own_model
 from certiformer.proofs.theorem import Theorem, read_theorem
@@ -383,3 +385,19 @@ def test_what_is_accepted_of_changed_certificates_is_true(seed: int, tmp_path: P
                 outcome = cf.check(again, path)
                 assert isinstance(outcome, cf.Valid), (outcome, changed.data)
     assert kept < 40 * len(found)
+
+
+def test_a_long_chain_of_needed_nodes_is_found_in_one_pass() -> None:
+    """Each node is needed by the next alone: time for the table is that of listing the edges, not layers times that."""
+    layers = tuple(Layer(1, 1, 1) for _ in range(80))
+    config = Config(1, 4, 3, 2, layers, "relu", True, True, 1.0, None, "last", {})
+    names = [name for name, _ in nodes_of(config)] + ["logits"]
+    following = set(zip(names, names[1:], strict=False))
+    chain = frozenset(str(edge) for edge in edges_of(config) if (edge.source, edge.target) in following)
+    alone = CheckedAlone(Circuit(frozenset(names), chain, False), "resample")
+    began = time.process_time()
+    outside(alone.circuit, config)
+    listed = time.process_time() - began
+    table = reduction._table(config, alone)
+    assert time.process_time() - began < 30 * listed
+    assert {reader[1] for reader in table if reader[0] == "x"} == {*names} - {"input"}

@@ -509,6 +509,7 @@ def test_the_demo_ends_as_it_should(run: Run, tmp_path: Path) -> None:
     assert story["sorts"]["verdict"] == "proved"
     assert story["check"]["verdict"] == "valid"
     assert story["faulty"]["verdict"] == story["wrong_explanation"]["verdict"] == "refuted"
+    assert story["abstracts"]["verdict"] == story["accuracy"]["verdict"] == "proved"
     assert {path.name for path in tmp_path.iterdir()} == {"sort.cert", "sort.safetensors"}
 
     readme = Path(__file__).resolve().parent.parent / "README.md"

@@ -22,6 +22,7 @@ from certiformer.models import Circuit, InputError, LayerConfig, TransformerConf
 from certiformer.models.circuits import all_edges
 
 CONFIG = TransformerConfig(4, 3, 3, 2, (LayerConfig(2, 2, 3), LayerConfig(2, 2, 5)))
+ODD = TransformerConfig(4, 3, 3, 2, (LayerConfig(1, 2, 3), LayerConfig(0, 0, 4), LayerConfig(2, 2, 0)))
 NO_MLP = TransformerConfig(4, 3, 3, 2, (LayerConfig(2, 2, 0), LayerConfig(2, 2, 5)))
 EDGES = tuple(map(str, all_edges(CONFIG)))
 
@@ -34,7 +35,7 @@ def some_circuit(config: TransformerConfig, seed: int, share: float = 0.4) -> Sc
     return ScoredCircuit.from_edges(config, scores, "eap", "resample", chosen=kept)
 
 
-@pytest.mark.parametrize("config", [CONFIG, NO_MLP], ids=["full", "no MLP in layer 0"])
+@pytest.mark.parametrize("config", [CONFIG, NO_MLP, ODD], ids=["full", "no MLP in layer 0", "unequal layers"])
 @pytest.mark.parametrize("format", FORMATS)
 def test_what_is_written_is_read_back(tmp_path: Path, format: Any, config: TransformerConfig) -> None:
     for seed in range(5):
@@ -352,6 +353,16 @@ def test_a_circuit_without_scores(tmp_path: Path) -> None:
         read(tmp_path / "c.json", NO_MLP)
 
 
+def test_unequal_layers_are_written_as_the_filled_model_has_them(tmp_path: Path) -> None:
+    """EAP-IG makes all names from `cfg`, and finds each in the file."""
+    write(some_circuit(ODD, 0), tmp_path / "g.json", "eap-ig")
+    graph = json.loads((tmp_path / "g.json").read_text())
+    filled = TransformerConfig(4, 3, 3, 2, (LayerConfig(2, 2, 1),) * 3)
+    assert graph["cfg"]["n_heads"] == 2
+    assert list(graph["edges"]) == list(map(str, all_edges(filled)))
+    assert not any(entry["in_graph"] for edge, entry in graph["edges"].items() if "a1." in edge or "m2" in edge)
+
+
 def test_mixed_granularity_is_refused(tmp_path: Path) -> None:
     by_nodes = Circuit.from_nodes(CONFIG, ["a0.h1", "m1"], "zero")
     (tmp_path / "c.json").write_text(json.dumps(by_nodes.to_json()))
@@ -363,9 +374,6 @@ def test_mixed_granularity_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_no_format_says_is_said(tmp_path: Path) -> None:
-    odd = TransformerConfig(4, 3, 3, 2, (LayerConfig(1, 2, 3), LayerConfig(2, 2, 5)))
-    with pytest.raises(InputError, match="same number of heads"):
-        write(some_circuit(odd, 0), tmp_path / "g.json", "eap-ig")
     infinite = ScoredCircuit.from_edges(CONFIG, {"input->logits": math.inf}, "acdc", "zero", chosen=[])
     with pytest.raises(InputError, match="score of input->logits is inf"):
         write(infinite, tmp_path / "g.json", "eap-ig")
@@ -385,7 +393,7 @@ def test_what_no_format_says_is_said(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is a JSON file, which is none of format acdc"):
         read(tmp_path / "x.json", CONFIG, "acdc")
     with pytest.raises(InputError, match="another shape"):
-        read(tmp_path / "x.json", odd)
+        read(tmp_path / "x.json", ODD)
 
 
 def test_nothing_is_read_beyond_a_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

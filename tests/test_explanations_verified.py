@@ -15,6 +15,7 @@ from certiformer.explanations import Decision, Setup, Verified, discover_verifie
 from certiformer.explanations.graph_runs import faint_edges
 from certiformer.models import Circuit, InputError, LayerConfig, TransformerConfig, full_circuit, sequences
 from certiformer.models.circuits import all_edges
+from certiformer.verifier.deciding import Decider
 
 CONFIG = TransformerConfig(4, 3, 3, 2, (LayerConfig(1, 2, 3),))
 EDGES = tuple(map(str, all_edges(CONFIG)))
@@ -162,10 +163,10 @@ def test_bad_starts_are_refused() -> None:
         discover_verified(CONFIG, Prover(random_truth(0)), start=Circuit.from_edges(["a9.h0->logits"]))
 
 
-def verified_by_prove(ablation: str) -> tuple[cf.Compiled, Verified, Any]:
+def verified_by_prove(ablation: str) -> tuple[cf.Compiled, Verified, Decider]:
     compiled = cf.compile(cf.programs.hist(), vocab=range(2), max_len=3)
     domain = sequences(range(2), range(1, 4))
-    decide = lambda circuit: cf.prove(cf.Faithful(compiled, circuit, ablation), domain, seconds=10)  # noqa: E731
+    decide = Decider(lambda circuit: cf.Faithful(compiled, circuit, ablation), domain, 10)
     setup = Setup(compiled.model, sample_pairs(domain, compiled.codec, 20), "zero")
     start = full_circuit(compiled.model.config, ablation)  # type: ignore[arg-type]
     found = discover_verified(compiled.model.config, decide, start=start, scores=patching(setup).by_edge)
@@ -184,6 +185,24 @@ def test_with_the_prover_on_a_compiled_model(ablation: str, tmp_path: Path) -> N
     assert isinstance(cf.check(proof.certificate, tmp_path / "m.safetensors"), cf.Valid)
     for edge, decision in found.kept.items():
         if decision.kind == "refuted":
-            again = decide(found.circuit.without([edge]))
+            again = cf.prove(cf.Faithful(compiled, found.circuit.without([edge]), ablation), decide.domain)
             assert isinstance(again, cf.Refuted) and decision.evidence is not None, edge
+            verdict: Any = decision.verdict
+            assert verdict.claim.holds_really(verdict.evidence) is False
+    assert decide.replayed > 0
     assert all(isinstance(deletion.decision.verdict, cf.Proved) for deletion in found.deleted)
+
+
+def test_a_witness_is_replayed_only_where_it_refutes() -> None:
+    """A witness that was planted and refutes nothing is passed over; the prover is asked."""
+    compiled, found, decide = verified_by_prove("resample")
+    edge, decision = next(iter(found.kept.items()))
+    verdict: Any = decision.verdict
+    witness = verdict.evidence
+    same = type(witness)((witness.inputs[0], witness.inputs[0]))  # the source is the input itself: nothing changes
+    other = Decider(decide.claim_of, decide.domain, 10)
+    other.witnesses = [same]
+    again = other(found.circuit.without([edge]))
+    assert isinstance(again, cf.Refuted) and again.setting.engine != "replay" and other.replayed == 0
+    assert isinstance(other(found.circuit.without([edge])), cf.Refuted) and other.replayed == 1
+    assert isinstance(other(found.circuit), cf.Proved)

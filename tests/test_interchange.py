@@ -137,6 +137,27 @@ def test_any_change_of_the_certificate_is_refused_or_true() -> None:
             assert is_true(changed["theorem"], weights) is not False, what
 
 
+@pytest.mark.parametrize(
+    ("key", "facts"),
+    [
+        ("width_sums", [{"node": 2, "terms": 5}]),
+        ("width_sums", [{"node": 2, "terms": [5]}]),
+        ("width_sums", [{"node": 2, "terms": [[]]}]),
+        ("width_sums", [{"node": [], "terms": [[2, 1]]}]),
+        ("width_sums", [{"node": 2, "terms": [[[], 1]]}]),
+        ("width_sums", [5]),
+        ("width_shares", 5),
+        ("width_shares", []),
+        ("width_shares", [{"node": 2, "counted": 3, "inside": []}]),
+    ],
+)
+def test_malformed_facts_are_refused(key: str, facts: Any) -> None:
+    compiled = made("sort", 2, 2)
+    base = certificate(compiled, 2)
+    outcome = proofs.check(sealed({**base, "proof": {**base["proof"], key: facts}}), _saved(compiled))
+    assert isinstance(outcome, Invalid) and outcome.rule in ("width_sum", "width_share"), outcome
+
+
 def test_what_does_not_depend_on_the_source_is_refused_if_it_should() -> None:
     """Nothing exchanged: the program's values are y's, and the model's x's."""
     compiled = made("reverse", 3, 3)

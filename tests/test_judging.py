@@ -66,6 +66,19 @@ def test_an_edge_that_carries_nothing_is_not_needed() -> None:
         cf.edge_needed(by_nodes, "a0.h0->logits", task.domain)
 
 
+def test_an_edge_of_a_circuit_that_is_wrong_anyway_is_not_called_needed() -> None:
+    """Without an edge that carries nothing the circuit is as unfaithful as with it."""
+    task = get_task("max-of-3", vocab=4)
+    model = Transformer.initialised(TransformerConfig(8, 3, 4, 4, (LayerConfig(1, 4, 0),), readout="last"), seed=1)
+    with torch.no_grad():
+        model.parameter("blocks.0.attn.W_Q").zero_()
+    circuit = full_circuit(model.config).without(["input->logits", "a0.h0->logits"])
+    claim = Faithful(model, circuit, "zero", codec=task.codec)
+    assert isinstance(cf.prove(claim, task.domain, seconds=10), cf.Refuted)
+    verdict = cf.edge_needed(claim, "input->a0.h0<q>", task.domain, seconds=4)
+    assert isinstance(verdict, cf.Unknown) and "not faithful" in verdict.reason, verdict
+
+
 def test_a_share_of_agreement_over_a_large_domain(four: Any, tmp_path: Path) -> None:
     """36^4 inputs, too many to enumerate; the share that is proved is below the sampled one's upper end."""
     model, task = four.model, four.task
@@ -166,7 +179,7 @@ def test_judge_of_a_compiled_model(tmp_path: Path, capsys: pytest.CaptureFixture
     path = tmp_path / "reverse.safetensors"
     compiled.save(path)
     circuit = circuit_file(tmp_path, compiled.circuit)
-    options = ["--ablation", "mean", "--lengths", "1:2", "--edge-seconds", "1", "--json"]
+    options = ["--ablation", "mean", "--lengths", "1:2", "--edge-seconds", "30", "--json"]
     code, out, _ = run(capsys, "judge", path, circuit, *options)
     data = json.loads(out)
     faithful, *edges, complement = data["properties"]

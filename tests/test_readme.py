@@ -20,13 +20,14 @@ def test_the_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
     blocks = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-    assert len(blocks) == 6
+    assert len(blocks) == 8
     for block in blocks:
         exec(compile(block, "README.md", "exec"), names)
     verdict, domain = names["verdict"], names["domain"]
     assert isinstance(verdict, certiformer.Proved)
     again = certiformer.check("sort.cert", "sort.safetensors", expect=verdict.claim, domain=domain)  # type: ignore[arg-type]
     assert isinstance(again, Valid)
+    assert isinstance(names["abstraction"], certiformer.Proved) and isinstance(names["copying"], certiformer.Proved)
     bounds = names["bounds"]
     assert isinstance(bounds, certiformer.AccuracyBounds)
     shown = f"{bounds.proved:,} right, {bounds.refuted:,} wrong, {bounds.undecided:,} undecided"

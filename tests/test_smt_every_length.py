@@ -15,7 +15,8 @@ from certiformer.compiler import programs
 from certiformer.compiler.programs import LIBRARY
 from certiformer.compiler.rasp import full, indices, select, selector_width, tokens
 from certiformer.verifier.every_length import prove_every_length
-from certiformer.verifier.prefix_programs import Finite, NoPrefixProgram, PrefixBuilder, evaluate_prefix
+from certiformer.verifier.prefix_evaluator import evaluate_prefix
+from certiformer.verifier.prefix_programs import Finite, NoPrefixProgram, PrefixBuilder
 
 from .program_mutants import mutant
 from .random_programs import case
@@ -93,7 +94,10 @@ def test_claims_on_every_length(claim: Any, vocab: Any) -> None:
     verdict = prove_every_length(claim, cf.EveryLength(vocab))
     assert first_failure(claim, cf.sequences(vocab, range(1, 7))) is None
     assert isinstance(verdict, cf.Proved), verdict
-    assert isinstance(cf.check(verdict.certificate), cf.Valid)
+    domain = cf.EveryLength(vocab)
+    assert isinstance(cf.check(verdict.certificate, expect=claim, domain=domain), cf.Valid)
+    other = cf.EveryLength((*domain.vocab[:-1], "z") if isinstance(domain.vocab[0], str) else (5, 6))
+    assert isinstance(cf.check(verdict.certificate, domain=other), cf.Invalid)
     assert "every length" in str(verdict) and "every length" in proofs.describe(verdict.certificate.theorem)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 from itertools import product
@@ -20,6 +21,7 @@ from certiformer.verifier.program_claims import ProgramClaim
 from certiformer.verifier.program_proofs import prove_program
 
 from .program_mutants import mutant
+from .random_programs import case
 
 
 def first_failure(claim: ProgramClaim, domain: cf.Language) -> tuple[Any, ...] | None:
@@ -101,6 +103,16 @@ def test_verdicts_are_enumerations(name: str, engines: tuple[str, ...] | None, m
     assert agrees(claim, domain, engines=engines)
 
 
+def test_composition_of_programs() -> None:
+    words = cf.sequences("abc", range(1, 5))
+    twice = cf.composed(programs.reverse(), programs.reverse())
+    assert isinstance(cf.prove(cf.Equivalent(twice, programs.identity()), words), cf.Proved)
+    assert agrees(cf.Equivalent(cf.composed(programs.rotate(), programs.shift_by()), programs.identity()), words)
+    for word in words.enumerate():
+        first = cf.evaluate(programs.rotate(), word)
+        assert cf.evaluate(cf.composed(programs.hist(), programs.rotate()), word) == cf.evaluate(programs.hist(), first)
+
+
 def test_undefined_is_a_failure_even_where_both_are() -> None:
     inverse = 1 / tokens
     verdict = cf.prove(cf.Equivalent(inverse, 1 / tokens), cf.sequences(range(3), range(1, 3)))
@@ -134,6 +146,30 @@ def test_time_is_a_reason() -> None:
     assert isinstance(refuted, cf.Refuted)
 
 
+def test_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(smt_search.Query, "smallest_failure", interrupted)
+    verdict = cf.prove(_CLAIMS["range"][0], cf.sequences("abc", range(1, 5)), engines=("smt",))
+    assert isinstance(verdict, cf.Unknown) and verdict.reason == "interrupted"
+
+
+def test_a_solver_that_lies_gives_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An assignment that does not replay is an internal error."""
+    monkeypatch.setattr(smt_search, "FEW", 0)
+    monkeypatch.setattr(smt_search.Query, "fails", lambda self, word: False)
+    claim, domain = _CLAIMS["range too small"]
+    with pytest.raises(cf.InternalError, match="replay"):
+        cf.prove(claim, domain, engines=("smt",))
+
+
+def test_without_a_solver_a_sampled_failure_says_what_it_is() -> None:
+    claim, domain = _CLAIMS["range too small"]
+    verdict = cf.prove(claim, domain, engines=("enumeration",))
+    assert isinstance(verdict, cf.Refuted) and "not shown to be the smallest" in str(verdict)
+
+
 def test_programs_that_average_different_tokens_are_not_certified_by_renaming() -> None:
     """The mean of tokens is not renamed with them: only 3 and 5 give 4, so no smaller word stands for them."""
     four = aggregate(select(tokens, tokens, True), tokens) == 4
@@ -152,8 +188,8 @@ def test_bad_input(bad: dict[str, Any]) -> None:
         cf.Ensures(_HIST, lambda x, y: 3)  # type: ignore[arg-type, return-value]
 
 
-def valid(theorem: dict[str, Any]) -> bool:
-    data = {"format": "certiformer/1", "theorem": theorem, "proof": {"rule": "enumerate_programs"}}
+def valid(theorem: dict[str, Any], rule: str = "enumerate_programs") -> bool:
+    data = {"format": "certiformer/1", "theorem": theorem, "proof": {"rule": rule}}
     return isinstance(proofs.check({**data, "seal": proofs.seal(data)}), proofs.Valid)
 
 
@@ -161,19 +197,66 @@ def valid(theorem: dict[str, Any]) -> bool:
 def test_the_checker_accepts_what_is_true_and_nothing_else(seed: int) -> None:
     """Mutants again, on domains with renamings and reorderings, straight to the checker."""
     rng = random.Random(seed)
-    changed = None
-    while changed is None:
+    theorem = None
+    while theorem is None:  # a mutant that may be undefined has no tables
         name = rng.choice(["hist", "rank", "sort", "count_runs", "mean", "is_first_occurrence", "median", "sort_freq"])
         entry = LIBRARY[name]
         changed = mutant(entry.build(), rng)
-    vocab = entry.vocab(4)
-    domain = [cf.sequences(vocab, range(1, 5)), distinct(vocab, range(1, 5))][seed % 2]
-    claim = cf.Equivalent(entry.build(), changed[0])
-    try:
-        theorem = claim.theorem(domain)
-    except cf.InputError:
-        pytest.skip("the mutant may be undefined: it has no tables")
+        assert changed is not None
+        vocab = entry.vocab(4)
+        domain = [cf.sequences(vocab, range(1, 5)), distinct(vocab, range(1, 5))][seed % 2]
+        claim = cf.Equivalent(entry.build(), changed[0])
+        with contextlib.suppress(cf.InputError):
+            theorem = claim.theorem(domain)
     assert valid(theorem) == (first_failure(claim, domain) is None), (name, changed[1])
+
+
+_LOCAL = [
+    *("difference", "window_sum", "window_mean", "detect_pattern", "gray_code", "equals_previous", "shift_by"),
+    *("swap_neighbours", "alternate_case", "nary_sequencemap", "equals_first", "prefix_count", "contains_pattern"),
+]
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_cones_accept_what_is_true_and_nothing_else(seed: int) -> None:
+    """Of programs that read near positions, and of some that do not; causal and not."""
+    rng = random.Random(seed)
+    theorem = None
+    while theorem is None:
+        entry = LIBRARY[rng.choice(_LOCAL)]
+        changed = mutant(entry.build(), rng)
+        if changed is None:
+            continue
+        domain = cf.sequences(entry.vocab(3), range(1, 6))
+        claim = cf.Equivalent(entry.build(), changed[0], causal=rng.random() < 0.3)
+        with contextlib.suppress(cf.InputError):
+            theorem = claim.theorem(domain)
+    assert valid(theorem, "enumerate_cones") == (first_failure(claim, domain) is None), (entry.name, changed[1])
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_cones_of_random_programs(seed: int) -> None:
+    """A random program, and one change of a table: valid only if true on every word of the tables themselves."""
+    this = case(seed)
+    domain = cf.sequences(this.vocab, range(1, 4))
+    other = mutant(this.program, random.Random(seed))
+    for program in [this.program, *([other[0]] if other else [])]:
+        claim = cf.Equivalent(this.program, program, causal=this.causal)
+        try:
+            theorem = claim.theorem(domain)
+        except cf.InputError:
+            continue
+        expected = first_failure(claim, domain) is None
+        assert valid(theorem, "enumerate_cones") == expected, this.text
+        assert valid(theorem) == expected, this.text
+
+
+def test_cones_are_small_where_programs_are_local() -> None:
+    """8^9 inputs of length 9 alone."""
+    claim = cf.Range(programs.difference(), -7, 7)
+    assert isinstance(cf.prove(claim, cf.sequences(range(8), range(1, 10))), cf.Proved)
+    refuted = cf.prove(cf.Range(programs.difference(), -6, 7), cf.sequences(range(8), range(1, 10)))
+    assert isinstance(refuted, cf.Refuted) and refuted.evidence.inputs == ((7, 0),)  # type: ignore[union-attr]
 
 
 def test_no_mutated_theorem_is_valid_unless_true() -> None:

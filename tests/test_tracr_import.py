@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import random
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from certiformer.compiler import tracr
 from certiformer.compiler.lower import lower
 from certiformer.compiler.programs import LIBRARY
 from certiformer.compiler.tracr_models import build, shape_from_json
-from certiformer.models import sequences
+from certiformer.models import Language, concat, occurrences, regular, sequences, token
 from certiformer.verifier.reading import TRUE
 
 from .recorded_tracr import NAMES, SHAPES, recorded
@@ -151,11 +152,27 @@ def test_what_tracr_compiles_wrong_is_refuted_with_the_smallest_input(name: str)
     assert found.outcome is not None and "None" not in found.outcome.expected
 
 
-def test_wrong_only_on_long_inputs() -> None:
-    """`reverse` for 12 tokens is wrong on inputs of more than 9: found by the search among 3^10."""
-    imported, program = recorded("wrong_reverse_N12").imported, recorded("wrong_reverse_N12").program
-    found = cf.prove(cf.Computes(imported, program), sequences("abc", (9, 10)), seconds=30, engines={"refute"})
-    assert isinstance(found, cf.Refuted) and len(found.evidence.inputs[0]) == 10
+def only(word: list[int], vocab: range) -> Language:
+    """The language of one word. (`sort` for 50 tokens is wrong on most words of this length.)"""
+    return regular(concat(*map(token, word)), vocab, len(word))
+
+
+LONG: dict[str, tuple[Language, int]] = {
+    "wrong_reverse_N12": (sequences("abc", (9, 10)), 10),
+    "wrong_sort_freq_N10": (sequences((1, 2, 3), (8, 9)).intersection(occurrences(1, (1, 2, 3), (8, 9), 8)), 9),
+    "wrong_sort_V10_N50_ex1e5": (only(random.Random(0).choices(range(1, 11), k=36), range(1, 11)), 36),
+    "wrong_frac_prevs_N120": (sequences("ab", range(1, 121)), 1),
+}
+"""Languages on which the search meets what it is wrong on, and the length of the input found."""
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_what_is_wrong_on_long_inputs_only_is_refuted_too(name: str) -> None:
+    domain, length = LONG[name]
+    imported, program = recorded(name).imported, recorded(name).program
+    found = cf.prove(cf.Computes(imported, program), domain, seconds=60, engines={"refute"})
+    assert isinstance(found, cf.Refuted) and len(found.evidence.inputs[0]) == length, str(found)
+    assert {*WRONG, *LONG} == {name for name in NAMES if name.startswith("wrong")}
 
 
 def test_a_certificate_of_tracrs_weights_is_checked_independently(tmp_path: Path) -> None:

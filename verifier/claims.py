@@ -155,12 +155,13 @@ class Claim:
 
     def describe(self) -> str:
         share, most = _digits(self.share), _digits(self.most)
+        one, many = ("pair of inputs", "pairs of inputs") if self.arity == 2 else ("input", "inputs")
         opening = {
-            "forall": "for every input, ",
-            "exists": "for some input, ",
-            "at_least": f"for at least {share} of the inputs, ",
-            "at_most": f"for at most {share} of the inputs, ",
-            "between": f"for at least {share} and at most {most} of the inputs, ",
+            "forall": f"for every {one}, ",
+            "exists": f"for some {one}, ",
+            "at_least": f"for at least {share} of the {many}, ",
+            "at_most": f"for at most {share} of the {many}, ",
+            "between": f"for at least {share} and at most {most} of the {many}, ",
         }
         return opening[self.quantifier] + self.body.describe()
 

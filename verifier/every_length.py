@@ -17,7 +17,8 @@ from ..compiler.interpreter import EvaluationError
 from ..models.errors import InputError, InternalError
 from ..models.languages import sequences
 from ..proofs import Valid, check
-from .prefix_programs import Counted, Finite, NoPrefixProgram, PrefixBuilder, Symbol, evaluate_prefix
+from .prefix_evaluator import evaluate_prefix
+from .prefix_programs import Counted, Finite, NoPrefixProgram, PrefixBuilder, Symbol
 from .program_claims import EveryLength, ProgramClaim, is_true
 from .program_proofs import prove_program
 from .verdicts import Certificate, EmptyDomain, Proved, Refuted, Setting, Unknown, Vacuous, Verdict
@@ -55,9 +56,10 @@ def prove_every_length(
     spent = time.monotonic() - began
     setting = Setting(claim, domain, "real", "prefix states", spent)
     if certificate is not None:
+        notes = ["the theorem is about a prefix program, compared with the interpreter on the shortest inputs only"]
         if isinstance(bounded, Vacuous):
-            setting = replace(setting, notes=(f"up to length {longest} the premise is met by no input",))
-        return Proved(certificate, setting)
+            notes.append(f"up to length {longest} the premise is met by no input")
+        return Proved(certificate, replace(setting, notes=tuple(notes)))
     proved = isinstance(bounded, Proved)
     assert not isinstance(bounded, EmptyDomain)
     known = f"proved for length 1 to {longest} only" if proved else f"not proved for length 1 to {longest} either"

@@ -17,8 +17,8 @@ from .circuit_bodies import FaithfulBody
 from .claims import Claim
 from .portfolio import prove
 from .reading import FALSE, TRUE, UNDECIDED, Subject
-from .verdicts import Refuted, Verdict
-from .witness import Arithmetic, Outcome
+from .verdicts import Refuted, Unknown, Verdict
+from .witness import Arithmetic, Outcome, Witness
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +86,8 @@ def edge_needed(
 
     `Refuted`: it does; the witness is an input on which circuit and model decode alike, and the circuit without the
     edge does not (over the reals, shrunk). `Proved`: it does not: without the edge it is faithful too, with a
-    certificate. With ablation `mean` the vectors must have that of the edge's source. Raises `InputError`.
+    certificate. `Unknown`: no such input was found, though without the edge it may be unfaithful, as the circuit itself
+    may be. With ablation `mean` the vectors must have that of the edge's source. Raises `InputError`.
     """
     body = claim.body
     if not isinstance(body, FaithfulBody):
@@ -100,4 +101,11 @@ def edge_needed(
     found = prove(needed, domain, seconds=seconds / 2, engines="refute", progress=progress)
     if isinstance(found, Refuted):
         return found
-    return prove(Claim("forall", less), domain, seconds=seconds / 2, progress=progress)
+    rest_found = prove(Claim("forall", less), domain, seconds=seconds / 2, progress=progress)
+    if not isinstance(rest_found, Refuted):
+        return rest_found
+    setting = replace(rest_found.setting, claim=needed)
+    if isinstance(rest_found.evidence, Witness) and needed.holds_really(rest_found.evidence) is False:
+        return Refuted(rest_found.evidence, setting)
+    why = "the circuit is not faithful without the edge, but no input was found on which it is with it and not without"
+    return Unknown(why, None, setting)

@@ -22,6 +22,7 @@ from ..compiler.rasp import Selector, SOp, selector_width, tokens
 from ..models.errors import InputError
 from ..models.languages import Language
 from ..models.values import canonical_vocab, value_to_json
+from .postconditions import composed as composed
 from .postconditions import is_permutation as is_permutation
 from .postconditions import is_sorted as is_sorted
 from .theorems import domain_to_json
@@ -102,7 +103,7 @@ class ProgramClaim:
         return self.describe()
 
     def theorem(self, domain: Language | EveryLength) -> dict[str, object]:
-        """What a certificate states (`proofs/SPECIFICATION.md`, section 11), with the programs in core RASP.
+        """What a certificate states (`proofs/SPECIFICATION.md`, section 13), with the programs in core RASP.
 
         Raises `CompileError` if a program cannot be written so: if it may be undefined, or its tables are too large.
         On every length (section 14) with one prefix program; raises `NoPrefixProgram` if there is none.

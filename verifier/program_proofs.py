@@ -15,7 +15,7 @@ import numpy as np
 from ..compiler.core import Value
 from ..models.errors import InputError
 from ..models.languages import Language
-from ..proofs import Holey, Valid, check
+from ..proofs import Invalid, Valid, check
 from .program_claims import EveryLength, ProgramClaim, is_true
 from .smt_gates import TooLarge
 from .smt_search import Query
@@ -24,9 +24,9 @@ from .verdicts import Certificate, EmptyDomain, Proved, Refuted, Setting, Unknow
 from .witness import Witness
 
 PROGRAM_ENGINES = ("smt", "enumeration")
-FIRST_SECONDS = 1.0
-"""What a length may take before the checker is asked."""
 SAMPLES = 64
+FEW_WORDS = 2**16
+"""With no more inputs than these, only renamings and reorderings are tried."""
 
 
 def prove_about_programs(
@@ -113,15 +113,13 @@ class _Attempt:
         if (verdict := self.vacuous()) is not None:
             return verdict
         failing = self.sampled_failure()
-        if failing is None and (verdict := self.refute(FIRST_SECONDS)) is not None:
-            return verdict
         if failing is None and "enumeration" in self.engines and (verdict := self.certify()) is not None:
             return verdict
-        if (verdict := self.refute(self.seconds)) is not None:
+        if (verdict := self.refute()) is not None:
             return verdict
         if failing is not None:
-            self.notes.append("not shown to be the smallest: " + "; ".join(self.reasons))
-            return self.refuted(failing)
+            self.notes.append("not shown to be the smallest: " + ("; ".join(self.reasons) or "smt was not asked"))
+            return self.refuted(failing, "sampling")
         return self.unknown()
 
     # The premise
@@ -155,28 +153,27 @@ class _Attempt:
         """A random input on which the claim fails."""
         return next(filter(self.query.fails, self.sample()), None)
 
-    def refute(self, seconds: float) -> Verdict | None:
-        """The smallest counterexample, if one is found among the lengths that are open, in so much time for each."""
+    def refute(self) -> Verdict | None:
+        """The smallest counterexample, if there is one among the lengths that are open and that is found out."""
         if "smt" not in self.engines:
             return None
         while self.open:
             n = self.open[0]
             self.say(f"length {n}")
-            self.query.deadline = min(self.deadline, time.monotonic() + seconds)
             try:
                 word = self.query.smallest_failure(n)
             except (SolverFailed, TooLarge) as error:
-                if seconds >= self.seconds:
-                    self.reasons.append(f"length {n}: {error}")
+                self.reasons.append(f"length {n}: {error}")
                 return None
             if word is not None:
-                return self.refuted(word)
+                self.notes.append("no shorter input fails, and of this length none before it, by Z3's answers")
+                return self.refuted(word, "smt")
             self.open.pop(0)
         return None
 
-    def refuted(self, word: tuple[Value, ...]) -> Refuted:
+    def refuted(self, word: tuple[Value, ...], engine: str) -> Refuted:
         witness = Witness((word,))
-        return Refuted(witness, self.setting("smt"), self.claim.holds(witness))
+        return Refuted(witness, self.setting(engine), self.claim.holds(witness))
 
     # Proof
 
@@ -184,15 +181,19 @@ class _Attempt:
         """Proved, if the checker re-derives the claim."""
         self.say("checking")
         try:
-            certificate = Certificate.of(self.claim.theorem(self.domain), {"rule": "enumerate_programs"})
+            theorem = self.claim.theorem(self.domain)
         except InputError as error:
             self.reasons.append(f"no certificate: {error}")
             return None
-        outcome = check(certificate.to_bytes())
-        if isinstance(outcome, Valid):
-            return Proved(certificate, self.setting("enumeration"))
-        assert not isinstance(outcome, Holey)
-        self.reasons.append(f"no certificate: {outcome.why}")
+        rules = ["enumerate_programs"] if self.domain.size() <= FEW_WORDS else ["enumerate_cones", "enumerate_programs"]
+        why = ""
+        for rule in rules:
+            certificate = Certificate.of(theorem, {"rule": rule})
+            outcome = check(certificate.to_bytes())
+            if isinstance(outcome, Valid):
+                return Proved(certificate, self.setting("enumeration"))
+            why = outcome.why if isinstance(outcome, Invalid) else str(outcome)
+        self.reasons.append(f"no certificate: {why}")
         return None
 
     def unknown(self) -> Unknown:

@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from .verifier.program_claims import ProgramClaim as ProgramClaim
     from .verifier.program_claims import Range as Range
     from .verifier.program_claims import accepts_exactly as accepts_exactly
+    from .verifier.program_claims import composed as composed
     from .verifier.program_claims import equals as equals
     from .verifier.program_claims import is_permutation as is_permutation
     from .verifier.program_claims import is_sorted as is_sorted
@@ -166,6 +167,7 @@ _NAMES: dict[str, str] = {
     "ProgramClaim": "verifier.program_claims",
     "Range": "verifier.program_claims",
     "accepts_exactly": "verifier.program_claims",
+    "composed": "verifier.program_claims",
     "equals": "verifier.program_claims",
     "is_permutation": "verifier.program_claims",
     "is_sorted": "verifier.program_claims",
