@@ -82,7 +82,8 @@ def judge_circuit(path: Path, circuit_path: Path, options: Judging, as_json: boo
         verdict, row = _faithful(claim, domain, options, tell)
         rows.append(row)
         for edge in circuit.ordered_edges() if circuit.granularity == "edge" else ():
-            rows.append(_needed(claim, str(edge), domain, options.edge_seconds, tell))
+            less = claim_of(circuit.without([edge]))
+            rows.append(_needed(claim, less, str(edge), domain, options.edge_seconds, tell))
         rows.append(_complement(claim_of(circuit.complement(judged.model.config)), domain, options.edge_seconds, tell))
     if target is not None and (found := _certificate(verdict)) is not None:
         found.save(target)
@@ -179,18 +180,15 @@ def _faithful(claim: Claim, domain: Any, options: Judging, tell: Say) -> tuple[V
     return verdict, Property(name, _word(verdict), detail, _sampled(claim, domain), time.perf_counter() - began)
 
 
-def _needed(claim: Claim, edge: str, domain: Any, seconds: float, tell: Say) -> Property:
-    from ..verifier.claims import Claim
+def _needed(claim: Claim, less: Claim, edge: str, domain: Any, seconds: float, tell: Say) -> Property:
+    """That on some input the circuit decodes as the model does, and without the edge does not; sampled: without it."""
     from ..verifier.necessity import edge_needed
     from ..verifier.verdicts import Proved, Refuted
 
     began = time.perf_counter()
     verdict = edge_needed(claim, edge, domain, seconds=seconds, progress=tell)
     word = {Refuted: "proved", Proved: "refuted"}.get(type(verdict), "unknown")
-    assert isinstance(verdict.claim, Claim)
-    return Property(
-        f"needs {edge}", word, _detail(verdict), _sampled(verdict.claim, domain), time.perf_counter() - began
-    )
+    return Property(f"needs {edge}", word, _detail(verdict), _sampled(less, domain), time.perf_counter() - began)
 
 
 def _complement(claim: Claim, domain: Any, seconds: float, tell: Say) -> Property:

@@ -314,5 +314,5 @@ def where_runs_part(body: Body, witness: Witness) -> str:
 
 def _alone(body: FaithfulBody, witness: Witness) -> Edited:
     """The model with everything outside the claim's circuit ablated, as on this witness."""
-    bos = int(body.subject.codec.bos)
-    return body.alone.edited(tuple(torch.tensor([body.subject.codec.ids(x)[bos:]]) for x in witness.inputs))
+    codec = body.subject.codec
+    return body.alone.edited(tuple(torch.tensor([codec.ids(x)[int(codec.bos) :]]) for x in witness.inputs))

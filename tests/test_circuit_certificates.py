@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -15,7 +17,7 @@ import torch
 
 import certiformer as cf
 from certiformer.models import Transformer, change_weight
-from certiformer.models.circuits import all_edges
+from certiformer.models.circuits import all_edges, all_nodes
 from certiformer.proofs import judging, reduction
 from certiformer.proofs.balls import Ball
 from certiformer.proofs.bodies import Alone as CheckedAlone
@@ -34,6 +36,7 @@ from certiformer.verifier.shares import count_claim
 from certiformer.verifier.verdicts import Certificate
 
 from .circuit_cases import Case, accepted, certificate, one_changed, random_case
+from .mutations import mutate
 
 KINDS = ("count", "paths")
 SECONDS = 0.25
@@ -253,10 +256,8 @@ def variants(case: Case, rng: np.random.Generator) -> Case:
         other = replace(circuit, edges=circuit.edges ^ {name})
         means = case.alone.means
         if means is not None:
-            means = {
-                **{node: torch.ones(config.d_model) for node in ("input", "a0.h0", "m0", "a1.h0", "a0.h1")},
-                **means,
-            }
+            ones = {node: torch.ones(config.d_model) for node in all_nodes(config) if node != "logits"}
+            means = {**ones, **means}
         return replace(case, alone=Alone.of(case.subject, other, case.alone.ablation, means))
     if kind == 1 and case.alone.means:
         node = sorted(case.alone.means)[int(rng.integers(len(case.alone.means)))]
@@ -347,6 +348,43 @@ def test_stored_means_may_carry_what_the_source_cannot_write(tmp_path: Path) -> 
         claim = cf.Faithful(model, circuit, means={"a0.h0": vector}, codec=case.subject.codec)
         assert accepted(certificate(claim, case.domain, {"rule": "no_flow"}), model, tmp_path) is good
         assert isinstance(cf.prove(claim, case.domain, engines={"composition"}), cf.Proved) is good
+
+
+def mutants(found: Certificate, seed: int, count: int) -> Iterator[Certificate]:
+    """Changed copies that are still certificates; see `mutations.mutate`."""
+    rng = np.random.default_rng(seed)
+    for _ in range(count):
+        changed, _ = mutate(rng, json.loads(found.to_bytes()))
+        if isinstance(changed, dict) and {"theorem", "proof"} <= set(changed):
+            yield Certificate(changed)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_is_accepted_of_changed_certificates_is_true(seed: int, tmp_path: Path) -> None:
+    """Any field changed: if the checker still accepts, then by running every input, with edits, it does so too."""
+    kind = KINDS[seed % 2]
+    case = next(c for s in range(seed, 999, 8) if able(c := random_case(s, kind), kind) and proved(c, kind)[0])
+    count, proof = proved(case, kind)
+    total = case.truth()[2]
+    path = tmp_path / "m.safetensors"
+    case.subject.model.save(path)
+    found = [certificate(case.labels.at_least(Fraction(count, total)), case.domain, proof)]
+    body = case.faithful.body
+    assert isinstance(body, FaithfulBody)
+    both, _ = agreement(body, case.domain, None, time.monotonic() + SECONDS, lambda _: None)
+    if both is not None and both[0].share + both[1].share > 1:
+        share = both[0].share + both[1].share - 1
+        made, _ = prove_agreement(case.faithful.at_least(share), case.domain, time.monotonic() + 1, lambda _: None)
+        found += [made] if made is not None else []
+    kept = 0
+    for original in found:
+        for changed in mutants(original, seed, 80):
+            if isinstance(cf.check(changed, path), cf.Valid):
+                kept += 1
+                again = Certificate.of(changed.theorem, {"rule": "enumerate"})
+                outcome = cf.check(again, path)
+                assert isinstance(outcome, cf.Valid), (outcome, changed.data)
+    assert kept < 40 * len(found)
 
 
 def test_a_long_chain_of_needed_nodes_is_found_in_one_pass() -> None:

@@ -160,7 +160,7 @@ class Alone:
         return possible(self.subject.codec, self.enclosed(ids))
 
     def edited(self, ids: tuple[Tensor, ...]) -> Edited:
-        """The model with its edits."""
+        """The model with everything outside the circuit ablated, as it runs on these inputs."""
         model, codec = self.subject.model, self.subject.codec
         if self.means is not None:
             targets = (one.target for one in outside(self.circuit, model.config, Zero()))
