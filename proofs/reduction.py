@@ -23,6 +23,8 @@ from .model import Config, Layer, Model, Weights, weights_sha256
 from .theorem import Theorem
 
 MAX_NUMBERS = 2**28
+MAX_MACHINE = 2**25
+"""Transitions of a label machine that reads pairs."""
 END = 2**40
 Writer: TypeAlias = tuple[str, str]
 """("x", node): what the node writes; ("y", node): what it writes in the run on the second input; ("c", node): the
@@ -44,6 +46,7 @@ def own_model(theorem: Theorem) -> Theorem:
         return replace(theorem, parts=(replace(part, alone=None),), model=model)
     size = len(codec.vocab)
     require(size * size <= MAX_TOKENS, f"{size} tokens make more than {MAX_TOKENS} pairs")
+    require(part.delta.size * size <= MAX_MACHINE, "the label machine is too large for pairs of tokens")
     first, second = np.divmod(np.arange(size * size), size)
     if codec.bos:
         first, second = np.append(first, size), np.append(second, size)

@@ -16,12 +16,15 @@ import pytest
 import torch
 
 import certiformer as cf
-from certiformer.models import Transformer, change_weight
+from certiformer.models import Circuit as ModelCircuit
+from certiformer.models import Codec, LayerConfig, Transformer, TransformerConfig, change_weight
 from certiformer.models.circuits import all_edges, all_nodes
+from certiformer.models.labels import LabelMachine
 from certiformer.proofs import judging, reduction
 from certiformer.proofs.balls import Ball
 from certiformer.proofs.bodies import Alone as CheckedAlone
 from certiformer.proofs.circuit import Circuit, edges_of, nodes_of, outside
+from certiformer.proofs.format import Rejected
 from certiformer.proofs.model import Config, Layer, parse_model
 from certiformer.proofs.network import Network
 from certiformer.proofs.reduction import own_model
@@ -31,6 +34,7 @@ from certiformer.verifier.agreement import agreement, agreement_bound, prove_agr
 from certiformer.verifier.alone import Alone
 from certiformer.verifier.circuit_bodies import FaithfulBody
 from certiformer.verifier.path_proofs import search_by_paths
+from certiformer.verifier.reading import Subject
 from certiformer.verifier.reducing import places
 from certiformer.verifier.shares import count_claim
 from certiformer.verifier.verdicts import Certificate
@@ -401,3 +405,14 @@ def test_a_long_chain_of_needed_nodes_is_found_in_one_pass() -> None:
     table = reduction._table(config, alone)
     assert time.process_time() - began < 30 * listed
     assert {reader[1] for reader in table if reader[0] == "x"} == {*names} - {"input"}
+
+
+def test_a_label_machine_that_is_too_large_for_pairs_is_refused(tmp_path: Path) -> None:
+    """With 2^7 tokens, its transitions on pairs are 2^7 times those of the certificate."""
+    model = Transformer.initialised(TransformerConfig(2, 2, 128, 2, (LayerConfig(1, 2, 0),), readout="last"), seed=0)
+    codec = Codec(tuple(range(128)), False, "categorical", (0, 1), (), 2)
+    machine = LabelMachine(np.zeros((2**11 + 1, 128), dtype=np.int32), np.zeros(2**11 + 1, dtype=np.int64))
+    alone = Alone.of(Subject(model, codec), ModelCircuit.from_nodes(model.config, ()), "resample")
+    case = Case(Subject(model, codec), alone, machine, cf.sequences((0,), 2))
+    with pytest.raises(Rejected, match="too large for pairs"):
+        own_model(theorem_of(case, tmp_path))
