@@ -184,6 +184,8 @@ def test_bad_input(bad: dict[str, Any]) -> None:
         cf.prove(cf.Range(_HIST, 0, 1), cf.sequences("ab", 2), **bad)
     with pytest.raises(cf.InputError):
         cf.Range(_HIST, "a", 2)
+    with pytest.raises(cf.InputError, match="float32"):
+        cf.prove(cf.Range(_HIST, 0, 1), cf.sequences("ab", 2), semantics="float32")
     with pytest.raises(cf.InputError):
         cf.Ensures(_HIST, lambda x, y: 3)  # type: ignore[arg-type, return-value]
 

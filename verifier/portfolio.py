@@ -55,6 +55,8 @@ def prove(
     Claims about programs alone have engines of their own: see `program_proofs.prove_about_programs`.
     """
     if isinstance(claim, ProgramClaim):
+        if semantics != "real":
+            raise InputError(f"claims about programs are about no model: they have no {semantics} semantics")
         from .program_proofs import prove_about_programs
 
         return prove_about_programs(claim, domain, seconds=seconds, engines=engines, progress=progress)

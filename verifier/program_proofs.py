@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from importlib.metadata import version
 
 import numpy as np
 
@@ -205,7 +206,8 @@ class _Attempt:
             if done:
                 self.notes.append(f"no counterexample of length {done[0]} to {done[-1]}, by Z3's answers")
             return Unknown("; ".join(self.reasons) or "no engine applies", left, self.setting("+".join(self.engines)))
-        holes = [f"z3: unsat for every length, {count_text(size)} inputs: no input fails ({self.claim.words})"]
+        asked = f"z3 {version('z3-solver')}: unsat for every length, {count_text(size)} inputs"
+        holes = [f"{asked}: no input fails ({self.claim.words})"]
         certificate = None
         try:
             certificate = Certificate.of(self.claim.theorem(self.domain), {"rule": "hole", "which": holes})
