@@ -19,7 +19,7 @@ from certiformer.models.codec import Codec
 from certiformer.models.config import LayerConfig, TransformerConfig
 from certiformer.models.labels import LabelMachine
 from certiformer.models.transformer import Transformer
-from certiformer.verifier import path_bounds
+from certiformer.verifier import path_bounds, path_means
 from certiformer.verifier.balls import Unsupported
 from certiformer.verifier.bounded_model import BoundedModel
 from certiformer.verifier.claims import Claim
@@ -309,28 +309,30 @@ def planted_bounds(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
         monkeypatch.setattr(path_bounds, "lines", lines)
     elif name == "greatest path":
-        monkeypatch.setattr(path_bounds, "shortest", lambda graph, i, costs: -KEPT(graph, i, [-x for x in costs]))
+        for module in (path_bounds, path_means):
+            monkeypatch.setattr(
+                module, "shortest", lambda prefixes, kinds, costs: -KEPT(prefixes, kinds, [-x for x in costs])
+            )
     elif name == "weights swapped":
-        monkeypatch.setattr(
-            path_bounds._Mean,
-            "gains",
-            lambda self, level: [
-                torch.maximum(low * (v - level), high * (v - level))
-                for v, low, high in zip(self.values, self.least, self.most, strict=True)
-            ],
-        )
+
+        def gains(self, level):  # type: ignore[no-untyped-def]
+            w = self.weights
+            pairs = [*zip(self.values, w.least, w.most, strict=True), (self.own, w.own_least, w.own_most)]
+            return [torch.maximum(low * (v - level), high * (v - level)) for v, low, high in pairs]
+
+        monkeypatch.setattr(path_means.Means, "gains", gains)
     elif name == "level above the root":
-        kept_level = path_bounds._Mean.level
+        kept_level = path_means.Means.level
 
         def level(self):  # type: ignore[no-untyped-def]
             found, _ = kept_level(self)
             found = found + 0.02 * self.range
             return found, self.gains(found)
 
-        monkeypatch.setattr(path_bounds._Mean, "level", level)
+        monkeypatch.setattr(path_means.Means, "level", level)
 
 
-KEPT = path_bounds.shortest
+KEPT = path_means.shortest
 PLANTS = (
     "no radius of queries and keys",
     "no radius of values",

@@ -31,6 +31,7 @@ from .bounded_model import BoundedModel
 from .claims import Claim
 from .label_bodies import LabelMarginBody, LabelsBody, not_compared, token_places
 from .path_bounds import Margins, OutOfTime, PathBounds, magnitude
+from .path_memory import Memory
 from .reading import Subject
 from .theorems import domain_to_json
 from .verdicts import Certificate
@@ -124,6 +125,7 @@ class Search:
         self.proved = self.groups = 0
         self.trees: list[Tree] = []
         self._order = itertools.count()
+        self._memories: dict[int, Memory] = {}
         self._queue: list[tuple[int, int, Tree, Node, Stage]] = []
         self.states, self._letters, self._bases = states, inputs.letters, dict[int, PathBounds]()
         self._worthwhile = True  # whether bounds of a large group's own gained much, when last tried
@@ -174,7 +176,9 @@ class Search:
         self.groups += 1
         rivals = [w for w in range(self.outputs) if w != tree.label]
         base = self._base(tree.n) if self._deep else None
-        bounds = PathBounds(self.models[tree.n], graph, self._tick, base, stage == "shared")
+        many = base is not None and not _is_small(graph, base.graph)
+        memory = self._memories.setdefault(tree.n, Memory()) if many else None
+        bounds = PathBounds(self.models[tree.n], graph, self._tick, base, stage == "shared", memory)
         found = bounds.margins(tree.label, rivals, self.margin)
         least = found.least()
         sizes = graph.sizes_of_last() if self.last else [graph.size]
