@@ -25,7 +25,7 @@ from certiformer.verifier.bounded_model import BoundedModel
 from certiformer.verifier.claims import Claim
 from certiformer.verifier.label_bodies import LabelMarginBody, LabelsBody
 from certiformer.verifier.path_bounds import Margins, PathBounds
-from certiformer.verifier.path_proofs import Search
+from certiformer.verifier.path_search import Search
 from certiformer.verifier.reading import Subject
 from certiformer.verifier.recheck import objection
 from certiformer.verifier.theorems import domain_to_json
@@ -81,7 +81,7 @@ def test_no_word_of_a_graph_is_below_its_bound(seed: int) -> None:
             if not words:
                 continue
             rivals = [w for w in range(outputs) if w != label]
-            found = PathBounds(prepared, graph).margins(label, rivals)
+            found = PathBounds(prepared, graph).margins([(label, w) for w in rivals])
             exact = margins(model, [t for t, _ in words], label)[:, rivals]
             for (_, classes), value in zip(words, exact, strict=True):
                 bound = along(found, classes)
@@ -110,7 +110,7 @@ def test_no_word_is_below_a_bound_that_is_shared(seed: int, shared: bool) -> Non
             if not graph.size:
                 continue
             rivals = [w for w in range(outputs) if w != label]
-            found = PathBounds(prepared, graph, base=base, shared=shared).margins(label, rivals)
+            found = PathBounds(prepared, graph, base=base, shared=shared).margins([(label, w) for w in rivals])
             words = words_of(graph)
             exact = margins(model, [t for t, _ in words], label)[:, rivals]
             for (_, classes), value in zip(words, exact, strict=True):
@@ -129,7 +129,7 @@ def test_bounds_are_exact_where_the_states_determine_everything(seed: int) -> No
     everything = LabelMachine(np.zeros((1, tokens), dtype=np.int32), np.zeros(1, dtype=np.int64))
     graph = word_graph(everything, 0, np.array(step), Inputs(np.arange(tokens)), n)
     with torch.no_grad():
-        found = PathBounds(BoundedModel(model, n), graph).margins(0, [1])
+        found = PathBounds(BoundedModel(model, n), graph).margins([(0, 1)])
     for word, classes in words_of(graph):
         bound = float(along(found, classes)[0])
         value = float(margins(model, [word], 0)[0, 1])
@@ -153,7 +153,7 @@ def test_saturated_attention_has_finite_bounds() -> None:
             )
             if not graph.size:
                 continue
-            found = PathBounds(BoundedModel(model, 4), graph).margins(0, [1])
+            found = PathBounds(BoundedModel(model, 4), graph).margins([(0, 1)])
         assert bool(torch.isfinite(found.least()).all())
         assert float(cache["blocks.0.attn.hook_attn_scores"].nan_to_num(neginf=0).abs().max()) > 0
 

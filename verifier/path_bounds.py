@@ -77,9 +77,9 @@ class Lines:
 
 @dataclass(frozen=True, eq=False)
 class Margins:
-    """Lower bounds along the paths of a graph, for each rival: of the paths of group g,
+    """Lower bounds along the paths of a graph, for each pair of outputs: of the paths of group g,
 
-        const[g, rival] + the sum over positions j of tables[j][class of j, g, rival].
+        const[g, pair] + the sum over positions j of tables[j][class of j, g, pair].
 
     With the read-out `last` the groups are the classes of the last position (tables: infinity for other classes there);
     with the mean there is one.
@@ -90,12 +90,16 @@ class Margins:
     tables: list[Tensor]
 
     def least(self) -> Tensor:
-        """[group, rival]: the least bound; up to rounding, which `Search` allows for."""
+        """[group, pair]: the least bound; up to rounding, which `Search` allows for."""
         return self.const + self.graph.least(self.tables)
 
-    def of(self, group: int, rival: int) -> tuple[float, list[Tensor]]:
+    def of(self, group: int, pair: int) -> tuple[float, list[Tensor]]:
         """Constant, and a table [class] for each position."""
-        return float(self.const[group, rival]), [table[:, group, rival] for table in self.tables]
+        return float(self.const[group, pair]), [table[:, group, pair] for table in self.tables]
+
+    def only(self, pairs: list[int]) -> Margins:
+        """Some of the pairs."""
+        return Margins(self.graph, self.const[:, pairs], [table[..., pairs] for table in self.tables])
 
 
 def magnitude(const: float, tables: list[Tensor]) -> float:
@@ -182,20 +186,22 @@ class PathBounds:
             return find(every)
         return self._memory.rows((self._shared, *name), self._numbers[i], lambda rows: find(every.part(rows)))
 
-    def margins(self, label: int, rivals: list[int], beyond: float = 0.0) -> Margins:
-        """Lower bounds of logit_label - logit_rival - beyond, times n if the read-out is the mean."""
-        directions = (self.model.unembed[:, label, None] - self.model.unembed[:, rivals]).T
-        const = self.model.unembed_bias[label] - self.model.unembed_bias[rivals] - beyond
-        size = self.model.unembed_bias[label].abs() + self.model.unembed_bias[rivals].abs() + abs(beyond)
+    def margins(self, pairs: list[tuple[int, int]], beyond: float = 0.0) -> Margins:
+        """For pairs of outputs, lower bounds of logit_first - logit_second - beyond, times n if the read-out is the
+        mean."""
+        firsts, seconds = [first for first, _ in pairs], [second for _, second in pairs]
+        bias = self.model.unembed_bias
+        directions = (self.model.unembed[:, firsts] - self.model.unembed[:, seconds]).T
+        const = bias[firsts] - bias[seconds] - beyond
+        size = bias[firsts].abs() + bias[seconds].abs() + abs(beyond)
         last, end = len(self.model.blocks) - 1, self.n - 1
         if self.model.config.readout == "last":
             at = _Place(self.graph, self.tokens, end)
-            c, none = directions.expand(len(at), *directions.shape), torch.zeros(len(at), len(rivals)).double()
+            c, none = directions.expand(len(at), *directions.shape), torch.zeros(len(at), len(pairs)).double()
             found, tables = self.along(at, c, none + const - 4 * self.model.rounding * size)
             return Margins(self.graph, found, tables)
         tables = [
-            self._find(("own", label, *rivals), i, lambda at: (self._own(at, directions),))[0][:, None]
-            for i in range(self.n)
+            self._find(("own", *pairs), i, lambda at: (self._own(at, directions),))[0][:, None] for i in range(self.n)
         ]
         return Margins(self.graph, (self.n * (const - 8 * self.model.rounding * size))[None], tables)
 
@@ -371,9 +377,10 @@ class PathBounds:
         query = asked.map(lambda t: t[:, at.rows])
         keys = [ports[j].key.map(lambda t, c=c: t[:, c]) for j, c in enumerate(chosen)]
         own = ports[at.i].key.map(lambda t: t[:, at.rows])
-        mid, rad = (torch.cat([own_part[:, :0], *parts], 1) for own_part, parts in (
-            (own.mid, [key.mid for key in keys]), (own.rad, [key.rad for key in keys])
-        ))
+        mid, rad = (
+            torch.cat([own_part[:, :0], *parts], 1)
+            for own_part, parts in ((own.mid, [key.mid for key in keys]), (own.rad, [key.rad for key in keys]))
+        )
         wide, diagonal = query.mid.abs() + query.rad, "hae,hae->ha"
         scores = _with(torch.einsum("hae,hbe->hab", query.mid, mid), torch.einsum(diagonal, query.mid, own.mid))
         share = (scores * attention.scale.mid).softmax(-1)
