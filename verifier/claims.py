@@ -17,6 +17,7 @@ from ..compiler.core import Aggregate, CoreProgram, Indices, Tokens, Width
 from ..models.circuits import Circuit
 from ..models.codec import Codec
 from ..models.errors import InputError
+from ..models.labels import LabelMachine
 from ..models.values import Value, value_to_json
 from .balls import Unsupported
 from .bodies import AndBody, Body, ComputesBody, InvariantBody, MarginBody, NeverOutputsBody

@@ -194,7 +194,7 @@ class PathBounds:
         directions = (self.model.unembed[:, firsts] - self.model.unembed[:, seconds]).T
         const = bias[firsts] - bias[seconds] - beyond
         size = bias[firsts].abs() + bias[seconds].abs() + abs(beyond)
-        last, end = len(self.model.blocks) - 1, self.n - 1
+        end = self.n - 1
         if self.model.config.readout == "last":
             at = _Place(self.graph, self.tokens, end)
             c, none = directions.expand(len(at), *directions.shape), torch.zeros(len(at), len(pairs)).double()

@@ -112,8 +112,8 @@ def search_by_paths(
 def _wanted(body: Body) -> tuple[LabelMachine, LabelMachine | None, float, list[int]]:
     """Labels of the words, states to tell prefixes apart by, the margin, and banned outputs."""
     if isinstance(body, NeverOutputsBody):
-        outputs = body.subject.codec.outputs
-        return one_state(len(body.subject.codec.vocab)), body.states, 0.0, [outputs.index(y) for y in body.outputs]
+        banned = [k for k, y in enumerate(body.subject.codec.outputs) if y in body.outputs]
+        return one_state(len(body.subject.codec.vocab)), body.states, 0.0, banned
     assert isinstance(body, (LabelsBody, LabelMarginBody))
     return body.machine, body.states, float(getattr(body, "at_least", 0.0)), []
 

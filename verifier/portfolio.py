@@ -90,7 +90,7 @@ def _check_resume(
     if resume is not None and not (searched(claim) and "paths" in engines and semantics == "real"):
         raise InputError(
             f"resume={str(resume)!r} is a file of engine paths, which does not search for this: it is for claims about "
-            "the labels of all inputs, or of at least a share of them, and for NeverOutputs, over the reals; leave it out"
+            "the labels of all inputs, or of at least a share of them, and NeverOutputs, over the reals; leave it out"
         )
 
 

@@ -75,8 +75,8 @@ def accuracy_bounds(
 
     After `seconds` the inputs not looked at yet are undecided. Engines: enumeration of at most 2^14 inputs; counting
     (one layer and head); enumeration of at most 2^20; paths (from below only). `resume`: a file that engine paths goes
-    on from if it is there, and writes what is left to (also after Ctrl-C, which ends its search). Raises `InputError` for an empty domain
-    and for tasks without a label machine, `Unsupported` for models that none of these covers.
+    on from if it is there, and writes what is left to (also after Ctrl-C, which ends its search). Raises `InputError`
+    for an empty domain and for tasks without a label machine, `Unsupported` for models that none of these covers.
     """
     began = time.monotonic()
     claim, domain = Labels(model, task, codec=codec).snapshot(), domain or task.domain
