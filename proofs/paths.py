@@ -3,9 +3,9 @@ never have one of some outputs.
 
 Words of the domain of one length and label (and last token, if the label machine reads it first) are the paths of a
 graph (for outputs that are never given: all words of one length); a tree cuts them into disjoint sets by tokens at
-positions and by states of a machine; on each leaf, logit_y - logit_w is at least a sum of numbers, one for each edge on the path. Words on which that sum, less the margin
-that is claimed, may be 0 or less are counted, in integers, never too few. Leaves may share what is known of all words
-of their length (`Known`).
+positions and by states of a machine; on each leaf, logit_y - logit_w is at least a sum of numbers, one for each edge on
+the path. Words on which that sum, less the margin that is claimed, may be 0 or less are counted, in integers, never too
+few. Leaves may share what is known of all words of their length (`Known`).
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ PER_POSITION = 64
 PREPARING = 4
 BITS = 40
 Duels: TypeAlias = list[tuple[int, int, int]]
-"""(winner, loser, levels): the winner's logit is to exceed the loser's. Levels at which the sums are told apart; 0: on no
-word may the loser win."""
+"""(winner, loser, levels): the winner's logit is to exceed the loser's. Levels at which the sums are told apart; 0: on
+no word may the loser win."""
 
 
 def check_paths(theorem: Theorem, proof: dict[str, Json]) -> None:
@@ -112,9 +112,9 @@ class _Which:
 @dataclass
 class _Checker:
     """What the trees share. `work`, `counting`, `merging`: what was spent; more than the limits is refused.
-    `vocab` [token of the domain]: its id in the codec; `labelled`: the part, or for outputs that
-    are never given, `banned`, a machine that gives all words label 0. Of models, with their bounds on the whole graph, and of
-    languages if they are large, only those asked for last are kept."""
+    `vocab` [token of the domain]: its id in the codec; `labelled`: the part, or for outputs that are never given,
+    `banned`, a machine that gives all words label 0. Of models, with their bounds on the whole graph, and of languages
+    if they are large, only those asked for last are kept."""
 
     theorem: Theorem
     part: Labels | LabelMargin | NeverOutputs

@@ -50,8 +50,8 @@ def lowered(model: Transformer, output: int, by: float) -> Transformer:
 
 
 def case(seed: int, rank: float) -> tuple[Claim, cf.Language, int, int]:
-    """That an output is never given, by a model that is changed so that it is on about `rank` of the words (or none); on
-    how many it is not, and how many there are."""
+    """That an output is never given, by a model that is changed so that it is on about `rank` of the words (or none);
+    on how many it is not, and how many there are."""
     rng = np.random.default_rng(seed)
     model = random_model(rng, scale=float(rng.choice([0.3, 0.6])))
     output = int(rng.integers(model.config.d_vocab_out))

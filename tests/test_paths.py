@@ -20,7 +20,7 @@ from certiformer.models.config import LayerConfig, TransformerConfig
 from certiformer.models.labels import LabelMachine
 from certiformer.models.transformer import Transformer
 from certiformer.verifier import path_bounds, path_means
-from certiformer.verifier.balls import Unsupported
+from certiformer.verifier.balls import Ball, Unsupported
 from certiformer.verifier.bounded_model import BoundedModel
 from certiformer.verifier.claims import Claim
 from certiformer.verifier.label_bodies import LabelMarginBody, LabelsBody
@@ -280,26 +280,28 @@ def _lead(model: Transformer, word: tuple[int, ...], label: int) -> float:
     return float(against[torch.arange(len(against)) != label].min()) / times
 
 
+def _point(ball: Ball) -> Ball:
+    return Ball(ball.mid, torch.zeros_like(ball.rad))
+
+
 def planted_bounds(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """One unsound change of the bounds."""
     if name == "no radius of queries and keys":
-        kept = path_bounds.PathBounds._port
+        kept = path_bounds.PathBounds._some_ports
 
-        def port(self, layer, attention, i, asked):  # type: ignore[no-untyped-def]
-            found = kept(self, layer, attention, i, True)
-            query, key = (path_bounds.Ball(x.mid, torch.zeros_like(x.rad)) for x in (found.query, found.key))
-            return path_bounds.Port(key, found.value, query)
+        def ports(self, layer, attention, positions, asked):  # type: ignore[no-untyped-def]
+            found = kept(self, layer, attention, positions, asked)
+            return [path_bounds.Port(_point(x.key), x.value, _point(x.query) if asked else None) for x in found]
 
-        monkeypatch.setattr(path_bounds.PathBounds, "_port", port)
+        monkeypatch.setattr(path_bounds.PathBounds, "_some_ports", ports)
     elif name == "no radius of values":
-        kept_port = path_bounds.PathBounds._port
+        kept_ports = path_bounds.PathBounds._some_ports
 
-        def other(self, layer, attention, i, asked):  # type: ignore[no-untyped-def]
-            found = kept_port(self, layer, attention, i, asked)
-            zero = path_bounds.Ball(found.value.mid, torch.zeros_like(found.value.rad))
-            return path_bounds.Port(found.key, zero, found.query)
+        def others(self, layer, attention, positions, asked):  # type: ignore[no-untyped-def]
+            found = kept_ports(self, layer, attention, positions, asked)
+            return [path_bounds.Port(x.key, _point(x.value), x.query) for x in found]
 
-        monkeypatch.setattr(path_bounds.PathBounds, "_port", other)
+        monkeypatch.setattr(path_bounds.PathBounds, "_some_ports", others)
     elif name == "the tangent for the chord":
         kept_lines = path_bounds.lines
 
@@ -318,7 +320,8 @@ def planted_bounds(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         def gains(self, level):  # type: ignore[no-untyped-def]
             w = self.weights
             pairs = [*zip(self.values, w.least, w.most, strict=True), (self.own, w.own_least, w.own_most)]
-            return [torch.maximum(low * (v - level), high * (v - level)) for v, low, high in pairs]
+            away = [(v - level[: v.shape[-3]], low, high) for v, low, high in pairs]
+            return [torch.maximum(low * x, high * x) for x, low, high in away]
 
         monkeypatch.setattr(path_means.Means, "gains", gains)
     elif name == "level above the root":

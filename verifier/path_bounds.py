@@ -20,9 +20,9 @@ step takes from the constant what its rounding may add (`BoundedModel.rounding` 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -30,13 +30,18 @@ from torch import Tensor
 from .balls import EXP_ERROR, Ball, Unsupported
 from .balls import _exp_point as exp_point
 from .bounded_model import Attention, BoundedModel, Neurons
-from .path_means import Keys, Means, Prefixes, Weights, shortest
+from .path_means import Means, Weights, shortest
 from .path_memory import Memory, Rows
+from .path_places import Place
 from .word_graph import WordGraph
 
 LEAST = -690.0
 ENTRIES = 2**18
 """Numbers in one tensor, about: more functions of all classes than that are bounded in parts."""
+
+
+BATCH = 128
+"""Classes that are looked at together, unless one position has more."""
 
 
 class OutOfTime(Exception):
@@ -117,34 +122,6 @@ def lines(low: Tensor, high: Tensor) -> Lines:
     )
 
 
-class _Place:
-    """Some classes of position i (`rows`), and what is found once for all functions there."""
-
-    def __init__(self, graph: WordGraph, tokens: list[Tensor], i: int, rows: Tensor | None = None) -> None:
-        self.graph, self.i, self.all_tokens = graph, i, tokens
-        self.rows = torch.arange(len(tokens[i])) if rows is None else rows
-        self.tokens = tokens[i][self.rows]
-        self.keys: dict[bool, Keys] = {}
-        self.weights: dict[int, Weights] = {}
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    @cached_property
-    def prefixes(self) -> Prefixes:
-        return Prefixes.of(self.graph, self.i, self.rows)
-
-    def keys_of(self, layer: int) -> Keys:
-        """In layer 0 the keys are of the tokens."""
-        first = layer == 0
-        if first not in self.keys:
-            self.keys[first] = Keys.of(self.prefixes, self.all_tokens if first else None)
-        return self.keys[first]
-
-    def part(self, rows: Tensor) -> _Place:
-        return self if len(rows) == len(self) else _Place(self.graph, self.all_tokens, self.i, self.rows[rows])
-
-
 class PathBounds:
     """Of one model over one graph. `tick` is called now and then, and may raise `OutOfTime`.
 
@@ -169,22 +146,53 @@ class PathBounds:
         self._numbers = self._memory.classes(graph) if self._memory else []
         self._ports: dict[int, list[Port]] = {}
         self._lines: dict[tuple[int, int], Lines] = {}
-        last = len(model.blocks) - 1
-        for i in range(self.n):
-            for layer, block in enumerate(model.blocks):
-                whole = i == self.n - 1 or layer < last or model.config.readout == "mean"
-                if block.attention is not None:
-                    taken = self._shared_port(layer, i) if shared and layer else None
-                    self._ports.setdefault(layer, []).append(taken or self._port(layer, block.attention, i, whole))
-                if block.neurons is not None and whole:
-                    self._lines[layer, i] = self._relax(layer, block.neurons, i, shared and layer < last)
+        last, every, final = len(model.blocks) - 1, list(range(self.n)), [self.n - 1]
+        for layer, block in enumerate(model.blocks):
+            whole = every if layer < last or model.config.readout == "mean" else final
+            if block.attention is not None:
+                taken = base is not None and shared and layer > 0
+                self._ports[layer] = (
+                    [self._shared_port(layer, i) for i in every]
+                    if taken
+                    else self._new_ports(layer, block.attention, whole)
+                )
+            if block.neurons is not None:
+                for i, found in zip(whole, self._relax(layer, block.neurons, whole), strict=True):
+                    self._lines[layer, i] = found
 
-    def _find(self, name: tuple[object, ...], i: int, find: Callable[[_Place], Rows]) -> Rows:
-        """[class, ...] each: what `find` finds for classes of i, asked for those that nothing is known of."""
-        every = _Place(self.graph, self.tokens, i)
+    def _find(self, name: tuple[object, ...], positions: list[int], find: Callable[[Place], Rows]) -> list[Rows]:
+        """For each of the positions, [class, ...] each: what `find` finds for its classes, asked for those that nothing
+        is known of."""
+        counts = [len(self.tokens[i]) for i in positions]
+        where = torch.repeat_interleave(torch.tensor(positions), torch.tensor(counts))
+        classes = torch.cat([torch.arange(count) for count in counts])
+
+        def ask(rows: Tensor) -> Rows:
+            order = torch.argsort(where[rows], descending=True, stable=True)
+            parts = [
+                find(Place(self.graph, self.tokens, where[rows[some]], classes[rows[some]]))
+                for some in torch.split(order, self._together(where[rows[order]].tolist()))
+            ]
+            back = torch.argsort(order)
+            return tuple(torch.cat(part)[back] for part in zip(*parts, strict=True))
+
         if self._memory is None:
-            return find(every)
-        return self._memory.rows((self._shared, *name), self._numbers[i], lambda rows: find(every.part(rows)))
+            found = ask(torch.arange(len(classes)))
+        else:
+            numbers = [number for i in positions for number in self._numbers[i]]
+            found = self._memory.rows((self._shared, *name), numbers, ask)
+        return list(zip(*(torch.split(part, counts) for part in found), strict=True))
+
+    @staticmethod
+    def _together(positions: list[int]) -> list[int]:
+        """How many classes are looked at together: all of a position, and of as many as there is room for."""
+        sizes = [0]
+        for _, group in itertools.groupby(positions):
+            count = len(list(group))
+            if sizes[-1] and sizes[-1] + count > BATCH:
+                sizes.append(0)
+            sizes[-1] += count
+        return sizes
 
     def margins(self, pairs: list[tuple[int, int]], beyond: float = 0.0) -> Margins:
         """For pairs of outputs, lower bounds of logit_first - logit_second - beyond, times n if the read-out is the
@@ -196,24 +204,24 @@ class PathBounds:
         size = bias[firsts].abs() + bias[seconds].abs() + abs(beyond)
         end = self.n - 1
         if self.model.config.readout == "last":
-            at = _Place(self.graph, self.tokens, end)
+            every = torch.arange(len(self.tokens[end]))
+            at = Place(self.graph, self.tokens, torch.full_like(every, end), every)
             c, none = directions.expand(len(at), *directions.shape), torch.zeros(len(at), len(pairs)).double()
             found, tables = self.along(at, c, none + const - 4 * self.model.rounding * size)
             return Margins(self.graph, found, tables)
-        tables = [
-            self._find(("own", *pairs), i, lambda at: (self._own(at, directions),))[0][:, None] for i in range(self.n)
-        ]
+        found_at = self._find(("own", *pairs), list(range(self.n)), lambda at: (self._own(at, directions),))
+        tables = [own[:, None] for (own,) in found_at]
         return Margins(self.graph, (self.n * (const - 8 * self.model.rounding * size))[None], tables)
 
-    def _own(self, at: _Place, directions: Tensor) -> Tensor:
+    def _own(self, at: Place, directions: Tensor) -> Tensor:
         none = torch.zeros(len(at), len(directions), dtype=torch.float64)
         return self.lower(len(self.model.blocks) - 1, at, directions.expand(len(at), *directions.shape), none)
 
-    def lower(self, layer: int, at: _Place, c: Tensor, const: Tensor, middle: bool = False) -> Tensor:
+    def lower(self, layer: int, at: Place, c: Tensor, const: Tensor, middle: bool = False) -> Tensor:
         """[class, k]: lower bounds of c [class, k, d_model] . x + const, x the stream there after a layer (`middle`:
         after its attention), over all paths through each class."""
         heads = max(layer.n_heads for layer in self.model.config.layers)
-        widest = len(at) * max(map(len, self.tokens[: at.i + 1])) * max(heads, 1)
+        widest = len(at) * max(map(len, self.tokens[: at.groups[0][0] + 1])) * max(heads, 1)
         if c.shape[1] > (most := max(1, ENTRIES // widest)):
             count = -(-c.shape[1] // most)
             parts = zip(c.chunk(count, 1), const.chunk(count, 1), strict=True)
@@ -225,7 +233,7 @@ class PathBounds:
                 const = const + self._least(number, at, tables)
         return self._embedded(at, c, const)
 
-    def along(self, at: _Place, c: Tensor, const: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def along(self, at: Place, c: Tensor, const: Tensor) -> tuple[Tensor, list[Tensor]]:
         """As `lower` after the last layer, along single paths: const [class, k], and for each j <= i a table
         [class of j, class, k] of what the last layer with attention adds there (infinity for other classes of i)."""
         self.tick()
@@ -249,29 +257,28 @@ class PathBounds:
             found.append(table[kind])
         return const, [*found, own]
 
-    def _least(self, number: int, at: _Place, tables: list[Tensor]) -> Tensor:
+    def _least(self, number: int, at: Place, tables: list[Tensor]) -> Tensor:
         """[class, k]: at most what a layer's heads add along any path, a sum that is never negative."""
         least = shortest(at.prefixes, at.keys_of(number).kinds, tables[:-1]) + tables[-1]
         return least.clamp(min=0.0) * (1 - 2.0**-40)
 
     def _through(
-        self, number: int, at: _Place, c: Tensor, const: Tensor, middle: bool
+        self, number: int, at: Place, c: Tensor, const: Tensor, middle: bool
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
         """One layer back: coefficients and constant, and what its attention adds along single paths."""
         block = self.model.blocks[number]
         if block.neurons is not None and not middle:
             const = self._less(c, const, block.after, 16.0)
-            lines = self._lines[number, at.i].rows(at.rows)
-            c, const = self._through_neurons(block.neurons, lines, c, const)
+            c, const = self._through_neurons(block.neurons, self._lines_of(number, at), c, const)
         if block.attention is None:
             return c, const, []
         const = self._less(c, const, block.middle, 256.0)
         levels, tables = self._means(number, at, block.attention, c)
         return c, const + c @ block.attention.b_o + levels, tables
 
-    def _embedded(self, at: _Place, c: Tensor, const: Tensor) -> Tensor:
+    def _embedded(self, at: Place, c: Tensor, const: Tensor) -> Tensor:
         const = self._less(c, const, self.model.blocks[0].before, 16.0)
-        return const + torch.einsum("akd,ad->ak", c, self.model.embedded[at.i, at.tokens])
+        return const + torch.einsum("akd,ad->ak", c, self.model.embedded[at.positions, at.tokens])
 
     def _less(self, c: Tensor, const: Tensor, size: Tensor, factor: float) -> Tensor:
         """The constant, less what rounding may add to a step whose terms have the magnitudes `size` [d_model]."""
@@ -287,7 +294,7 @@ class PathBounds:
 
     # Ranges, for each class
 
-    def _range(self, layer: int, at: _Place, c: Tensor, bias: Tensor, size: Tensor, middle: bool) -> Ball:
+    def _range(self, layer: int, at: Place, c: Tensor, bias: Tensor, size: Tensor, middle: bool) -> Ball:
         """[class, k]: c [class, k, d_model] . x + bias, within the magnitude `size`, both [class, k]."""
         count = c.shape[1]
         found = self.lower(layer, at, torch.cat([c, -c], 1), torch.cat([bias, -bias], 1), middle)
@@ -296,25 +303,38 @@ class PathBounds:
         mid = (low + high) / 2
         return Ball(mid, torch.maximum(high - mid, mid - low) * (1 + 2.0**-50) + 2.0**-1000)
 
-    def _relax(self, layer: int, neurons: Neurons, i: int, shared: bool) -> Lines:
-        known = self._shared_lines(layer, i)
-        if known is not None and (shared or not bool(known.doubtful().any())):
-            return known
+    def _lines_of(self, layer: int, at: Place) -> Lines:
+        parts = [self._lines[layer, i].rows(rows) for i, rows in at.groups]
+        return Lines(*(torch.cat([getattr(part, name) for part in parts]) for name in ("low", "slope", "shift")))
 
-        def find(at: _Place) -> Rows:
-            here = known.rows(at.rows) if known else Lines.unknown(len(at), neurons.w_in.shape[1])
+    def _relax(self, layer: int, neurons: Neurons, positions: list[int]) -> list[Lines]:
+        """Lines at these positions, by the base's where these are to be shared."""
+        known: dict[int, Lines] = {}
+        if self.base is not None:
+            known = {i: self.base._lines[layer, i].rows(self.places[i]) for i in positions}
+            if self._shared and layer < len(self.model.blocks) - 1:
+                return list(known.values())
+
+        def find(at: Place) -> Rows:
+            if known:
+                parts = [known[i].rows(rows) for i, rows in at.groups]
+                here = Lines(
+                    *(torch.cat([getattr(part, name) for part in parts]) for name in ("low", "slope", "shift"))
+                )
+            else:
+                here = Lines.unknown(len(at), neurons.w_in.shape[1])
             self._tighten(layer, neurons, at, here)
             return here.low, here.slope, here.shift
 
-        return Lines(*self._find(("lines", layer), i, find))
+        return [Lines(*found) for found in self._find(("lines", layer), positions, find)]
 
-    def _tighten(self, layer: int, neurons: Neurons, at: _Place, into: Lines) -> None:
+    def _tighten(self, layer: int, neurons: Neurons, at: Place, into: Lines) -> None:
         """Lines of the neurons that are not stable yet, class by class."""
         doubtful = into.doubtful()
         counts = doubtful.sum(1)
         first = (~doubtful).to(torch.int8).argsort(dim=1, stable=True)
-        for length in range(1, int(counts.max()).bit_length() + 1):  # classes with about as many such neurons
-            rows = torch.nonzero((counts >= 2 ** (length - 1)) & (counts < 2**length)).flatten()
+        for length in range(1, int(counts.max()).bit_length() + 1, 2):  # classes with about as many such neurons
+            rows = torch.nonzero((counts >= 2 ** (length - 1)) & (counts < 2 ** (length + 1))).flatten()
             if not len(rows):
                 continue
             which = first[rows, : int(counts[rows].max())]
@@ -327,21 +347,24 @@ class PathBounds:
                 part[meant] for part in (found.low, found.slope, found.shift)
             )
 
-    def _shared_port(self, layer: int, i: int) -> Port | None:
+    def _shared_port(self, layer: int, i: int) -> Port:
         """The base's, for the classes here."""
-        if self.base is None:
-            return None
+        assert self.base is not None
         port, place = self.base._ports[layer][i], self.places[i]
         query = port.query.map(lambda t: t[:, place]) if port.query else None
         return Port(port.key.map(lambda t: t[:, place]), port.value.map(lambda t: t[:, place]), query)
 
-    def _shared_lines(self, layer: int, i: int) -> Lines | None:
-        """The base's, for the classes here (a copy)."""
-        if self.base is None:
-            return None
-        return self.base._lines[layer, i].rows(self.places[i])
+    def _new_ports(self, layer: int, attention: Attention, asked: list[int]) -> list[Port]:
+        """Keys and values of all positions, and the queries of those `asked`."""
+        found = {
+            i: port
+            for some in ([i for i in range(self.n) if i not in asked], asked)
+            if some
+            for i, port in zip(some, self._some_ports(layer, attention, some, some is asked), strict=True)
+        }
+        return [found[i] for i in range(self.n)]
 
-    def _port(self, layer: int, attention: Attention, i: int, asked: bool) -> Port:
+    def _some_ports(self, layer: int, attention: Attention, positions: list[int], asked: bool) -> list[Port]:
         (q_size, k_size, v_size), count = attention.sizes, 3 if asked else 2
         weights = (attention.w_k, attention.w_v, attention.w_q)[:count]
         biases = (attention.b_k, attention.b_v, attention.b_q)[:count]
@@ -349,47 +372,60 @@ class PathBounds:
         rows = torch.cat([w.transpose(1, 2).reshape(heads * d_head, d_model) for w in weights])
         bias = torch.cat([b.flatten() for b in biases])
         size = torch.cat([s.flatten() for s in (k_size, v_size, q_size)[:count]])
+
+        def find(at: Place) -> Rows:
+            c, k, sizes = (t.expand(len(at), *t.shape) for t in (rows, bias, size))
+            found = self._range(layer - 1, at, c, k, sizes, False)
+            return found.mid, found.rad
+
         if layer:
-
-            def find(at: _Place) -> Rows:
-                c, k, sizes = (t.expand(len(at), *t.shape) for t in (rows, bias, size))
-                found = self._range(layer - 1, at, c, k, sizes, False)
-                return found.mid, found.rad
-
-            ball = Ball(*self._find(("port", layer, count), i, find))
+            balls = [Ball(*found) for found in self._find(("port", layer, count), positions, find)]
         else:
-            mid = self.model.embedded[i, self.tokens[i]] @ rows.T + bias
-            ball = Ball(mid, (4 * self.model.rounding * size).expand_as(mid))
-        parts = ball.map(lambda t: t.view(len(self.tokens[i]), count, heads, d_head).permute(1, 2, 0, 3))
-        key, value, *query = (Ball(parts.mid[x], parts.rad[x]) for x in range(count))
-        return Port(key, value, query[0] if query else None)
+            mids = [self.model.embedded[i, self.tokens[i]] @ rows.T + bias for i in positions]
+            balls = [Ball(mid, (4 * self.model.rounding * size).expand_as(mid)) for mid in mids]
+        ports = []
+        for ball in balls:
+            parts = ball.map(lambda t: t.view(len(t), count, heads, d_head).permute(1, 2, 0, 3))
+            key, value, *query = (Ball(parts.mid[x], parts.rad[x]) for x in range(count))
+            ports.append(Port(key, value, query[0] if query else None))
+        return ports
+
+    def _of_rows(self, layer: int, at: Place, which: str) -> Ball:
+        """Queries, keys or values [head, row, d_head] of the rows' own classes."""
+        parts = [_picked(getattr(self._ports[layer][i], which), rows) for i, rows in at.groups]
+        return Ball(torch.cat([part.mid for part in parts], 1), torch.cat([part.rad for part in parts], 1))
 
     # Attention
 
-    def _weights(self, layer: int, at: _Place, attention: Attention) -> Weights:
+    def _weights(self, layer: int, at: Place, attention: Attention) -> Weights:
         """Bounds of the softmax's weights, not divided by their sum. Softmax does not change when q . k' is taken off
         all scores of a query; k' is the keys' mean."""
         if layer in at.weights:
             return at.weights[layer]
-        ports, chosen = self._ports[layer], at.keys_of(layer).chosen
-        asked = ports[at.i].query
-        assert asked is not None
-        query = asked.map(lambda t: t[:, at.rows])
-        keys = [ports[j].key.map(lambda t, c=c: t[:, c]) for j, c in enumerate(chosen)]
-        own = ports[at.i].key.map(lambda t: t[:, at.rows])
-        mid, rad = (
-            torch.cat([own_part[:, :0], *parts], 1)
-            for own_part, parts in ((own.mid, [key.mid for key in keys]), (own.rad, [key.rad for key in keys]))
-        )
+        chosen, active = at.keys_of(layer).chosen, at.prefixes.active
+        query, own = self._of_rows(layer, at, "query"), self._of_rows(layer, at, "key")
+        keys = [_picked(self._ports[layer][j].key, classes) for j, classes in enumerate(chosen)]
+        ends = list(itertools.accumulate(map(len, chosen), initial=0))
         wide, diagonal = query.mid.abs() + query.rad, "hae,hae->ha"
-        scores = _with(torch.einsum("hae,hbe->hab", query.mid, mid), torch.einsum(diagonal, query.mid, own.mid))
-        share = (scores * attention.scale.mid).softmax(-1)
-        centre = torch.einsum("hab,hbe->hae", share[..., :-1], mid) + share[..., -1:] * own.mid
-        away = torch.einsum("hae,habe->hab", query.rad, (mid[:, None] - centre[:, :, None]).abs())
-        spread = _with(
-            torch.einsum("hae,hbe->hab", wide, rad) + away,
-            torch.einsum(diagonal, wide, own.rad) + torch.einsum(diagonal, query.rad, (own.mid - centre).abs()),
+        scores = torch.einsum(diagonal, query.mid, own.mid)[..., None].repeat(1, 1, ends[-1] + 1)
+        met = torch.zeros(len(at), ends[-1] + 1, dtype=torch.bool)
+        met[:, -1] = True
+        for key, count, first, end in zip(keys, active, ends, ends[1:], strict=False):
+            scores[:, :count, first:end] = torch.einsum("hae,hbe->hab", query.mid[:, :count], key.mid)
+            met[:count, first:end] = True
+        share = (scores * attention.scale.mid).masked_fill(~met, -torch.inf).softmax(-1)
+        centre = share[..., -1:] * own.mid
+        for key, count, first, end in zip(keys, active, ends, ends[1:], strict=False):
+            centre[:, :count] += torch.einsum("hab,hbe->hae", share[:, :count, first:end], key.mid)
+        spread = torch.zeros_like(scores)
+        spread[..., -1] = torch.einsum(diagonal, wide, own.rad) + torch.einsum(
+            diagonal, query.rad, (own.mid - centre).abs()
         )
+        for key, count, first, end in zip(keys, active, ends, ends[1:], strict=False):
+            away = (key.mid[:, None] - centre[:, :count, None]).abs()
+            spread[:, :count, first:end] = torch.einsum("hae,hbe->hab", wide[:, :count], key.rad) + torch.einsum(
+                "hae,habe->hab", query.rad[:, :count], away
+            )
         sizes = (attention.sizes[0] * attention.sizes[1]).sum(-1)[:, None, None]
         spread = spread * (1 + 2.0**-40) + 32 * self.model.rounding * sizes
         top = scores.amax(-1, keepdim=True)
@@ -404,24 +440,24 @@ class PathBounds:
         least = exp_point(low.clamp(min=LEAST, max=1.0)) * (1 - 4 * EXP_ERROR)
         least = torch.where(low < LEAST, 0.0, least)
         least, most = (x.permute(2, 1, 0)[..., None].contiguous() for x in (least, most))
-        lengths = [len(c) for c in chosen]
-        parts = (list(torch.split(x[:-1], lengths)) if lengths else [] for x in (least, most))
-        at.weights[layer] = Weights(*parts, least[-1], most[-1])
+        spans = list(zip(ends, ends[1:], active, strict=False))
+        low_before, high_before = ([side[first:end, :count] for first, end, count in spans] for side in (least, most))
+        at.weights[layer] = Weights(low_before, high_before, least[-1], most[-1])
         return at.weights[layer]
 
-    def _means(self, layer: int, at: _Place, attention: Attention, c: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """What the heads add to c . x: at least levels [class, k] + the sum along any path of tables [kind of j, class,
-        k], one for each j < i, and of one for the class itself [class, k]; that sum is never negative."""
+    def _means(self, layer: int, at: Place, attention: Attention, c: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """What the heads add to c . x: at least levels [class, k] + the sum along any path of tables [kind of j, active
+        class, k], one for each j before, and of one for the class itself [class, k]; that sum is never negative."""
         weights, keys = self._weights(layer, at, attention), at.keys_of(layer)
         w = torch.einsum("akd,hed->ahke", c, attention.w_o)
         size = w.abs() if layer else w
         values = []
-        for port, chosen in zip(self._ports[layer], keys.chosen, strict=False):
-            low = torch.einsum("hbe,ahke->bahk", port.value.mid[:, chosen], w)
+        for port, chosen, count in zip(self._ports[layer], keys.chosen, at.prefixes.active, strict=False):
+            low = torch.einsum("hbe,ahke->bahk", port.value.mid[:, chosen], w[:count])
             if layer:
-                low -= torch.einsum("hbe,ahke->bahk", port.value.rad[:, chosen], size) * (1 + 2.0**-40)
+                low -= torch.einsum("hbe,ahke->bahk", port.value.rad[:, chosen], size[:count]) * (1 + 2.0**-40)
             values.append(low.contiguous())
-        value = self._ports[layer][at.i].value.map(lambda t: t[:, at.rows])
+        value = self._of_rows(layer, at, "value")
         own = torch.einsum("hae,ahke->ahk", value.mid, w)
         if layer:
             own -= torch.einsum("hae,ahke->ahk", value.rad, size) * (1 + 2.0**-40)
@@ -430,6 +466,6 @@ class PathBounds:
         return level.sum(1), [gain.sum(-2) for gain in problem.beyond(gains)]
 
 
-def _with(keys: Tensor, own: Tensor) -> Tensor:
-    """[head, class, key, and the own one last]."""
-    return torch.cat([keys, own[..., None]], -1)
+def _picked(ball: Ball, classes: Tensor) -> Ball:
+    """[head, class, d_head]: of these classes."""
+    return ball.map(lambda t: t[:, classes])

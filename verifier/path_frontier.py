@@ -134,14 +134,14 @@ def _node_to_json(node: Node) -> list[object]:
 
 def _rebuild(node: Node, nodes: Any) -> None:
     """The node, and what is below it, from its items in preorder."""
-    kind, *rest = next(nodes, ["missing"])
+    kind, *rest = cast(list[Any], next(nodes, ["missing"]))
     if kind == "split":
         node.split = _split_of(rest[0])
         node.children = node.parts(node.split)
         for child in node.children:
             _rebuild(child, nodes)
     elif kind in ("open", "leaf", "shared"):
-        counts, proved, choice = rest
+        counts, proved, choice = rest[0], int(rest[1]), rest[2]
         if not 0 <= proved <= node.graph.size:
             raise ValueError("a group has more words proved than it has")
         entries = tuple(tuple(int(x) for x in entry) for entry in counts)

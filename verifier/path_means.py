@@ -24,32 +24,47 @@ WIDE = 16
 
 @dataclass(frozen=True, eq=False)
 class Prefixes:
-    """The paths of a graph to some classes of position i (`rows`).
+    """The paths of a graph to some classes: the rows, each a class of a position, the last positions first.
 
-    `steps` [j < i]: (sources, edges), each int64 [at most, node]: the edges into each node at time j + 1 that lead to
-    the rows, filled by repetition, and the nodes they come from. `ends` [row]: the node that its class leaves.
+    `active[j]`: how many rows are of later positions than j; these are the first. `steps[j]`, for each j before the
+    last position: (sources, edges), each int64 [at most, node]: the edges into each node at time j + 1 that lead to a
+    row, filled by repetition, and the nodes they come from. `ends` [row]: the node that its class leaves.
     """
 
-    i: int
-    rows: Tensor
+    active: list[int]
     steps: list[tuple[Tensor, Tensor]]
     ends: Tensor
 
     @classmethod
-    def of(cls, graph: WordGraph, i: int, rows: Tensor) -> Prefixes:
-        nodes, ends = torch.unique(graph.sources[i][rows], return_inverse=True)
+    def of(cls, graph: WordGraph, positions: Tensor, classes: Tensor) -> Prefixes:
+        last = int(positions[0])
+        active = [int((positions > j).sum()) for j in range(last + 1)]
+        ends = torch.zeros(len(positions), dtype=torch.int64)
         steps: list[tuple[Tensor, Tensor]] = []
-        for j in range(i - 1, -1, -1):
-            edges = graph.entering[j][:, nodes]
-            nodes, sources = torch.unique(graph.sources[j][edges], return_inverse=True)
-            steps.append((sources, edges))
-        return cls(i, rows, steps[::-1], ends)
+        before = torch.zeros(0, dtype=torch.int64)  # the nodes that the edges found so far come from
+        for time in range(last, -1, -1):
+            here = slice(active[time], active[time - 1] if time else len(positions))
+            left = graph.sources[time][classes[here]]
+            nodes, places = torch.unique(torch.cat([before.flatten(), left]), return_inverse=True)
+            ends[here] = places[before.numel() :]
+            if steps:
+                steps[-1] = (places[: before.numel()].view(before.shape), steps[-1][1])
+            if time:
+                edges = graph.entering[time - 1][:, nodes]
+                before = graph.sources[time - 1][edges]
+                steps.append((before, edges))
+        return cls(active, steps[::-1], ends)
+
+    def rows_at(self, time: int) -> slice:
+        """The rows of this position."""
+        return slice(self.active[time], self.active[time - 1] if time else len(self.ends))
 
 
 @dataclass(frozen=True, eq=False)
 class Keys:
-    """What the paths meet at each position j < i. `chosen[j]`: one class of j for each kind of them; `kinds[j]`: the
-    kind of each edge of `Prefixes.steps[j]`; `met[j]` bool [kind, row]: whether some path to the row meets it."""
+    """What the paths meet at each position j before the last. `chosen[j]`: one class of j for each kind of them;
+    `kinds[j]`: the kind of each edge of `Prefixes.steps[j]`; `met[j]` bool [kind, active row]: whether a path to the
+    row meets it."""
 
     chosen: list[Tensor]
     kinds: list[Tensor]
@@ -59,41 +74,50 @@ class Keys:
     def of(cls, prefixes: Prefixes, alike: list[Tensor] | None) -> Keys:
         """`alike` [position][class]: classes with the same number there have the same keys and values."""
         chosen, kinds, met = [], [], []
-        rows = len(prefixes.rows)
-        reached = torch.zeros(int(prefixes.ends.max()) + 1, rows)
-        reached[prefixes.ends, torch.arange(rows)] = 1.0  # at time j + 1, [node, row]: whether it leads to the row
-        for j in range(prefixes.i - 1, -1, -1):
+        reached = torch.zeros(0, 0)  # at time j + 1, [node, active row]: whether it leads to the row
+        for j in range(len(prefixes.steps) - 1, -1, -1):
             sources, edges = prefixes.steps[j]
+            ending = prefixes.rows_at(j + 1)
+            own = torch.zeros(edges.shape[1], ending.stop - ending.start)
+            own[prefixes.ends[ending], torch.arange(own.shape[1])] = 1.0
+            reached = torch.cat([reached, own], 1) if reached.numel() else own
             names = (edges if alike is None else alike[j][edges]).flatten()
             unique, kind = torch.unique(names, return_inverse=True)
             first = torch.empty(len(unique), dtype=torch.int64)
             first[kind] = edges.flatten()
             along = reached.expand(len(edges), *reached.shape).flatten(0, 1)
-            met.append(torch.zeros(len(unique), rows).index_add_(0, kind, along) > 0)
-            before = torch.zeros(int(sources.max()) + 1, rows)
-            reached = before.index_add_(0, sources.flatten(), along).clamp(max=1.0)
+            met.append(torch.zeros(len(unique), reached.shape[1]).index_add_(0, kind, along) > 0)
+            nodes = prefixes.steps[j - 1][1].shape[1] if j else 1
+            reached = torch.zeros(nodes, reached.shape[1]).index_add_(0, sources.flatten(), along).clamp(max=1.0)
             chosen.append(first)
             kinds.append(kind.view(edges.shape))
         return cls(chosen[::-1], kinds[::-1], met[::-1])
 
 
 def shortest(prefixes: Prefixes, kinds: list[Tensor], costs: list[Tensor]) -> Tensor:
-    """[row, ...]: the least sum of costs [kind at j, row, ...] at the positions j < i, on the paths to each row."""
-    rows = len(prefixes.rows)
-    if not prefixes.i:
-        return torch.zeros(1)
+    """[row, ...]: the least sum of costs [kind at j, active row, ...] at the positions before each row's, on the paths
+    to it."""
+    if not costs:
+        return torch.zeros(1, dtype=torch.float64)
     best = torch.zeros(1, *costs[0].shape[1:], dtype=costs[0].dtype)
-    for (sources, _), kind, cost in zip(prefixes.steps, kinds, costs, strict=True):
-        if len(best) == 1:
-            sources = torch.zeros_like(sources)
+    done = [best.new_zeros(len(prefixes.ends) - prefixes.active[0], *best.shape[2:])]
+    for j, ((sources, _), kind, cost) in enumerate(zip(prefixes.steps, kinds, costs, strict=True)):
         if len(sources) > WIDE:
             best = (best[sources] + cost[kind]).amin(0)
-            continue
-        found = best[sources[0]].add_(cost[kind[0]])
-        for p in range(1, len(sources)):
-            torch.minimum(found, best[sources[p]].add_(cost[kind[p]]), out=found)
-        best = found
-    return best[prefixes.ends, torch.arange(rows)]
+        else:
+            found = best[sources[0]].add_(cost[kind[0]])
+            for p in range(1, len(sources)):
+                torch.minimum(found, best[sources[p]].add_(cost[kind[p]]), out=found)
+            best = found
+        done.append(_ended(prefixes, j, best))
+        best = best[:, : prefixes.active[j + 1]]
+    return torch.cat(done[::-1])
+
+
+def _ended(prefixes: Prefixes, j: int, best: Tensor) -> Tensor:
+    """[row of position j + 1, ...]: its own, of sums [node, active row, ...] to time j + 1."""
+    ending = prefixes.rows_at(j + 1)
+    return best[prefixes.ends[ending], torch.arange(ending.start, ending.stop)]
 
 
 def _shortest_with(
@@ -102,26 +126,30 @@ def _shortest_with(
     """As `shortest`, and the sum of `carried` along the path that attains the least."""
     best = torch.zeros(1, *costs[0].shape[1:], dtype=costs[0].dtype)
     sums = torch.zeros_like(best)
-    for (sources, _), kind, cost, other in zip(prefixes.steps, kinds, costs, carried, strict=True):
+    early = best.new_zeros(len(prefixes.ends) - prefixes.active[0], *best.shape[2:])
+    least, along = [early], [early]
+    for j, ((sources, _), kind, cost, other) in enumerate(zip(prefixes.steps, kinds, costs, carried, strict=True)):
         if len(sources) > WIDE:
             step, summed = best[sources] + cost[kind], sums[sources] + other[kind]
             best, at = step.min(0)
             sums = summed.gather(0, at[None])[0]
-            continue
-        found, along = best[sources[0]].add_(cost[kind[0]]), sums[sources[0]].add_(other[kind[0]])
-        for p in range(1, len(sources)):
-            step, summed = best[sources[p]].add_(cost[kind[p]]), sums[sources[p]].add_(other[kind[p]])
-            along = torch.where(step < found, summed, along)
-            found = torch.minimum(found, step, out=found)
-        best, sums = found, along
-    rows = torch.arange(len(prefixes.rows))
-    return best[prefixes.ends, rows], sums[prefixes.ends, rows]
+        else:
+            found, carry = best[sources[0]].add_(cost[kind[0]]), sums[sources[0]].add_(other[kind[0]])
+            for p in range(1, len(sources)):
+                step, summed = best[sources[p]].add_(cost[kind[p]]), sums[sources[p]].add_(other[kind[p]])
+                carry = torch.where(step < found, summed, carry)
+                torch.minimum(found, step, out=found)
+            best, sums = found, carry
+        least.append(_ended(prefixes, j, best))
+        along.append(_ended(prefixes, j, sums))
+        best, sums = best[:, : prefixes.active[j + 1]], sums[:, : prefixes.active[j + 1]]
+    return torch.cat(least[::-1]), torch.cat(along[::-1])
 
 
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """Bounds of the softmax's weights, up to a factor that depends on the row: at j < i [kind, row, head, 1], and of
-    the row's own class [row, head, 1]."""
+    """Bounds of the softmax's weights, up to a factor that depends on the row: at each j [kind, active row, head, 1],
+    and of the row's own class [row, head, 1]."""
 
     least: list[Tensor]
     most: list[Tensor]
@@ -130,25 +158,25 @@ class Weights:
 
 
 class Means:
-    """`values` [j < i][kind, row, head, k] and `own` [row, head, k]: at least the values; and their weights."""
+    """`values` [j][kind, active row, head, k] and `own` [row, head, k]: at least the values; and their weights."""
 
     def __init__(self, prefixes: Prefixes, keys: Keys, values: list[Tensor], own: Tensor, weights: Weights) -> None:
         self.prefixes, self.keys, self.values, self.own, self.weights = prefixes, keys, values, own, weights
-        self.floor, top = own, own
-        for value, met in zip(values, keys.met, strict=True):
-            here = met[..., None, None]
-            self.floor = torch.minimum(self.floor, torch.where(here, value, torch.inf).amin(0))
-            top = torch.maximum(top, torch.where(here, value, -torch.inf).amax(0))
+        self.floor, top = own.clone(), own.clone()
+        for value, met, count in zip(values, keys.met, prefixes.active, strict=False):
+            here, low, high = met[..., None, None], self.floor[:count], top[:count]
+            torch.minimum(low, torch.where(here, value, torch.inf).amin(0), out=low)
+            torch.maximum(high, torch.where(here, value, -torch.inf).amax(0), out=high)
         self.range = top - self.floor
 
     def gains(self, level: Tensor) -> list[Tensor]:
-        """At most e (v - level) for every weight e within its bounds: at each j < i [kind, row, head, k], and of the
+        """At most e (v - level) for every weight e within its bounds: at each j [kind, active row, head, k], and of the
         row itself [row, head, k]."""
         w = self.weights
         pairs = [*zip(self.values, w.least, w.most, strict=True), (self.own, w.own_least, w.own_most)]
         found = []
         for value, least, most in pairs:
-            away = value - level
+            away = value - level[: value.shape[-3]]
             found.append(torch.minimum(least * away, away.mul_(most)))
         return found
 
@@ -158,7 +186,7 @@ class Means:
 
     def level(self) -> tuple[Tensor, list[Tensor]]:
         """A level [row, head, k] that no path's mean is below, and the gains there."""
-        if not self.prefixes.i:
+        if not self.values:
             return self.own, [torch.zeros_like(self.own)]
         guess = torch.nan_to_num(self._search().double(), nan=-torch.inf) - CLOSE * self.range
         guess = torch.maximum(torch.minimum(guess, self.floor + self.range), self.floor)
@@ -189,7 +217,7 @@ class Means:
         """Newton's, from a level: the least path's gain over its weight."""
         gains, w = self.gains(level), self.weights
         pairs = [*zip(self.values, w.least, w.most, strict=True), (self.own, w.own_least, w.own_most)]
-        weights = [torch.where(value >= level, least, most) for value, least, most in pairs]
+        weights = [torch.where(value >= level[: value.shape[-3]], least, most) for value, least, most in pairs]
         gain, weight = _shortest_with(self.prefixes, self.keys.kinds, gains[:-1], weights[:-1])
         return (gain + gains[-1]) / (weight + weights[-1]).clamp(min=torch.finfo(level.dtype).tiny)
 
@@ -204,10 +232,11 @@ class Means:
     def _search(self) -> Tensor:
         """Near the root, in float32."""
         single = self._single()
-        total, level = single.weights.own_most, single.own * single.weights.own_most
+        total, level = single.weights.own_most.clone(), single.own * single.weights.own_most
         for value, most, met in zip(single.values, single.weights.most, self.keys.met, strict=True):
             weight = most * met[..., None, None]
-            total, level = total + weight.sum(0), level + (value * weight).sum(0)
+            total[: met.shape[1]] += weight.sum(0)
+            level[: met.shape[1]] += (value * weight).sum(0)
         level = level / total
         close = CLOSE * single.range
         for number in range(ROOT_STEPS):
@@ -228,4 +257,4 @@ class Means:
     def beyond(self, gains: list[Tensor]) -> list[Tensor]:
         """What each position's class adds to the means beyond the level, at least: as `gains`."""
         greatest = self._most_weight()
-        return [gain / greatest for gain in gains]
+        return [gain / greatest[: gain.shape[-3]] for gain in gains]

@@ -54,13 +54,10 @@ class Memory:
         missing = [place for place, rows in enumerate(kept) if rows is None]
         if missing:
             parts = find(torch.tensor(missing, dtype=torch.int64))
-            if len(missing) == len(keys):
-                found = parts
             for at, place in enumerate(missing):
                 kept[place] = self._keep(keys[place], tuple(part[at].clone() for part in parts))
-            if len(missing) == len(keys):
-                return found
-        return tuple(torch.stack(part) for part in zip(*kept, strict=True))  # type: ignore[arg-type]
+        found = [rows for rows in kept if rows is not None]
+        return tuple(torch.stack(part) for part in zip(*found, strict=True))
 
     def _kept(self, key: tuple[object, ...]) -> Rows | None:
         found = self._young.get(key)

@@ -259,6 +259,7 @@ class Search:
         choice = choose_split(margins, least, unproved) if any(unproved) else None
         if not proved:
             return Found(choice=choice)
+        counts: list[tuple[int, ...]]
         if self.banned:
             counts = [(loser, winner, levels.get(k, BINS[0])) for k, (winner, loser) in enumerate(pairs)]
         else:
