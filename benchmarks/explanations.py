@@ -46,7 +46,7 @@ def proved_with(name: str) -> dict[str, Any]:
 
     from certiformer.models import zoo
     from certiformer.verifier.bounded_model import BoundedModel
-    from certiformer.verifier.path_proofs import Search
+    from certiformer.verifier.path_search import Search
     from certiformer.verifier.word_graph import Inputs
 
     found = zoo.load(MODEL)

@@ -151,6 +151,10 @@ def prove(
     engine: Annotated[
         list[str] | None, typer.Option(help="Use this engine only (may be repeated). Default: all that apply.")
     ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(help="A file that engine paths goes on from, and writes what is left to (also after Ctrl-C)."),
+    ] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Where to write the certificate.")] = None,
     as_json: AsJson = False,
 ) -> int:
@@ -175,7 +179,7 @@ def prove(
         lengths,
         vocab,
     )
-    return prove_claim(model, wanted, seconds, engine, output, as_json)
+    return prove_claim(model, wanted, seconds, engine, resume, output, as_json)
 
 
 @app.command("prove-program", epilog=EPILOG)

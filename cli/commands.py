@@ -120,7 +120,13 @@ def run_model(path: Path, tokens: Sequence[str], as_json: bool) -> int:
 
 
 def prove_claim(
-    path: Path, wanted: Wanted, seconds: float, engines: Sequence[str] | None, output: Path | None, as_json: bool
+    path: Path,
+    wanted: Wanted,
+    seconds: float,
+    engines: Sequence[str] | None,
+    resume: Path | None,
+    output: Path | None,
+    as_json: bool,
 ) -> int:
     """`Proved` with a certificate, `Refuted` with a witness, or `Unknown` with what is left."""
     from ..verifier.portfolio import prove
@@ -136,7 +142,7 @@ def prove_claim(
     size = digits_of(domain.size())
     started = time.perf_counter()
     with screen.progress(f"proving {wanted.claim}") as tell:
-        verdict = prove(claim, domain, seconds=seconds, engines=engines or None, progress=tell)
+        verdict = prove(claim, domain, seconds=seconds, engines=engines or None, resume=resume, progress=tell)
     took = round(time.perf_counter() - started, 3)
     data: dict[str, object] = {"claim": wanted.claim, "domain_size": size, "seconds": took}
     match verdict:

@@ -1,10 +1,11 @@
-"""Rule `paths`: at least so many inputs have the right label, for models of any depth (specification, section 8).
+"""Rule `paths`: at least so many inputs have the right label, for models of any depth (specification, section 8); or
+never have one of some outputs.
 
 Words of the domain of one length and label (and last token, if the label machine reads it first) are the paths of a
-graph; a tree cuts them into disjoint sets by tokens at positions and by states of a machine; on each leaf,
-logit_y - logit_w is at least a sum of numbers, one for each edge on the path. Words on which that sum, less the margin
-that is claimed, may be 0 or less are counted, in integers, never too few. Leaves may share what is known of all words
-of their length (`Known`).
+graph (for outputs that are never given: all words of one length); a tree cuts them into disjoint sets by tokens at
+positions and by states of a machine; on each leaf, logit_y - logit_w is at least a sum of numbers, one for each edge on
+the path. Words on which that sum, less the margin that is claimed, may be 0 or less are counted, in integers, never too
+few. Leaves may share what is known of all words of their length (`Known`).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import flint
 import numpy as np
 
 from .balls import Floats
-from .bodies import LabelMargin, Labels
+from .bodies import LabelMargin, Labels, NeverOutputs
 from .core import Ints
 from .format import Json, integer, integers, listing, record, require, within
 from .path_bounds import Bounds, Known
@@ -48,8 +49,9 @@ MOVING = 64
 PER_POSITION = 64
 PREPARING = 4
 BITS = 40
-Rivals: TypeAlias = dict[int, int]
-"""Levels at which each listed rival's sums are told apart."""
+Duels: TypeAlias = list[tuple[int, int, int]]
+"""(winner, loser, levels): the winner's logit is to exceed the loser's. Levels at which the sums are told apart; 0: on
+no word may the loser win."""
 
 
 def check_paths(theorem: Theorem, proof: dict[str, Json]) -> None:
@@ -66,14 +68,16 @@ def check_paths(theorem: Theorem, proof: dict[str, Json]) -> None:
         require(proved >= theorem.share * total, f"only {proved} of {total} inputs are proved right")
 
 
-def _scope(theorem: Theorem) -> Labels | LabelMargin:
+def _scope(theorem: Theorem) -> Labels | LabelMargin | NeverOutputs:
     """The one part of the body; or `Rejected`, if this rule says nothing about such a theorem."""
     config, domain = theorem.model.config, theorem.domain
     require(theorem.quantifier in ("forall", "at_least"), "rule paths proves forall and at_least only")
     part = theorem.parts[0] if len(theorem.parts) == 1 else None
-    require(isinstance(part, Labels | LabelMargin), "rule paths is for one `labels` or `label_margin` body")
-    assert isinstance(part, Labels | LabelMargin)
-    require(part.alone is None, "rule paths reads a circuit's own model (section 11)")
+    kinds = "`labels`, `label_margin` or `never_outputs`"
+    require(isinstance(part, Labels | LabelMargin | NeverOutputs), f"rule paths is for one body of kind {kinds}")
+    assert isinstance(part, Labels | LabelMargin | NeverOutputs)
+    own = isinstance(part, NeverOutputs) or part.alone is None
+    require(own, "rule paths reads a circuit's own model (section 11)")
     require(_beyond(part) < MAX_MARGIN, f"rule paths is for margins below {MAX_MARGIN:g}")
     require(theorem.codec.categorical, "rule paths is for categorical codecs: it compares logits")
     require(not theorem.codec.bos, "rule paths is for codecs without BOS")
@@ -89,7 +93,7 @@ def _scope(theorem: Theorem) -> Labels | LabelMargin:
     return part
 
 
-def _beyond(part: Labels | LabelMargin) -> Fraction:
+def _beyond(part: Labels | LabelMargin | NeverOutputs) -> Fraction:
     """By how much the label's logit must exceed the others (by more, where it need only be the greatest)."""
     return part.at_least if isinstance(part, LabelMargin) else Fraction(0)
 
@@ -99,23 +103,27 @@ def _beyond(part: Labels | LabelMargin) -> Fraction:
 
 @dataclass(frozen=True)
 class _Which:
-    """What a tree's words have in common: length, label, last token (of the codec; None if it is not read first)."""
+    """What a tree's words have in common: length, label (None: they are all of this length), last token (of the codec;
+    None if it is not read first)."""
 
     n: int
-    label: int
+    label: int | None
     last: int | None
 
 
 @dataclass
 class _Checker:
     """What the trees share. `work`, `counting`, `merging`: what was spent; more than the limits is refused.
-    `vocab` [token of the domain]: its id in the codec. Of models, with their bounds on the whole graph, and of
-    languages if they are large, only those asked for last are kept."""
+    `vocab` [token of the domain]: its id in the codec; `labelled`: the part, or for outputs that are never given,
+    `banned`, a machine that gives all words label 0. Of models, with their bounds on the whole graph, and of languages
+    if they are large, only those asked for last are kept."""
 
     theorem: Theorem
-    part: Labels | LabelMargin
+    part: Labels | LabelMargin | NeverOutputs
     refinement: Ints
     vocab: Ints = field(init=False)
+    labelled: Labels | LabelMargin = field(init=False)
+    banned: tuple[int, ...] = field(init=False)
     work: int = 0
     counting: int = 0
     merging: int = 0
@@ -128,14 +136,22 @@ class _Checker:
     def __post_init__(self) -> None:
         codec, domain = self.theorem.codec, self.theorem.domain
         self.vocab = np.array([codec.token(token) for token in domain.vocab], dtype=np.int64)
+        self.banned = ()
+        if isinstance(self.part, NeverOutputs):
+            self.banned = tuple(k for k, y in enumerate(codec.outputs) if y in self.part.outputs)
+            require(len(self.banned) > 0, "none of the outputs is the codec's: rule paths is for outputs that it has")
+            self.labelled = Labels(np.zeros((1, len(codec.vocab)), dtype=np.int64), np.zeros(1, dtype=np.int64))
+        else:
+            self.labelled = self.part
 
     def read(self, entry: Json) -> tuple[_Which, list[Json]]:
         """A tree: which words it is about, as no other is, and its nodes."""
         codec, domain = self.theorem.codec, self.theorem.domain
-        tree = record(entry, "a tree", ("n", "label", *(("last",) if self.part.last_first else ()), "tree"))
+        known = () if self.banned else ("label", "last") if self.labelled.last_first else ("label",)
+        tree = record(entry, "a tree", ("n", *known, "tree"))
         n = integer(tree["n"], "n", domain.lo, domain.hi)
-        label = integer(tree["label"], "label", 0, len(codec.outputs) - 1)
-        last = integer(tree["last"], "last", 0, len(codec.vocab) - 1) if self.part.last_first else None
+        label = None if self.banned else integer(tree["label"], "label", 0, len(codec.outputs) - 1)
+        last = integer(tree["last"], "last", 0, len(codec.vocab) - 1) if self.labelled.last_first else None
         require(last is None or last in self.vocab, "the last token is not in the domain's vocab")
         which = _Which(n, label, last)
         require(which not in self.seen, "this length and label (and last token) has two trees")
@@ -151,7 +167,7 @@ class _Checker:
             self._spend(PREPARING * n * (len(self.vocab) + 1) * self.theorem.model.config.d_model)
             self.models, self.wholes = {n: PathModel(self.theorem.model, n, self.vocab)}, {}
         whole = n in self.wholes or any(isinstance(entry, list) and entry[:1] == ["shared"] for entry in nodes)
-        words = self._language(label, which.last)
+        words = self._language(0 if label is None else label, which.last)
         waiting: list[list[Restriction]] = [[]]
         proved = 0
         for number, entry in enumerate(nodes):
@@ -167,13 +183,13 @@ class _Checker:
                     require(missing <= 0, f"the tree lacks {missing} nodes")
                 elif kind in ("leaf", "shared"):
                     require(kind == "leaf" or self._deep(), "shared leaves are for two layers with heads, or more")
-                    rivals = self._rivals(entry, label)
+                    duels = self._banned(entry) if label is None else self._rivals(entry, label)
                     widths = {"tokens": len(self.vocab), "states": len(self.refinement)}
                     self._spend(CHOOSING * sum(widths[kept] + len(part) for kept, _, part in above))
                     graph = word_graph(words, self.refinement, n, above, self.vocab, self._move)
                     if graph is not None:
                         known = self._whole(n).known(graph, kind == "shared") if whole else None
-                        proved += self._leaf(n, label, graph, rivals, known)
+                        proved += self._leaf(n, graph, duels, known)
                 else:
                     good = kind == "open" and len(entry) == 1
                     require(good, "a node is 'tokens', 'states', 'leaf', 'shared' or 'open'")
@@ -184,7 +200,7 @@ class _Checker:
         """The words with this label and last token, of all lengths."""
         if (label, last) not in self.languages:
             place = None if last is None else int(np.flatnonzero(self.vocab == last)[0])
-            found = language(self.part, self.theorem.domain, self.vocab, label, place)
+            found = language(self.labelled, self.theorem.domain, self.vocab, label, place)
             self.merging += found.work
             require(self.merging <= MAX_MERGING, "the label machine takes too much work for all labels together")
             if sum(old.step.size for old in self.languages.values()) + found.step.size > MAX_REMEMBERED:
@@ -210,15 +226,33 @@ class _Checker:
         require(sum(map(len, found)) == len(set().union(*found)), "two parts of a split overlap")
         return [(kind, at, tuple(part)) for part in found]
 
-    def _rivals(self, entry: list[Json], label: int) -> Rivals:
+    def _rivals(self, entry: list[Json], label: int) -> Duels:
+        """The label against every other output."""
         _, listed = listing(entry, "a leaf", 2, 2)
         outputs = len(self.theorem.codec.outputs)
-        found: Rivals = {}
+        found: dict[int, int] = {}
         for data in listing(listed, "rivals", outputs):
             pair = listing(data, "a rival", 2, 2)
             rival = integer(pair[0], "a rival", 0, outputs - 1)
             require(rival != label and rival not in found, "a rival is the label, or is listed twice")
             found[rival] = integer(pair[1], "levels", 1, MAX_LEVELS)
+        return [(label, w, found.get(w, 0)) for w in range(outputs) if w != label]
+
+    def _banned(self, entry: list[Json]) -> Duels:
+        """For each banned output, in their order, another one that is to exceed it."""
+        _, listed = listing(entry, "a leaf", 2, 2)
+        found: Duels = []
+        for data, banned in zip(
+            listing(listed, "outputs", len(self.banned), len(self.banned)), self.banned, strict=True
+        ):
+            loser, winner, levels = listing(data, "a banned output, its rival and levels", 3, 3)
+            require(
+                integer(loser, "a banned output", 0, len(self.theorem.codec.outputs) - 1) == banned,
+                "the banned outputs are not all listed, once and in order",
+            )
+            winner = integer(winner, "a rival", 0, len(self.theorem.codec.outputs) - 1)
+            require(winner != banned, "an output is its own rival")
+            found.append((winner, banned, integer(levels, "levels", 1, MAX_LEVELS)))
         return found
 
     def _deep(self) -> bool:
@@ -237,46 +271,44 @@ class _Checker:
                 self.wholes = {n: bounds.prepared()}
         return self.wholes[n]
 
-    def _leaf(self, n: int, label: int, graph: WordGraph, rivals: Rivals, known: Known | None = None) -> int:
-        """Words of a leaf, less at most those on which some rival may win."""
+    def _leaf(self, n: int, graph: WordGraph, duels: Duels, known: Known | None = None) -> int:
+        """Words of a leaf, less at most those on which some loser may win."""
         model = self.models[n]
-        others = [w for w in range(len(self.theorem.codec.outputs)) if w != label]
-        if not others:
+        if not duels:
             return graph.size
         bounds = Bounds(model, graph, known)
         require(bounds.held() <= MAX_HELD, "a leaf has too many classes for so many heads and neurons")
-        self._spend(bounds.cost(len(others)))
+        self._spend(bounds.cost(len(duels)))
         edges = sum(step.classes for step in graph.steps)
         last = model.config.readout == "last"
-        self._spend(len(others) * (edges + PER_POSITION * n) * (graph.steps[-1].classes if last else 1))
-        directions = (model.unembed[:, label, None] - model.unembed[:, others]).T
+        self._spend(len(duels) * (edges + PER_POSITION * n) * (graph.steps[-1].classes if last else 1))
+        winners, losers = [winner for winner, _, _ in duels], [loser for _, loser, _ in duels]
+        directions = (model.unembed[:, winners] - model.unembed[:, losers]).T
         if last:
-            return self._by_last(label, graph, bounds, directions, others, rivals)
+            return self._by_last(graph, bounds, directions, duels)
         with np.errstate(all="ignore"):
             own = bounds.own(directions)
         require(all(bool(np.isfinite(part).all()) for _, part in own), "a bound is not finite")
         failing = 0
-        for number, rival in enumerate(others):
-            bias = self._bias(model, label, rival)
+        for number, (winner, loser, levels) in enumerate(duels):
+            bias = self._bias(model, winner, loser)
             sums = _integers(graph, [(i, part[:, number]) for i, part in own], len(own) * bias)
-            if rival not in rivals:
-                require(_least(graph, sums) > 0, f"rival {rival} is not listed, and may win")
+            if not levels:
+                require(_least(graph, sums) > 0, f"rival {loser} is not listed, and may win")
                 continue
-            self._count_at(rivals[rival], edges, graph.size)
-            failing += _count(graph, sums, rivals[rival])
+            self._count_at(levels, edges, graph.size)
+            failing += _count(graph, sums, levels)
         return graph.size - min(graph.size, failing)
 
     def _count_at(self, levels: int, edges: int, size: int) -> None:
         self.counting += edges * (levels * (size.bit_length() + 64) + COUNTING)
         require(self.counting <= MAX_COUNTING, "the counts take too much work")
 
-    def _bias(self, model: PathModel, label: int, rival: int) -> Fraction:
-        label_bias, rival_bias = (Fraction(float(model.unembed_bias[output])) for output in (label, rival))
-        return label_bias - rival_bias - _beyond(self.part)
+    def _bias(self, model: PathModel, winner: int, loser: int) -> Fraction:
+        above, below = (Fraction(float(model.unembed_bias[output])) for output in (winner, loser))
+        return above - below - _beyond(self.part)
 
-    def _by_last(
-        self, label: int, graph: WordGraph, bounds: Bounds, directions: Floats, others: list[int], rivals: Rivals
-    ) -> int:
+    def _by_last(self, graph: WordGraph, bounds: Bounds, directions: Floats, duels: Duels) -> int:
         """`_leaf` for the read-out `last`: the words of each class of the last position by themselves."""
         model, edges = bounds.model, sum(step.classes for step in graph.steps)
         with np.errstate(all="ignore"):
@@ -284,15 +316,15 @@ class _Checker:
         require(bool(np.isfinite(base).all()) and all(bool(np.isfinite(t).all()) for t in terms), "not finite")
         sizes = graph.sizes_of_last()
         failing = [0] * len(sizes)
-        for number, rival in enumerate(others):
-            bias = self._bias(model, label, rival)
+        for number, (winner, loser, levels) in enumerate(duels):
+            bias = self._bias(model, winner, loser)
             for a in range(len(sizes)):
                 sums = _integers_to(graph, base[a, number], [part[:, a, number] for part in terms], bias)
                 if _least_to(graph, sums, a) > 0:
                     continue
-                require(rival in rivals, f"rival {rival} is not listed, and may win")
-                self._count_at(rivals[rival], edges, graph.size)
-                failing[a] += _count_to(graph, sums, rivals[rival], a)
+                require(levels > 0, f"rival {loser} is not listed, and may win")
+                self._count_at(levels, edges, graph.size)
+                failing[a] += _count_to(graph, sums, levels, a)
         return sum(size - min(size, lost) for size, lost in zip(sizes, failing, strict=True))
 
 

@@ -339,7 +339,9 @@ def _check_leaf(case: Case, label: int, restrictions: list[Restriction], node: J
     checker.vocab = np.arange(case.tokens)
     known = checker._whole(case.n).known(graph, True) if node[0] == "shared" else None
     try:
-        proved = checker._leaf(case.n, label, graph, dict(node[1]), known)
+        levels = dict(node[1])
+        duels = [(label, w, levels.get(w, 0)) for w in range(case.config["d_vocab_out"]) if w != label]
+        proved = checker._leaf(case.n, graph, duels, known)
     except Rejected as error:
         assert "may win" in error.why, error
         return

@@ -723,3 +723,19 @@ def test_bound_from_both_sides(run: Run, tmp_path: Path) -> None:
     assert code == 3 and "both 1" in err
     code, _, err = run("bound", "zoo:dyck-1-16-layernorm-gelu", "--output", "True", "--rival", "False")
     assert code == 3 and "LayerNorm" in err
+
+
+def test_a_search_by_paths_is_kept_in_a_file(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "dyck.search"
+    options = ("--engine", "paths", "--seconds", 0.5, "--resume", file)
+    prove = ("prove", "zoo:dyck-1-24-sparse", "--claim")
+    for _ in range(2):
+        code, out, _ = run(*prove, "accuracy", "--at-least", 0.99, *options)
+        assert code == 2 and "paths: 0.000000 of the inputs are proved right" in out and file.exists()
+    code, _, err = run(*prove, "labels", *options)
+    assert code == 3 and "dyck.search belongs to another search" in err and "choose another file" in err
+    file.write_text("{}")
+    code, _, err = run(*prove, "accuracy", "--at-least", 0.99, *options)
+    assert code == 3 and "no file of an interrupted search" in err
+    code, _, err = run("prove", "zoo:max-of-4", "--claim", "accuracy", "--at-most", 0.5, "--resume", file)
+    assert code == 3 and "leave it out" in err

@@ -19,13 +19,13 @@ from certiformer.models.codec import Codec
 from certiformer.models.config import LayerConfig, TransformerConfig
 from certiformer.models.labels import LabelMachine
 from certiformer.models.transformer import Transformer
-from certiformer.verifier import path_bounds
-from certiformer.verifier.balls import Unsupported
+from certiformer.verifier import path_bounds, path_means
+from certiformer.verifier.balls import Ball, Unsupported
 from certiformer.verifier.bounded_model import BoundedModel
 from certiformer.verifier.claims import Claim
 from certiformer.verifier.label_bodies import LabelMarginBody, LabelsBody
 from certiformer.verifier.path_bounds import Margins, PathBounds
-from certiformer.verifier.path_proofs import Search
+from certiformer.verifier.path_search import Search
 from certiformer.verifier.reading import Subject
 from certiformer.verifier.recheck import objection
 from certiformer.verifier.theorems import domain_to_json
@@ -81,7 +81,7 @@ def test_no_word_of_a_graph_is_below_its_bound(seed: int) -> None:
             if not words:
                 continue
             rivals = [w for w in range(outputs) if w != label]
-            found = PathBounds(prepared, graph).margins(label, rivals)
+            found = PathBounds(prepared, graph).margins([(label, w) for w in rivals])
             exact = margins(model, [t for t, _ in words], label)[:, rivals]
             for (_, classes), value in zip(words, exact, strict=True):
                 bound = along(found, classes)
@@ -110,7 +110,7 @@ def test_no_word_is_below_a_bound_that_is_shared(seed: int, shared: bool) -> Non
             if not graph.size:
                 continue
             rivals = [w for w in range(outputs) if w != label]
-            found = PathBounds(prepared, graph, base=base, shared=shared).margins(label, rivals)
+            found = PathBounds(prepared, graph, base=base, shared=shared).margins([(label, w) for w in rivals])
             words = words_of(graph)
             exact = margins(model, [t for t, _ in words], label)[:, rivals]
             for (_, classes), value in zip(words, exact, strict=True):
@@ -129,7 +129,7 @@ def test_bounds_are_exact_where_the_states_determine_everything(seed: int) -> No
     everything = LabelMachine(np.zeros((1, tokens), dtype=np.int32), np.zeros(1, dtype=np.int64))
     graph = word_graph(everything, 0, np.array(step), Inputs(np.arange(tokens)), n)
     with torch.no_grad():
-        found = PathBounds(BoundedModel(model, n), graph).margins(0, [1])
+        found = PathBounds(BoundedModel(model, n), graph).margins([(0, 1)])
     for word, classes in words_of(graph):
         bound = float(along(found, classes)[0])
         value = float(margins(model, [word], 0)[0, 1])
@@ -153,7 +153,7 @@ def test_saturated_attention_has_finite_bounds() -> None:
             )
             if not graph.size:
                 continue
-            found = PathBounds(BoundedModel(model, 4), graph).margins(0, [1])
+            found = PathBounds(BoundedModel(model, 4), graph).margins([(0, 1)])
         assert bool(torch.isfinite(found.least()).all())
         assert float(cache["blocks.0.attn.hook_attn_scores"].nan_to_num(neginf=0).abs().max()) > 0
 
@@ -280,26 +280,28 @@ def _lead(model: Transformer, word: tuple[int, ...], label: int) -> float:
     return float(against[torch.arange(len(against)) != label].min()) / times
 
 
+def _point(ball: Ball) -> Ball:
+    return Ball(ball.mid, torch.zeros_like(ball.rad))
+
+
 def planted_bounds(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """One unsound change of the bounds."""
     if name == "no radius of queries and keys":
-        kept = path_bounds.PathBounds._port
+        kept = path_bounds.PathBounds._some_ports
 
-        def port(self, layer, attention, i, asked):  # type: ignore[no-untyped-def]
-            found = kept(self, layer, attention, i, True)
-            query, key = (path_bounds.Ball(x.mid, torch.zeros_like(x.rad)) for x in (found.query, found.key))
-            return path_bounds.Port(key, found.value, query)
+        def ports(self, layer, attention, positions, asked):  # type: ignore[no-untyped-def]
+            found = kept(self, layer, attention, positions, asked)
+            return [path_bounds.Port(_point(x.key), x.value, _point(x.query) if asked else None) for x in found]
 
-        monkeypatch.setattr(path_bounds.PathBounds, "_port", port)
+        monkeypatch.setattr(path_bounds.PathBounds, "_some_ports", ports)
     elif name == "no radius of values":
-        kept_port = path_bounds.PathBounds._port
+        kept_ports = path_bounds.PathBounds._some_ports
 
-        def other(self, layer, attention, i, asked):  # type: ignore[no-untyped-def]
-            found = kept_port(self, layer, attention, i, asked)
-            zero = path_bounds.Ball(found.value.mid, torch.zeros_like(found.value.rad))
-            return path_bounds.Port(found.key, zero, found.query)
+        def others(self, layer, attention, positions, asked):  # type: ignore[no-untyped-def]
+            found = kept_ports(self, layer, attention, positions, asked)
+            return [path_bounds.Port(x.key, _point(x.value), x.query) for x in found]
 
-        monkeypatch.setattr(path_bounds.PathBounds, "_port", other)
+        monkeypatch.setattr(path_bounds.PathBounds, "_some_ports", others)
     elif name == "the tangent for the chord":
         kept_lines = path_bounds.lines
 
@@ -309,28 +311,31 @@ def planted_bounds(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
         monkeypatch.setattr(path_bounds, "lines", lines)
     elif name == "greatest path":
-        monkeypatch.setattr(path_bounds, "shortest", lambda graph, i, costs: -KEPT(graph, i, [-x for x in costs]))
+        for module in (path_bounds, path_means):
+            monkeypatch.setattr(
+                module, "shortest", lambda prefixes, kinds, costs: -KEPT(prefixes, kinds, [-x for x in costs])
+            )
     elif name == "weights swapped":
-        monkeypatch.setattr(
-            path_bounds._Mean,
-            "gains",
-            lambda self, level: [
-                torch.maximum(low * (v - level), high * (v - level))
-                for v, low, high in zip(self.values, self.least, self.most, strict=True)
-            ],
-        )
+
+        def gains(self, level):  # type: ignore[no-untyped-def]
+            w = self.weights
+            pairs = [*zip(self.values, w.least, w.most, strict=True), (self.own, w.own_least, w.own_most)]
+            away = [(v - level[: v.shape[-3]], low, high) for v, low, high in pairs]
+            return [torch.maximum(low * x, high * x) for x, low, high in away]
+
+        monkeypatch.setattr(path_means.Means, "gains", gains)
     elif name == "level above the root":
-        kept_level = path_bounds._Mean.level
+        kept_level = path_means.Means.level
 
         def level(self):  # type: ignore[no-untyped-def]
             found, _ = kept_level(self)
             found = found + 0.02 * self.range
             return found, self.gains(found)
 
-        monkeypatch.setattr(path_bounds._Mean, "level", level)
+        monkeypatch.setattr(path_means.Means, "level", level)
 
 
-KEPT = path_bounds.shortest
+KEPT = path_means.shortest
 PLANTS = (
     "no radius of queries and keys",
     "no radius of values",

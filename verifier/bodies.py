@@ -20,6 +20,7 @@ from ..compiler.core import CoreProgram
 from ..compiler.core_batches import Evaluator
 from ..compiler.core_json import core_to_json
 from ..models.errors import InputError
+from ..models.labels import LabelMachine
 from ..models.values import Value, value_to_json
 from .reading import (
     FALSE,
@@ -182,10 +183,14 @@ class MarginBody:
 
 @dataclass(frozen=True, eq=False)
 class NeverOutputsBody:
-    """At no position is one of `outputs` decoded."""
+    """At no position is one of `outputs` decoded.
+
+    `states`: a machine over token ids by whose states a proof may tell prefixes apart; no part of the claim.
+    """
 
     subject: Subject
     outputs: tuple[Value, ...]
+    states: LabelMachine | None = None
     kind: str = "never_outputs"
     arity: int = 1
 

@@ -269,15 +269,20 @@ def float64_number(number: float | Fraction, what: str) -> Fraction:
     return exact
 
 
-def NeverOutputs(of: Any, outputs: Sequence[Value], *, codec: Codec | None = None) -> Claim:
-    """No position decodes to one of `outputs`, on any input. Raises `InputError` for values it cannot output anyway."""
+def NeverOutputs(
+    of: Any, outputs: Sequence[Value], *, codec: Codec | None = None, states: LabelMachine | None = None
+) -> Claim:
+    """No position decodes to one of `outputs`, on any input. Raises `InputError` for values it cannot output anyway.
+
+    `states`: a machine over token ids by whose states a proof may tell prefixes apart, such as a task's `states()`.
+    """
     subject = subject_of(of, codec)
     banned = tuple(outputs)
     strange = [value for value in banned if value not in subject.codec.outputs]
     if strange or not banned:
         shown = ", ".join(map(show_value, subject.codec.outputs[:12]))
         raise InputError(f"the model outputs only {shown}; got {', '.join(map(show_value, strange)) or 'no value'}")
-    return Claim("forall", NeverOutputsBody(subject, banned))
+    return Claim("forall", NeverOutputsBody(subject, banned, states))
 
 
 def Invariant(

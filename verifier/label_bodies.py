@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,10 +13,13 @@ from ..models.labels import LabelMachine
 from ..models.languages import Language
 from ..models.values import Value
 from .alone import Alone
-from .bodies import STATUS, Ids, _texts
+from .bodies import STATUS, Ids, NeverOutputsBody, _texts
 from .reading import Subject, distance, judge, lead_bounds
 from .theorems import number_to_json
 from .witness import Arithmetic, Outcome, show_value
+
+if TYPE_CHECKING:
+    from .claims import Claim
 
 
 def wanted_outputs(subject: Subject, machine: LabelMachine, ids: Tensor) -> Tensor:
@@ -156,6 +160,12 @@ def _whose(body: LabelsBody | LabelMarginBody) -> str:
 
 def _circuit(body: LabelsBody | LabelMarginBody) -> dict[str, object]:
     return {} if body.alone is None else {"circuit": body.alone.to_json()}
+
+
+def searched(claim: Claim) -> bool:
+    """Whether engine `paths` is for such claims."""
+    about = isinstance(claim.body, (LabelsBody, LabelMarginBody, NeverOutputsBody))
+    return about and claim.quantifier in ("forall", "at_least")
 
 
 def not_counted(subject: Subject, domain: Language) -> str | None:

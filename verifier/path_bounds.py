@@ -20,6 +20,7 @@ step takes from the constant what its rounding may add (`BoundedModel.rounding` 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -29,15 +30,18 @@ from torch import Tensor
 from .balls import EXP_ERROR, Ball, Unsupported
 from .balls import _exp_point as exp_point
 from .bounded_model import Attention, BoundedModel, Neurons
-from .word_graph import WordGraph, least_entering
+from .path_means import Means, Weights, shortest
+from .path_memory import Memory, Rows
+from .path_places import Place
+from .word_graph import WordGraph
 
-ROOT_STEPS = 12
-REPAIRS = 4
-CLOSE = 2.0**-16
 LEAST = -690.0
-TINY = 2.0**-900
-ENTRIES = 2**25
-"""Numbers in one tensor, at most."""
+ENTRIES = 2**18
+"""Numbers in one tensor, about: more functions of all classes than that are bounded in parts."""
+
+
+BATCH = 128
+"""Classes that are looked at together, unless one position has more."""
 
 
 class OutOfTime(Exception):
@@ -61,12 +65,26 @@ class Lines:
     slope: Tensor
     shift: Tensor
 
+    @classmethod
+    def unknown(cls, classes: int, neurons: int) -> Lines:
+        """Of which only `doubtful` makes sense."""
+        none = torch.zeros(classes, neurons, dtype=torch.float64)
+        return cls(none, none + 1, none.clone())
+
+    def rows(self, classes: Tensor) -> Lines:
+        """A copy, for some of the classes."""
+        return Lines(self.low[classes], self.slope[classes], self.shift[classes])
+
+    def doubtful(self) -> Tensor:
+        """bool [class, neuron]: whether the activation is not known to be 0 or the pre-activation itself."""
+        return (self.low != self.slope) | (self.shift != 0.0)
+
 
 @dataclass(frozen=True, eq=False)
 class Margins:
-    """Lower bounds along the paths of a graph, for each rival: of the paths of group g,
+    """Lower bounds along the paths of a graph, for each pair of outputs: of the paths of group g,
 
-        const[g, rival] + the sum over positions j of tables[j][class of j, g, rival].
+        const[g, pair] + the sum over positions j of tables[j][class of j, g, pair].
 
     With the read-out `last` the groups are the classes of the last position (tables: infinity for other classes there);
     with the mean there is one.
@@ -77,12 +95,16 @@ class Margins:
     tables: list[Tensor]
 
     def least(self) -> Tensor:
-        """[group, rival]: the least bound; up to rounding, which `Search` allows for."""
+        """[group, pair]: the least bound; up to rounding, which `Search` allows for."""
         return self.const + self.graph.least(self.tables)
 
-    def of(self, group: int, rival: int) -> tuple[float, list[Tensor]]:
+    def of(self, group: int, pair: int) -> tuple[float, list[Tensor]]:
         """Constant, and a table [class] for each position."""
-        return float(self.const[group, rival]), [table[:, group, rival] for table in self.tables]
+        return float(self.const[group, pair]), [table[:, group, pair] for table in self.tables]
+
+    def only(self, pairs: list[int]) -> Margins:
+        """Some of the pairs."""
+        return Margins(self.graph, self.const[:, pairs], [table[..., pairs] for table in self.tables])
 
 
 def magnitude(const: float, tables: list[Tensor]) -> float:
@@ -105,6 +127,7 @@ class PathBounds:
 
     `base`: the same over a graph that has all these paths, and more, with the same states. Neurons that are stable
     there need no range here; with `shared`, queries, keys, values and all layers' neurons but the last's are its.
+    `memory`: of bounds that differ from these in their graphs only (for causal models).
     """
 
     def __init__(
@@ -114,90 +137,148 @@ class PathBounds:
         tick: Callable[[], None] = lambda: None,
         base: PathBounds | None = None,
         shared: bool = False,
+        memory: Memory | None = None,
     ) -> None:
         self.model, self.graph, self.n, self.tick = model, graph, graph.n, tick
         self.tokens = [torch.from_numpy(edges.token) for edges in graph.edges]
         self.base, self.places = base, graph.places_in(base.graph) if base else []
+        self._shared, self._memory = shared, memory if model.config.causal else None
+        self._numbers = self._memory.classes(graph) if self._memory else []
         self._ports: dict[int, list[Port]] = {}
         self._lines: dict[tuple[int, int], Lines] = {}
-        self._weights: dict[tuple[int, int], tuple[list[Tensor], list[Tensor]]] = {}
-        last = len(model.blocks) - 1
+        last, every, final = len(model.blocks) - 1, list(range(self.n)), [self.n - 1]
         for layer, block in enumerate(model.blocks):
-            whole = layer < last or model.config.readout == "mean"
+            whole = every if layer < last or model.config.readout == "mean" else final
             if block.attention is not None:
-                for i in range(self.n):
-                    taken = self._shared_port(layer, i) if shared and layer else None
-                    port = taken or self._port(layer, block.attention, i, whole or i == self.n - 1)
-                    self._ports.setdefault(layer, []).append(port)
+                taken = base is not None and shared and layer > 0
+                self._ports[layer] = (
+                    [self._shared_port(layer, i) for i in every]
+                    if taken
+                    else self._new_ports(layer, block.attention, whole)
+                )
             if block.neurons is not None:
-                for i in range(self.n) if whole else (self.n - 1,):
-                    self._lines[layer, i] = self._relax(layer, block.neurons, i, shared and layer < last)
+                for i, found in zip(whole, self._relax(layer, block.neurons, whole), strict=True):
+                    self._lines[layer, i] = found
 
-    def margins(self, label: int, rivals: list[int], beyond: float = 0.0) -> Margins:
-        """Lower bounds of logit_label - logit_rival - beyond, times n if the read-out is the mean."""
-        directions = (self.model.unembed[:, label, None] - self.model.unembed[:, rivals]).T
-        const = self.model.unembed_bias[label] - self.model.unembed_bias[rivals] - beyond
-        size = self.model.unembed_bias[label].abs() + self.model.unembed_bias[rivals].abs() + abs(beyond)
-        last, end = len(self.model.blocks) - 1, self.n - 1
+    def _find(self, name: tuple[object, ...], positions: list[int], find: Callable[[Place], Rows]) -> list[Rows]:
+        """For each of the positions, [class, ...] each: what `find` finds for its classes, asked for those that nothing
+        is known of."""
+        counts = [len(self.tokens[i]) for i in positions]
+        where = torch.repeat_interleave(torch.tensor(positions), torch.tensor(counts))
+        classes = torch.cat([torch.arange(count) for count in counts])
+
+        def ask(rows: Tensor) -> Rows:
+            order = torch.argsort(where[rows], descending=True, stable=True)
+            parts = [
+                find(Place(self.graph, self.tokens, where[rows[some]], classes[rows[some]]))
+                for some in torch.split(order, self._together(where[rows[order]].tolist()))
+            ]
+            back = torch.argsort(order)
+            return tuple(torch.cat(part)[back] for part in zip(*parts, strict=True))
+
+        if self._memory is None:
+            found = ask(torch.arange(len(classes)))
+        else:
+            numbers = [number for i in positions for number in self._numbers[i]]
+            found = self._memory.rows((self._shared, *name), numbers, ask)
+        return list(zip(*(torch.split(part, counts) for part in found), strict=True))
+
+    @staticmethod
+    def _together(positions: list[int]) -> list[int]:
+        """How many classes are looked at together: all of a position, and of as many as there is room for."""
+        sizes = [0]
+        for _, group in itertools.groupby(positions):
+            count = len(list(group))
+            if sizes[-1] and sizes[-1] + count > BATCH:
+                sizes.append(0)
+            sizes[-1] += count
+        return sizes
+
+    def margins(self, pairs: list[tuple[int, int]], beyond: float = 0.0) -> Margins:
+        """For pairs of outputs, lower bounds of logit_first - logit_second - beyond, times n if the read-out is the
+        mean."""
+        firsts, seconds = [first for first, _ in pairs], [second for _, second in pairs]
+        bias = self.model.unembed_bias
+        directions = (self.model.unembed[:, firsts] - self.model.unembed[:, seconds]).T
+        const = bias[firsts] - bias[seconds] - beyond
+        size = bias[firsts].abs() + bias[seconds].abs() + abs(beyond)
+        end = self.n - 1
         if self.model.config.readout == "last":
-            classes = len(self.tokens[end])
-            c, none = directions.expand(classes, *directions.shape), torch.zeros(classes, len(rivals)).double()
-            found, tables = self.along(end, c, none + const - 4 * self.model.rounding * size)
-            tables = tables or [torch.zeros(len(t), classes, len(rivals), dtype=torch.float64) for t in self.tokens]
-            others = ~torch.eye(classes, dtype=torch.bool)
-            tables[end] = tables[end].masked_fill(others[..., None], torch.inf)
+            every = torch.arange(len(self.tokens[end]))
+            at = Place(self.graph, self.tokens, torch.full_like(every, end), every)
+            c, none = directions.expand(len(at), *directions.shape), torch.zeros(len(at), len(pairs)).double()
+            found, tables = self.along(at, c, none + const - 4 * self.model.rounding * size)
             return Margins(self.graph, found, tables)
-        tables = []
-        for i in range(self.n):
-            none = torch.zeros(len(self.tokens[i]), len(rivals), dtype=torch.float64)
-            c = directions.expand(len(none), *directions.shape)
-            tables.append(self.lower(last, i, c, none)[:, None])
+        found_at = self._find(("own", *pairs), list(range(self.n)), lambda at: (self._own(at, directions),))
+        tables = [own[:, None] for (own,) in found_at]
         return Margins(self.graph, (self.n * (const - 8 * self.model.rounding * size))[None], tables)
 
-    def lower(self, layer: int, i: int, c: Tensor, const: Tensor, middle: bool = False) -> Tensor:
-        """[class, k]: lower bounds of c [class, k, d_model] . x + const, x the stream at i after a layer (`middle`:
-        after its attention), over all paths through each class of i."""
+    def _own(self, at: Place, directions: Tensor) -> Tensor:
+        none = torch.zeros(len(at), len(directions), dtype=torch.float64)
+        return self.lower(len(self.model.blocks) - 1, at, directions.expand(len(at), *directions.shape), none)
+
+    def lower(self, layer: int, at: Place, c: Tensor, const: Tensor, middle: bool = False) -> Tensor:
+        """[class, k]: lower bounds of c [class, k, d_model] . x + const, x the stream there after a layer (`middle`:
+        after its attention), over all paths through each class."""
         heads = max(layer.n_heads for layer in self.model.config.layers)
-        if c.shape[0] * c.shape[1] * max(map(len, self.tokens)) * heads > ENTRIES and c.shape[1] > 1:
-            half = c.shape[1] // 2
-            parts = ((c[:, :half], const[:, :half]), (c[:, half:], const[:, half:]))
-            return torch.cat([self.lower(layer, i, *part, middle) for part in parts], 1)
+        widest = len(at) * max(map(len, self.tokens[: at.groups[0][0] + 1])) * max(heads, 1)
+        if c.shape[1] > (most := max(1, ENTRIES // widest)):
+            count = -(-c.shape[1] // most)
+            parts = zip(c.chunk(count, 1), const.chunk(count, 1), strict=True)
+            return torch.cat([self.lower(layer, at, *part, middle) for part in parts], 1)
         self.tick()
         for number in range(layer, -1, -1):
-            c, const, tables = self._through(number, i, c, const, middle and number == layer)
+            c, const, tables = self._through(number, at, c, const, middle and number == layer)
             if tables:
-                const = const + shortest(self.graph, i, tables).clamp(min=0.0) * (1 - 2.0**-40)
-        return self._embedded(i, c, const)
+                const = const + self._least(number, at, tables)
+        return self._embedded(at, c, const)
 
-    def along(self, i: int, c: Tensor, const: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def along(self, at: Place, c: Tensor, const: Tensor) -> tuple[Tensor, list[Tensor]]:
         """As `lower` after the last layer, along single paths: const [class, k], and for each j <= i a table
-        [class of j, class, k] of what the last layer with attention adds there (none at all without attention)."""
+        [class of j, class, k] of what the last layer with attention adds there (infinity for other classes of i)."""
         self.tick()
         kept: list[Tensor] = []
+        where = 0
         for number in range(len(self.model.blocks) - 1, -1, -1):
-            c, const, tables = self._through(number, i, c, const, False)
+            c, const, tables = self._through(number, at, c, const, False)
             if tables and kept:
-                const = const + shortest(self.graph, i, tables).clamp(min=0.0) * (1 - 2.0**-40)
-            kept = kept or tables
-        return self._embedded(i, c, const), kept
+                const = const + self._least(number, at, tables)
+            elif tables:
+                kept, where = tables, number
+        const = self._embedded(at, c, const)
+        own = torch.full((len(at), len(at), c.shape[1]), torch.inf, dtype=torch.float64)
+        own[torch.arange(len(at)), torch.arange(len(at))] = kept[-1] if kept else 0.0
+        if not kept:
+            return const, [*(torch.zeros(len(t), *own.shape[1:], dtype=torch.float64) for t in self.tokens[:-1]), own]
+        found = []
+        for j, table in enumerate(kept[:-1]):
+            kind = torch.empty(len(self.tokens[j]), dtype=torch.int64)
+            kind[at.prefixes.steps[j][1].flatten()] = at.keys_of(where).kinds[j].flatten()
+            found.append(table[kind])
+        return const, [*found, own]
+
+    def _least(self, number: int, at: Place, tables: list[Tensor]) -> Tensor:
+        """[class, k]: at most what a layer's heads add along any path, a sum that is never negative."""
+        least = shortest(at.prefixes, at.keys_of(number).kinds, tables[:-1]) + tables[-1]
+        return least.clamp(min=0.0) * (1 - 2.0**-40)
 
     def _through(
-        self, number: int, i: int, c: Tensor, const: Tensor, middle: bool
+        self, number: int, at: Place, c: Tensor, const: Tensor, middle: bool
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
         """One layer back: coefficients and constant, and what its attention adds along single paths."""
         block = self.model.blocks[number]
         if block.neurons is not None and not middle:
             const = self._less(c, const, block.after, 16.0)
-            c, const = self._through_neurons(block.neurons, self._lines[number, i], c, const)
+            c, const = self._through_neurons(block.neurons, self._lines_of(number, at), c, const)
         if block.attention is None:
             return c, const, []
         const = self._less(c, const, block.middle, 256.0)
-        levels, tables = self._means(number, i, block.attention, c)
+        levels, tables = self._means(number, at, block.attention, c)
         return c, const + c @ block.attention.b_o + levels, tables
 
-    def _embedded(self, i: int, c: Tensor, const: Tensor) -> Tensor:
+    def _embedded(self, at: Place, c: Tensor, const: Tensor) -> Tensor:
         const = self._less(c, const, self.model.blocks[0].before, 16.0)
-        return const + torch.einsum("akd,ad->ak", c, self.model.embedded[i, self.tokens[i]])
+        return const + torch.einsum("akd,ad->ak", c, self.model.embedded[at.positions, at.tokens])
 
     def _less(self, c: Tensor, const: Tensor, size: Tensor, factor: float) -> Tensor:
         """The constant, less what rounding may add to a step whose terms have the magnitudes `size` [d_model]."""
@@ -213,49 +294,77 @@ class PathBounds:
 
     # Ranges, for each class
 
-    def _range(self, layer: int, i: int, rows: Tensor, bias: Tensor, size: Tensor, middle: bool) -> Ball:
-        """[class, row]: rows [row, d_model] . x + bias, within the magnitude `size` [row]."""
-        classes = len(self.tokens[i])
-        c = torch.cat([rows, -rows]).expand(classes, -1, -1)
-        found = self.lower(layer, i, c, torch.cat([bias, -bias]).expand(classes, -1), middle)
-        low = found[:, : len(rows)].clamp(min=-size, max=size)
-        high = (-found[:, len(rows) :]).clamp(min=-size, max=size)
+    def _range(self, layer: int, at: Place, c: Tensor, bias: Tensor, size: Tensor, middle: bool) -> Ball:
+        """[class, k]: c [class, k, d_model] . x + bias, within the magnitude `size`, both [class, k]."""
+        count = c.shape[1]
+        found = self.lower(layer, at, torch.cat([c, -c], 1), torch.cat([bias, -bias], 1), middle)
+        low = torch.maximum(torch.minimum(found[:, :count], size), -size)
+        high = torch.maximum(torch.minimum(-found[:, count:], size), -size)
         mid = (low + high) / 2
         return Ball(mid, torch.maximum(high - mid, mid - low) * (1 + 2.0**-50) + 2.0**-1000)
 
-    def _relax(self, layer: int, neurons: Neurons, i: int, shared: bool) -> Lines:
-        known = self._shared_lines(layer, i)
-        doubtful = torch.ones(neurons.w_in.shape[1], dtype=torch.bool)
-        if known is not None:
-            doubtful = ((known.low != known.slope) | (known.shift != 0.0)).any(0)
-            if shared or not bool(doubtful.any()):
-                return known
-        ball = self._range(layer, i, neurons.w_in.T[doubtful], neurons.b_in[doubtful], neurons.size[doubtful], True)
-        found = lines(ball.low(), ball.high())
-        if known is None:
-            return found
-        for into, value in zip(
-            (known.low, known.slope, known.shift), (found.low, found.slope, found.shift), strict=True
-        ):
-            into[:, doubtful] = value
-        return known
+    def _lines_of(self, layer: int, at: Place) -> Lines:
+        parts = [self._lines[layer, i].rows(rows) for i, rows in at.groups]
+        return Lines(*(torch.cat([getattr(part, name) for part in parts]) for name in ("low", "slope", "shift")))
 
-    def _shared_port(self, layer: int, i: int) -> Port | None:
+    def _relax(self, layer: int, neurons: Neurons, positions: list[int]) -> list[Lines]:
+        """Lines at these positions, by the base's where these are to be shared."""
+        known: dict[int, Lines] = {}
+        if self.base is not None:
+            known = {i: self.base._lines[layer, i].rows(self.places[i]) for i in positions}
+            if self._shared and layer < len(self.model.blocks) - 1:
+                return list(known.values())
+
+        def find(at: Place) -> Rows:
+            if known:
+                parts = [known[i].rows(rows) for i, rows in at.groups]
+                here = Lines(
+                    *(torch.cat([getattr(part, name) for part in parts]) for name in ("low", "slope", "shift"))
+                )
+            else:
+                here = Lines.unknown(len(at), neurons.w_in.shape[1])
+            self._tighten(layer, neurons, at, here)
+            return here.low, here.slope, here.shift
+
+        return [Lines(*found) for found in self._find(("lines", layer), positions, find)]
+
+    def _tighten(self, layer: int, neurons: Neurons, at: Place, into: Lines) -> None:
+        """Lines of the neurons that are not stable yet, class by class."""
+        doubtful = into.doubtful()
+        counts = doubtful.sum(1)
+        first = (~doubtful).to(torch.int8).argsort(dim=1, stable=True)
+        for length in range(1, int(counts.max()).bit_length() + 1, 2):  # classes with about as many such neurons
+            rows = torch.nonzero((counts >= 2 ** (length - 1)) & (counts < 2 ** (length + 1))).flatten()
+            if not len(rows):
+                continue
+            which = first[rows, : int(counts[rows].max())]
+            c, bias, size = neurons.w_in.T[which], neurons.b_in[which], neurons.size[which]
+            ball = self._range(layer, at.part(rows), c, bias, size, True)
+            found = lines(ball.low(), ball.high())
+            meant = doubtful[rows[:, None], which]
+            place = rows[:, None].expand_as(which)[meant], which[meant]
+            into.low[place], into.slope[place], into.shift[place] = (
+                part[meant] for part in (found.low, found.slope, found.shift)
+            )
+
+    def _shared_port(self, layer: int, i: int) -> Port:
         """The base's, for the classes here."""
-        if self.base is None:
-            return None
+        assert self.base is not None
         port, place = self.base._ports[layer][i], self.places[i]
         query = port.query.map(lambda t: t[:, place]) if port.query else None
         return Port(port.key.map(lambda t: t[:, place]), port.value.map(lambda t: t[:, place]), query)
 
-    def _shared_lines(self, layer: int, i: int) -> Lines | None:
-        """The base's, for the classes here (a copy)."""
-        if self.base is None:
-            return None
-        known, place = self.base._lines[layer, i], self.places[i]
-        return Lines(known.low[place], known.slope[place], known.shift[place])
+    def _new_ports(self, layer: int, attention: Attention, asked: list[int]) -> list[Port]:
+        """Keys and values of all positions, and the queries of those `asked`."""
+        found = {
+            i: port
+            for some in ([i for i in range(self.n) if i not in asked], asked)
+            if some
+            for i, port in zip(some, self._some_ports(layer, attention, some, some is asked), strict=True)
+        }
+        return [found[i] for i in range(self.n)]
 
-    def _port(self, layer: int, attention: Attention, i: int, asked: bool) -> Port:
+    def _some_ports(self, layer: int, attention: Attention, positions: list[int], asked: bool) -> list[Port]:
         (q_size, k_size, v_size), count = attention.sizes, 3 if asked else 2
         weights = (attention.w_k, attention.w_v, attention.w_q)[:count]
         biases = (attention.b_k, attention.b_v, attention.b_q)[:count]
@@ -263,30 +372,60 @@ class PathBounds:
         rows = torch.cat([w.transpose(1, 2).reshape(heads * d_head, d_model) for w in weights])
         bias = torch.cat([b.flatten() for b in biases])
         size = torch.cat([s.flatten() for s in (k_size, v_size, q_size)[:count]])
+
+        def find(at: Place) -> Rows:
+            c, k, sizes = (t.expand(len(at), *t.shape) for t in (rows, bias, size))
+            found = self._range(layer - 1, at, c, k, sizes, False)
+            return found.mid, found.rad
+
         if layer:
-            ball = self._range(layer - 1, i, rows, bias, size, False)
+            balls = [Ball(*found) for found in self._find(("port", layer, count), positions, find)]
         else:
-            mid = self.model.embedded[i, self.tokens[i]] @ rows.T + bias
-            ball = Ball(mid, (4 * self.model.rounding * size).expand_as(mid))
-        parts = ball.map(lambda t: t.view(len(self.tokens[i]), count, heads, d_head).permute(1, 2, 0, 3))
-        key, value, *query = (Ball(parts.mid[x], parts.rad[x]) for x in range(count))
-        return Port(key, value, query[0] if query else None)
+            mids = [self.model.embedded[i, self.tokens[i]] @ rows.T + bias for i in positions]
+            balls = [Ball(mid, (4 * self.model.rounding * size).expand_as(mid)) for mid in mids]
+        ports = []
+        for ball in balls:
+            parts = ball.map(lambda t: t.view(len(t), count, heads, d_head).permute(1, 2, 0, 3))
+            key, value, *query = (Ball(parts.mid[x], parts.rad[x]) for x in range(count))
+            ports.append(Port(key, value, query[0] if query else None))
+        return ports
+
+    def _of_rows(self, layer: int, at: Place, which: str) -> Ball:
+        """Queries, keys or values [head, row, d_head] of the rows' own classes."""
+        parts = [_picked(getattr(self._ports[layer][i], which), rows) for i, rows in at.groups]
+        return Ball(torch.cat([part.mid for part in parts], 1), torch.cat([part.rad for part in parts], 1))
 
     # Attention
 
-    def _bounds_of_weights(self, layer: int, i: int, attention: Attention) -> tuple[list[Tensor], list[Tensor]]:
-        """For each key position up to i, [head, class of i, class of j]: bounds of the softmax's weights, not divided
-        by their sum. Softmax does not change when q . k' is taken off all scores of a query; k' is the keys' mean."""
-        if (layer, i) in self._weights:
-            return self._weights[layer, i]
-        query, keys = self._ports[layer][i].query, [port.key for port in self._ports[layer][: i + 1]]
-        assert query is not None
-        mid, rad = torch.cat([k.mid for k in keys], 1), torch.cat([k.rad for k in keys], 1)
-        scores = torch.einsum("hae,hbe->hab", query.mid, mid)
-        centre = torch.einsum("hab,hbe->hae", (scores * attention.scale.mid).softmax(-1), mid)
-        away = (mid[:, None] - centre[:, :, None]).abs()
-        spread = torch.einsum("hae,hbe->hab", query.mid.abs() + query.rad, rad)
-        spread = spread + torch.einsum("hae,habe->hab", query.rad, away)
+    def _weights(self, layer: int, at: Place, attention: Attention) -> Weights:
+        """Bounds of the softmax's weights, not divided by their sum. Softmax does not change when q . k' is taken off
+        all scores of a query; k' is the keys' mean."""
+        if layer in at.weights:
+            return at.weights[layer]
+        chosen, active = at.keys_of(layer).chosen, at.prefixes.active
+        query, own = self._of_rows(layer, at, "query"), self._of_rows(layer, at, "key")
+        keys = [_picked(self._ports[layer][j].key, classes) for j, classes in enumerate(chosen)]
+        ends = list(itertools.accumulate(map(len, chosen), initial=0))
+        wide, diagonal = query.mid.abs() + query.rad, "hae,hae->ha"
+        scores = torch.einsum(diagonal, query.mid, own.mid)[..., None].repeat(1, 1, ends[-1] + 1)
+        met = torch.zeros(len(at), ends[-1] + 1, dtype=torch.bool)
+        met[:, -1] = True
+        for key, count, first, end in zip(keys, active, ends, ends[1:], strict=False):
+            scores[:, :count, first:end] = torch.einsum("hae,hbe->hab", query.mid[:, :count], key.mid)
+            met[:count, first:end] = True
+        share = (scores * attention.scale.mid).masked_fill(~met, -torch.inf).softmax(-1)
+        centre = share[..., -1:] * own.mid
+        for key, count, first, end in zip(keys, active, ends, ends[1:], strict=False):
+            centre[:, :count] += torch.einsum("hab,hbe->hae", share[:, :count, first:end], key.mid)
+        spread = torch.zeros_like(scores)
+        spread[..., -1] = torch.einsum(diagonal, wide, own.rad) + torch.einsum(
+            diagonal, query.rad, (own.mid - centre).abs()
+        )
+        for key, count, first, end in zip(keys, active, ends, ends[1:], strict=False):
+            away = (key.mid[:, None] - centre[:, :count, None]).abs()
+            spread[:, :count, first:end] = torch.einsum("hae,hbe->hab", wide[:, :count], key.rad) + torch.einsum(
+                "hae,habe->hab", query.rad[:, :count], away
+            )
         sizes = (attention.sizes[0] * attention.sizes[1]).sum(-1)[:, None, None]
         spread = spread * (1 + 2.0**-40) + 32 * self.model.rounding * sizes
         top = scores.amax(-1, keepdim=True)
@@ -300,123 +439,33 @@ class PathBounds:
         most = exp_point(high.clamp(min=LEAST, max=1.0)) * (1 + 4 * EXP_ERROR)
         least = exp_point(low.clamp(min=LEAST, max=1.0)) * (1 - 4 * EXP_ERROR)
         least = torch.where(low < LEAST, 0.0, least)
-        lengths = [k.mid.shape[1] for k in keys]
-        found = (list(torch.split(least, lengths, -1)), list(torch.split(most, lengths, -1)))
-        if (layer < len(self.model.blocks) - 1 or self.model.config.readout == "mean") and sum(lengths) < 2**12:
-            self._weights[layer, i] = found
-        return found
+        least, most = (x.permute(2, 1, 0)[..., None].contiguous() for x in (least, most))
+        spans = list(zip(ends, ends[1:], active, strict=False))
+        low_before, high_before = ([side[first:end, :count] for first, end, count in spans] for side in (least, most))
+        at.weights[layer] = Weights(low_before, high_before, least[-1], most[-1])
+        return at.weights[layer]
 
-    def _means(self, layer: int, i: int, attention: Attention, c: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """What the heads add to c . x at i: at least levels [class, k] + the sum over j <= i of tables
-        [class of j, class, k] along any path, a sum that is never negative."""
-        least, most = self._bounds_of_weights(layer, i, attention)
+    def _means(self, layer: int, at: Place, attention: Attention, c: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """What the heads add to c . x: at least levels [class, k] + the sum along any path of tables [kind of j, active
+        class, k], one for each j before, and of one for the class itself [class, k]; that sum is never negative."""
+        weights, keys = self._weights(layer, at, attention), at.keys_of(layer)
         w = torch.einsum("akd,hed->ahke", c, attention.w_o)
+        size = w.abs() if layer else w
         values = []
-        for port in self._ports[layer][: i + 1]:
-            low = torch.einsum("hbe,ahke->bahk", port.value.mid, w)
+        for port, chosen, count in zip(self._ports[layer], keys.chosen, at.prefixes.active, strict=False):
+            low = torch.einsum("hbe,ahke->bahk", port.value.mid[:, chosen], w[:count])
             if layer:
-                low -= torch.einsum("hbe,ahke->bahk", port.value.rad, w.abs()) * (1 + 2.0**-40)
-            values.append(low)
-        problem = _Mean(self.graph, i, values, least, most)
+                low -= torch.einsum("hbe,ahke->bahk", port.value.rad[:, chosen], size[:count]) * (1 + 2.0**-40)
+            values.append(low.contiguous())
+        value = self._of_rows(layer, at, "value")
+        own = torch.einsum("hae,ahke->ahk", value.mid, w)
+        if layer:
+            own -= torch.einsum("hae,ahke->ahk", value.rad, size) * (1 + 2.0**-40)
+        problem = Means(at.prefixes, keys, values, own, weights)
         level, gains = problem.level()
-        return level.sum(1), [gain.sum(2) for gain in problem.beyond(gains)]
+        return level.sum(1), [gain.sum(-2) for gain in problem.beyond(gains)]
 
 
-class _Mean:
-    """The least softmax means of heads at a query position i over paths: `values` [class of j, class, head, k], weights
-    between `least` and `most` [head, class, class of j], for each position j up to i."""
-
-    def __init__(self, graph: WordGraph, i: int, values: list[Tensor], least: list[Tensor], most: list[Tensor]) -> None:
-        self.graph, self.i, self.values = graph, i, values
-        self.least, self.most = [[x.permute(2, 1, 0)[..., None].contiguous() for x in xs] for xs in (least, most)]
-        self.floor = torch.stack([v.amin(0) for v in values]).amin(0)
-        self.range = torch.stack([v.amax(0) for v in values]).amax(0) - self.floor
-
-    def gains(self, level: Tensor) -> list[Tensor]:
-        """At most e (v - level) for every weight e within its bounds [class of j, class, head, k]."""
-        found = []
-        for value, least, most in zip(self.values, self.least, self.most, strict=True):
-            away = value - level
-            found.append(torch.minimum(least * away, most * away))
-        return found
-
-    def level(self) -> tuple[Tensor, list[Tensor]]:
-        """A level [class, head, k] that no path's mean is below, and the gains there."""
-        guess = torch.nan_to_num(self._search().double(), nan=-torch.inf)
-        guess = torch.maximum(torch.minimum(guess, self.floor + self.range), self.floor)
-        guess = guess + self._step(guess, self.values, self.least, self.most) - 2.0**-40 * self.range
-        guess = torch.maximum(torch.nan_to_num(guess, nan=-torch.inf), self.floor)
-        for _ in range(REPAIRS):
-            gains = self.gains(guess)
-            sums = shortest(self.graph, self.i, gains)
-            if not bool((sums < 0).any()):
-                return guess, gains
-            lower = guess + self._step(guess, self.values, self.least, self.most) - 2.0**-36 * self.range
-            guess = torch.where(sums < 0, torch.maximum(torch.minimum(lower, guess), self.floor), guess)
-        gains = self.gains(guess)
-        sums = shortest(self.graph, self.i, gains)
-        near = shortest(self.graph, self.i, self.least)
-        lost = torch.where(near > TINY, sums / near.clamp(min=TINY), -torch.inf) * (1 + 2.0**-40)
-        level = torch.maximum(self.floor, torch.where(sums < 0, guess + lost, guess))
-        return level, self.gains(level)
-
-    def _search(self) -> Tensor:
-        """Near the least mean, in float32: Newton's method on the least sum of gains, by the least path's ratio."""
-        small = torch.finfo(torch.float32).tiny
-        values = [v.float() for v in self.values]
-        least, most = [[x.float().clamp(min=small) for x in xs] for xs in (self.least, self.most)]
-        total, level = torch.zeros(()), torch.zeros(())
-        for value, weight in zip(values, most, strict=True):
-            total, level = total + weight.sum(0), level + (value * weight).sum(0)
-        level = level / total
-        close = CLOSE * self.range.float()
-        for number in range(ROOT_STEPS):
-            step = self._step(level, values, least, most)
-            level = level + step
-            if number and bool((step.abs() <= close).all()):
-                break
-        return level
-
-    def _step(self, level: Tensor, values: list[Tensor], least: list[Tensor], most: list[Tensor]) -> Tensor:
-        """Newton's, from a level: the least path's gain over its weight."""
-        gains, weights = [], []
-        for value, low, high in zip(values, least, most, strict=True):
-            away = value - level
-            weights.append(torch.where(away >= 0, low, high))
-            gains.append(weights[-1] * away)
-        gain, weight = shortest_with(self.graph, self.i, gains, weights)
-        return gain / weight.clamp(min=torch.finfo(weight.dtype).tiny)
-
-    def beyond(self, gains: list[Tensor]) -> list[Tensor]:
-        """What each class of j adds to the means beyond the level, at least [class of j, class, head, k]."""
-        greatest = -shortest(self.graph, self.i, [-most for most in self.most])
-        return [gain / greatest for gain in gains]
-
-
-def shortest(graph: WordGraph, i: int, costs: list[Tensor]) -> Tensor:
-    """[class of i, ...]: the least sum of costs [class of j, class of i, ...] on paths to each class of i."""
-    best = torch.zeros(len(graph.nodes[0]), *costs[0].shape[1:], dtype=costs[0].dtype)
-    for j in range(i):
-        best = least_entering(best[graph.sources[j]] + costs[j], graph.entering[j])
-    rows = torch.arange(best.shape[1])
-    return best[graph.sources[i], rows] + costs[i][rows, rows]
-
-
-def shortest_with(graph: WordGraph, i: int, costs: list[Tensor], carried: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """As `shortest`, and the sum of `carried` along the path that attains the least."""
-    best = torch.zeros(len(graph.nodes[0]), *costs[0].shape[1:], dtype=costs[0].dtype)
-    sums = torch.zeros_like(best)
-    for j in range(i):
-        step, summed = best[graph.sources[j]] + costs[j], sums[graph.sources[j]] + carried[j]
-        first = graph.entering[j][0]
-        if len(graph.entering[j]) > 8:
-            best, at = step[graph.entering[j]].min(0)
-            sums = summed[graph.entering[j]].gather(0, at[None])[0]
-            continue
-        best, sums = step[first], summed[first]
-        for edges in graph.entering[j][1:]:
-            other = step[edges]
-            sums = torch.where(other < best, summed[edges], sums)
-            best = torch.minimum(best, other)
-    rows, sources = torch.arange(best.shape[1]), graph.sources[i]
-    return best[sources, rows] + costs[i][rows, rows], sums[sources, rows] + carried[i][rows, rows]
+def _picked(ball: Ball, classes: Tensor) -> Ball:
+    """[head, class, d_head]: of these classes."""
+    return ball.map(lambda t: t[:, classes])

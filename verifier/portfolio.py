@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from os import PathLike
+from pathlib import Path
 
 from ..models.errors import InputError
 from ..models.languages import Language
@@ -14,7 +16,7 @@ from .bodies import InvariantBody
 from .circuit_bodies import FaithfulBody
 from .claims import Claim
 from .enumeration import MAX_INPUTS, Tally, enumerate_inputs, size_of
-from .label_bodies import LabelMarginBody, LabelsBody
+from .label_bodies import LabelsBody, searched
 from .program_claims import EveryLength, ProgramClaim
 from .reading import FALSE, TRUE, Subject
 from .refute import Candidate, Hint, Search, search_for_failure
@@ -38,6 +40,7 @@ def prove(
     seconds: float = 60.0,
     engines: Collection[str] | None = None,
     semantics: Semantics = "real",
+    resume: str | PathLike[str] | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Verdict:
     """Proves or refutes a claim on a domain, or says what is left.
@@ -50,6 +53,8 @@ def prove(
     found, it is checked even if the time is up.
     `semantics`: what the verdict is about. `real`: the exact weights over the reals; inputs on which only the float32
     run fails are noted. `float32`: the model as it runs here, which can be refuted but not proved.
+    `resume`: a file that engine `paths` goes on from if it is there, and writes what is left to (atomically, now and
+    then and after Ctrl-C); what it says is trusted no more than a certificate.
     `Proved` means that the independent checker accepts the certificate. Raises `InputError` when the domain has tokens
     or lengths that the claim has no meaning for, or the weights are not finite float32 numbers.
     Claims about programs alone have engines of their own: see `program_proofs.prove_about_programs`.
@@ -66,8 +71,9 @@ def prove(
     if semantics not in ("real", "float32"):
         raise InputError(f"semantics is 'real' or 'float32', got {semantics!r}")
     chosen = _engines(engines)
+    _check_resume(resume, claim, chosen, semantics)
     say = progress or (lambda _: None)
-    attempt = _Attempt(claim.snapshot(), domain, semantics, time.monotonic(), float(seconds), chosen, say)
+    attempt = _Attempt(claim.snapshot(), domain, semantics, time.monotonic(), float(seconds), chosen, say, resume)
     if domain.is_empty:
         return EmptyDomain("no token sequence of these lengths is in the domain; widen it", attempt.setting("none"))
     if reason := _vacuous(claim, domain):
@@ -75,7 +81,8 @@ def prove(
     try:
         return attempt.run()
     except KeyboardInterrupt:
-        return Unknown("interrupted", size_of(claim, domain), attempt.setting(attempt.engine))
+        kept = f"; {resume} has what the search by paths found" if resume and Path(resume).exists() else ""
+        return Unknown(f"interrupted{kept}", size_of(claim, domain), attempt.setting(attempt.engine))
 
 
 def _engines(engines: Collection[str] | None) -> tuple[str, ...]:
@@ -87,6 +94,16 @@ def _engines(engines: Collection[str] | None) -> tuple[str, ...]:
         shown = ", ".join(map(repr, unknown)) or "none"
         raise InputError(f"engines are {', '.join(map(repr, ENGINES))}; got {shown}")
     return tuple(name for name in ENGINES if name in names)
+
+
+def _check_resume(
+    resume: str | PathLike[str] | None, claim: Claim, engines: tuple[str, ...], semantics: Semantics
+) -> None:
+    if resume is not None and not (searched(claim) and "paths" in engines and semantics == "real"):
+        raise InputError(
+            f"resume={str(resume)!r} is a file of engine paths, which does not search for this: it is for claims about "
+            "the labels of all inputs, or of at least a share of them, and NeverOutputs, over the reals; leave it out"
+        )
 
 
 def check_question(who: str, claim: Claim, domain: Language, seconds: float) -> None:
@@ -149,6 +166,7 @@ class _Attempt:
     seconds: float
     engines: tuple[str, ...]
     progress: Callable[[str], None]
+    resume: str | PathLike[str] | None = None
     engine: str = "none"
     reasons: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -363,14 +381,13 @@ class _Attempt:
 
     def paths(self) -> Verdict | None:
         self.engine = "paths"
-        about_labels = isinstance(self.claim.body, (LabelsBody, LabelMarginBody))
-        if not about_labels or self.claim.quantifier not in ("forall", "at_least"):
+        if not searched(self.claim):
             return None
         from .path_proofs import prove_by_paths
 
         share = PATHS_SHARE if self.claim.quantifier == "forall" and "refute" in self.engines else 1.0
         deadline = time.monotonic() + share * self.remaining
-        certificate, reason = prove_by_paths(self.claim, self.domain, deadline, self.progress)
+        certificate, reason = prove_by_paths(self.claim, self.domain, deadline, self.progress, self.resume)
         if certificate is not None:
             return self.checked(certificate, self.setting("paths"))
         self.reasons.append(f"paths: {reason}")

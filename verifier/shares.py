@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
+from os import PathLike
 
 import numpy as np
 
@@ -72,19 +73,23 @@ def accuracy_bounds(
     *,
     codec: Codec | None = None,
     seconds: float = 60.0,
+    resume: str | PathLike[str] | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> AccuracyBounds:
     """Bounds for the share of the inputs (default: the task's domain) on which the model gives the task's label.
 
     After `seconds` the inputs not looked at yet are undecided. Engines: enumeration of at most 2^14 inputs; counting
-    (one layer and head); enumeration of at most 2^20; paths (from below only). Raises `InputError` for an empty domain
-    and for tasks without a label machine, `Unsupported` for models that none of these covers.
+    (one layer and head); enumeration of at most 2^20; paths (from below only). `resume`: a file that engine paths goes
+    on from if it is there, and writes what is left to (also after Ctrl-C, which ends its search). Raises `InputError`
+    for an empty domain and for tasks without a label machine, `Unsupported` for models that none of these covers.
     """
     began = time.monotonic()
     claim, domain = Labels(model, task, codec=codec).snapshot(), domain or task.domain
     size = domain.size()
     if not size:
         raise InputError("the domain is empty: a share of no inputs is not a number")
+    if resume is not None and size <= MAX_INPUTS:
+        raise InputError(f"resume={str(resume)!r} is for domains too large to enumerate; this one has {size} inputs")
     say = progress or (lambda text: None)
     found = why = None
     if size > AT_ONCE:
@@ -98,7 +103,7 @@ def accuracy_bounds(
             raise Unsupported(f"enumeration did not end: {tally.obstacle or 'time was up'}")
         true, false, engine, proof = tally.true, tally.false, "enumeration", {"rule": "enumerate"}
     else:
-        search, reason = search_by_paths(claim, domain, size - 1, began + seconds, say)
+        search, reason = search_by_paths(claim, domain, size - 1, began + seconds, say, resume, anytime=True)
         if search is None:
             raise Unsupported(f"counting: {why}; too many inputs to enumerate them; paths: {reason}")
         true, false, engine, proof = search.proved, 0, "paths", search.proof()

@@ -165,7 +165,7 @@ class _Search:
         for position, tokens in limits:
             graph = graph.by_token(position, np.array(tokens, dtype=np.int64))
         self.groups += 1
-        found = PathBounds(self.model, graph).margins(self.at[0], [self.at[1]])
+        found = PathBounds(self.model, graph).margins([self.at])
         least = found.least()[:, 0]
         group = int(least.argmin())
         times = self.n if self.subject.model.config.readout == "mean" else 1
