@@ -111,6 +111,7 @@ def _check(data: Mapping[str, Json], model: Model) -> Outcome:
     proof = data["proof"]
     rule = proof.get("rule") if isinstance(proof, dict) else None
     with within("proof", str(rule)[:40]):
+        require(isinstance(rule, str), f"unknown rule {show(rule)}")
         _check_fit(theorem, rule)
         if rule not in ("enumerate", "witness", "hole", *OWN_MODEL, "both_right"):
             theorem.model.config.require_piecewise_linear()

@@ -158,6 +158,14 @@ def test_malformed_facts_are_refused(key: str, facts: Any) -> None:
     assert isinstance(outcome, Invalid) and outcome.rule in ("width_sum", "width_share"), outcome
 
 
+@pytest.mark.parametrize("rule", [[], {}, ["interchange"], None, 5])
+def test_a_rule_that_is_no_name_is_refused(rule: Any) -> None:
+    compiled = made("frac_prevs", 2, 2)
+    base = certificate(compiled, 2)
+    outcome = proofs.check(sealed({**base, "proof": {**base["proof"], "rule": rule}}), _saved(compiled))
+    assert isinstance(outcome, Invalid) and "unknown rule" in outcome.why, outcome
+
+
 def test_what_does_not_depend_on_the_source_is_refused_if_it_should() -> None:
     """Nothing exchanged: the program's values are y's, and the model's x's."""
     compiled = made("reverse", 3, 3)
