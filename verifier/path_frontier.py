@@ -52,7 +52,8 @@ class Frontier:
                 if stage not in STAGES or nodes[number].split is not None:
                     raise ValueError("a group cannot wait for that")
                 waiting.append((tree, nodes[number], stage))
-            search.go_on_from(waiting, int(data["groups"]), bool(data["worthwhile"]))
+            left, pause = data["patience"]
+            search.go_on_from(waiting, int(data["groups"]), bool(data["worthwhile"]), (int(left), int(pause)))
         except InputError:
             raise
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
@@ -100,6 +101,7 @@ class Frontier:
             "question": _hash(self.question),
             "groups": search.groups,
             "worthwhile": search.worthwhile,
+            "patience": search.patience,
             "trees": [_tree_to_json(tree) for tree in search.trees],
             "waiting": [[which[id(tree)], place[id(node)], stage] for tree, node, stage in search.waiting],
         }

@@ -28,7 +28,10 @@ BITS = 40
 SAFE = 1e-9
 """A least bound must be so much above 0, relative to the size of the sums, to be trusted to the checker's rounding."""
 SMALL, FEW = 0.1, 4
-"""A group with at most this share of all classes, or so many words, always gets bounds of its own."""
+"""A group with at most this share of all classes gets bounds of its own, as long as these gain; one of so many words
+always does."""
+LONGEST = 64
+"""After so many small groups at most, such bounds are tried again."""
 WORTH = 0.25
 """Others, as long as these prove at least this share of what the shared ones left."""
 MAX_CLASSES = 4096
@@ -140,6 +143,7 @@ class Search:
         self._queue: list[tuple[int, int, Tree, Node, Stage]] = []
         self.states, self._letters, self._bases = states, inputs.letters, dict[int, PathBounds]()
         self.worthwhile = True  # whether bounds of a large group's own gained much, when last tried
+        self.patience = (0, 1)  # how many small groups do without such bounds, as they gained little; next time
         few = len(states) * len(inputs.letters) <= MAX_CLASSES
         self._deep = few and sum(layer.n_heads > 0 for layer in config.layers) > 1  # whether there is much to share
         every = sorted(set(labels.labels[labels.labels >= 0].tolist()))
@@ -159,9 +163,11 @@ class Search:
         """What is looked at next, in this order."""
         return [(tree, node, stage) for _, _, tree, node, stage in sorted(self._queue, key=lambda entry: entry[:2])]
 
-    def go_on_from(self, waiting: Sequence[tuple[Tree, Node, Stage]], groups: int, worthwhile: bool) -> None:
+    def go_on_from(
+        self, waiting: Sequence[tuple[Tree, Node, Stage]], groups: int, worthwhile: bool, patience: tuple[int, int]
+    ) -> None:
         """What an earlier search left, its trees being in place."""
-        self._queue, self.groups, self.worthwhile = [], groups, worthwhile
+        self._queue, self.groups, self.worthwhile, self.patience = [], groups, worthwhile, patience
         for tree, node, stage in waiting:
             self._push(tree, node, stage)
         self.proved = sum(node.found.proved for tree in self.trees for node in tree.root.all() if node.split is None)
@@ -176,6 +182,10 @@ class Search:
             try:
                 if stage == "split" and node.found.choice is None and enough == self.total:
                     raise OutOfTime
+                if stage == "own" and self._skips(tree, node):
+                    self._push(tree, node, "split")
+                    self.steady = True
+                    continue
                 fine = -unproved < FINE * self.total and self.total - self.proved > 64 * -unproved
                 if fine and stage == "split" and enough < self.total:
                     self.steady = True
@@ -216,9 +226,14 @@ class Search:
         if not before.proved or new.proved > before.proved:
             self.proved += new.proved - before.proved
             node.found = new
-        if stage == "own" and not self._small(tree, node):
+        if stage == "own":
             gained = new.proved - before.proved
-            self.worthwhile = gained >= WORTH * (gained + node.graph.size - node.found.proved)
+            much = gained >= WORTH * (gained + node.graph.size - node.found.proved)
+            if self._small(tree, node):
+                pause = min(2 * self.patience[1], LONGEST)
+                self.patience = (0, 1) if much else (pause, pause)
+            else:
+                self.worthwhile = much
         self._follow(tree, node, stage)
 
     def _follow(self, tree: Tree, node: Node, stage: Stage) -> None:
@@ -226,6 +241,13 @@ class Search:
         if node.found.proved < node.graph.size:
             own = stage == "shared" and (self._small(tree, node) or self.worthwhile)
             self._push(tree, node, "own" if own else "split")
+
+    def _skips(self, tree: Tree, node: Node) -> bool:
+        """Whether a small group does without bounds of its own, because those of others gained little."""
+        if not self._deep or node.graph.size <= FEW or not self.patience[0] or not self._small(tree, node):
+            return False
+        self.patience = (self.patience[0] - 1, self.patience[1])
+        return True
 
     def _small(self, tree: Tree, node: Node) -> bool:
         """Whether bounds of its own are worth their cost, which grows with the square of the number of classes."""
