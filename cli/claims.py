@@ -13,6 +13,7 @@ from .output import BadInput
 if TYPE_CHECKING:
     from ..compiler.compiled import Compiled
     from ..models.cards import Trained
+    from ..models.labels import LabelMachine
     from ..models.values import Value
     from ..verifier.claims import Claim
     from ..verifier.reading import Subject
@@ -38,6 +39,8 @@ class Wanted:
     radius: str | None = None
     lengths: str | None = None
     vocab: str | None = None
+    states: LabelMachine | None = None
+    """Not typed: a trained model's task may have a machine that helps proofs."""
 
     def given(self) -> list[str]:
         """The options that were typed, but those about the domain."""
@@ -87,7 +90,7 @@ def _never_outputs(compiled: Compiled, wanted: Wanted) -> Claim:
     strange = [name for name in names if name not in known]
     if strange:
         raise BadInput(f"--outputs: the model has no output {strange[0]!r}; it has {', '.join(list(known)[:12])}")
-    return NeverOutputs(compiled, [known[name] for name in names])
+    return NeverOutputs(compiled, [known[name] for name in names], states=wanted.states)
 
 
 def _accuracy(trained: Trained, wanted: Wanted) -> Claim:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -166,7 +167,8 @@ def question(path: Path, wanted: Wanted) -> tuple[Claim, Language]:
     of_task = wanted.claim in OF_TASKS or (wanted.claim in OF_EITHER and inputs.is_trained(path))
     model = inputs.load_trained_model(path) if of_task else Compiled.load(inputs.model_file(path))
     if isinstance(model, Trained) and wanted.claim in OF_EITHER:
-        return claim_of(Subject(model.model, model.task.codec), wanted), _task_domain(model, wanted)
+        asked = replace(wanted, states=model.task.states)
+        return claim_of(Subject(model.model, model.task.codec), asked), _task_domain(model, wanted)
     claim = claim_of(model, wanted)
     return claim, compiled_domain(model, wanted) if isinstance(model, Compiled) else _task_domain(model, wanted)
 
