@@ -16,7 +16,7 @@ import torch
 import certiformer as cf
 from certiformer.models import Circuit as ModelCircuit
 from certiformer.models import Codec, LayerConfig, Transformer, TransformerConfig, change_weight
-from certiformer.models.circuits import all_edges
+from certiformer.models.circuits import all_edges, all_nodes
 from certiformer.models.labels import LabelMachine
 from certiformer.proofs import judging, reduction
 from certiformer.proofs.balls import Ball
@@ -253,10 +253,8 @@ def variants(case: Case, rng: np.random.Generator) -> Case:
         other = replace(circuit, edges=circuit.edges ^ {name})
         means = case.alone.means
         if means is not None:
-            means = {
-                **{node: torch.ones(config.d_model) for node in ("input", "a0.h0", "m0", "a1.h0", "a0.h1")},
-                **means,
-            }
+            every = [node for node in all_nodes(config) if node != "logits"]
+            means = {**{node: torch.ones(config.d_model) for node in every}, **means}
         return replace(case, alone=Alone.of(case.subject, other, case.alone.ablation, means))
     if kind == 1 and case.alone.means:
         node = sorted(case.alone.means)[int(rng.integers(len(case.alone.means)))]
