@@ -111,6 +111,8 @@ class EffectBody(About):
             raise Unsupported("no high-precision rule for edited models")
         low, high = self._bounds(ids, semantics)
         least, most = self.score_ - self.within, self.score_ + self.within
+        if not bool(torch.isfinite(low).all() and torch.isfinite(high).all()):
+            raise Unsupported("float64 bounds overflow at the logits: the weights are too large")
         bounds = [(Fraction(a), Fraction(b)) for a, b in zip(low.tolist(), high.tolist(), strict=True)]
         inside = torch.tensor([a >= least and b <= most for a, b in bounds])
         outside = torch.tensor([b < least or a > most for a, b in bounds])
