@@ -260,13 +260,8 @@ def variants(case: Case, rng: np.random.Generator) -> Case:
         other = replace(circuit, edges=circuit.edges ^ {name})
         means = case.alone.means
         if means is not None:
-<<<<<<< HEAD
-            ones = {node: torch.ones(config.d_model) for node in all_nodes(config) if node != "logits"}
-            means = {**ones, **means}
-=======
             every = [node for node in all_nodes(config) if node != "logits"]
             means = {**{node: torch.ones(config.d_model) for node in every}, **means}
->>>>>>> review
         return replace(case, alone=Alone.of(case.subject, other, case.alone.ablation, means))
     if kind == 1 and case.alone.means:
         node = sorted(case.alone.means)[int(rng.integers(len(case.alone.means)))]
