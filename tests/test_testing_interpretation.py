@@ -8,6 +8,7 @@ from fractions import Fraction
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -232,7 +233,7 @@ def test_what_testing_misses_certify_refutes() -> None:
 
 
 def test_what_is_not_proved_fails_only_where_a_proof_is_asked_for() -> None:
-    claim = cf.Abstracts(SORT)  # of 10^12 pairs of inputs
+    claim = cf.EdgeEffect(SORT, "input->m0", torch.ones(8), 0, 1000)  # of 10^12 pairs of inputs
     with pytest.raises(InterpretationError, match="not proved"):
         check_interpretation(claim, DOMAIN, examples=20, guided=False, certify=True, seconds=0.1)
     here = Session(certify=True, seconds=0.1)

@@ -15,6 +15,8 @@ pytest_plugins = ["pytester"]
 ROOT = Path(__file__).resolve().parent.parent
 
 SUITE = """
+import torch
+
 import certiformer as cf
 from hypothesis import given, settings, strategies as st
 from certiformer.compiler.rasp import indices, select, selector_width, tokens, where
@@ -35,7 +37,7 @@ def test_wrong(): ...
 @interpretation(cf.Computes(SORT, where(LATE, 0, cf.programs.sort())), FAR, guided=False, examples=20)
 def test_rarely_wrong(): ...
 
-@interpretation(cf.Abstracts(SORT), FAR, examples=20, guided=False)
+@interpretation(cf.EdgeEffect(SORT, "input->m0", torch.ones(3), 0, 1000), FAR, examples=20, guided=False)
 def test_open(): ...
 
 @settings(max_examples=5, deadline=None)
