@@ -162,9 +162,9 @@ class Exploration:
             return max(-clip, min(clip, value))
 
         if count == clip and change < 0:
-            return tuple(sorted({clipped(value) for value in range(clip + change, clip + 1)}))
+            return tuple(sorted({clipped(value) for value in range(max(-clip, clip + change), clip + 1)}))
         if count == -clip and change > 0:
-            return tuple(sorted({clipped(value) for value in range(-clip, -clip + change + 1)}))
+            return tuple(sorted({clipped(value) for value in range(-clip, min(clip, -clip + change) + 1)}))
         return (clipped(count + change),)
 
     def _read(self, window: tuple[Profile, ...], counts: tuple[int, ...], token: int) -> Profile:

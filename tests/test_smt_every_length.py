@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+import time
 from itertools import product
 from typing import Any
 
@@ -18,6 +19,7 @@ from certiformer.verifier.every_length import prove_every_length
 from certiformer.verifier.prefix_evaluator import evaluate_prefix
 from certiformer.verifier.prefix_programs import Finite, NoPrefixProgram, PrefixBuilder
 
+from .checker_models import sealed
 from .program_mutants import mutant
 from .random_programs import case
 from .test_smt_programs import first_failure
@@ -167,3 +169,24 @@ def test_a_clip_that_is_too_small_is_refused() -> None:
 def test_only_causal_claims_are_about_every_length() -> None:
     with pytest.raises(cf.InputError, match="causal=True"):
         cf.prove(cf.Range(programs.parity(), 0, 1), cf.EveryLength((0, 1)))
+
+
+def test_a_step_as_wide_as_its_coefficient_costs_no_more_than_the_clip() -> None:
+    """From more than the clip on, one token may lead to any count: 10^30 of them are not looked at one by one."""
+    nodes: list[Any] = [
+        {"kind": "tokens", "values": [0, 1]},
+        *({"kind": "select", "keys": 0, "queries": 0, "table": rows} for rows in (["11", "00"], ["00", "11"])),
+        {"kind": "sign", "terms": [[1, 1], [2, -(10**30)]], "constant": 1},
+        {"kind": "map", "args": [3], "table": [0, -1, 0], "values": [1]},
+    ]
+    theorem = {
+        "quantifier": "forall",
+        "about": "programs",
+        "domain": {"kind": "every_length", "vocab": [0, 1]},
+        "body": {"kind": "prefix_ensures", "program": {"vocab": [0, 1], "nodes": nodes, "output": 4}},
+    }
+    proof = {"rule": "prefix_states", "clip": 3}
+    began = time.monotonic()
+    outcome = proofs.check(sealed({"format": "certiformer/1", "theorem": theorem, "proof": proof}))
+    assert time.monotonic() - began < 20
+    assert isinstance(outcome, proofs.Invalid) and "undefined" in outcome.why  # the sum may be 0, as far as is known
