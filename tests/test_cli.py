@@ -27,6 +27,7 @@ COMMANDS = [
     "compile",
     "run",
     "prove",
+    "prove-program",
     "check",
     "show",
     "programs",
