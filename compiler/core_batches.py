@@ -14,6 +14,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from .analysis import references
 from .core import (
     Aggregate,
     And,
@@ -181,24 +182,5 @@ def _needed(program: CoreProgram, targets: Collection[int], given: Mapping[int, 
     wanted = set(targets)
     for index in range(max(targets, default=-1), -1, -1):
         if index in wanted and index not in given:
-            wanted.update(arguments(program.nodes[index]))
+            wanted.update(references(program.nodes[index]))
     return sorted(wanted - set(given))
-
-
-def arguments(node: Node) -> tuple[int, ...]:
-    """The earlier nodes that a node refers to."""
-    match node:
-        case Tokens() | Indices():
-            return ()
-        case Map() | Linear():
-            return node.args
-        case Select():
-            return (node.keys, node.queries)
-        case And() | Or():
-            return (node.left, node.right)
-        case Not():
-            return (node.arg,)
-        case Aggregate():
-            return (node.selector, node.value)
-        case Width():
-            return (node.selector,)

@@ -196,12 +196,12 @@ class _Editing:
         nodes, edges = all_nodes(config), tuple(map(str, all_edges(config)))
         if one.target in edges:
             edge = parse_edge(one.target)
-            site, head = _written(edge.src, config)
+            site, head = written_at(edge.src, config)
             value = self.value(site, head, one.by)
             name = None if isinstance(one.by, Zero) else self.constant(value, ("batch", "pos", "d_model"))
             self.rewriting.edges.setdefault((edge.dst, edge.slot), {})[edge.src] = name
         elif one.target in nodes and one.target != OUTPUT:
-            site, head = _written(one.target, config)
+            site, head = written_at(one.target, config)
             self.replace(site, self.value(site, head, one.by), None, head)
         else:
             raise unknown("node or edge to ablate", one.target, (*nodes[:-1], *edges))
@@ -307,7 +307,7 @@ class _Editing:
             raise InputError(f"{site.name} has {heads or 'no'} heads; there is no head {head!r}")
 
 
-def _written(node: str, config: TransformerConfig) -> tuple[str, int | None]:
+def written_at(node: str, config: TransformerConfig) -> tuple[str, int | None]:
     """The site that holds a node's output, and the head if the node is one."""
     if node == INPUT:
         return input_site(config), None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
@@ -24,7 +24,7 @@ from .bodies import (
     NeverOutputs,
     Part,
 )
-from .circuit import outside
+from .circuit import Circuit, outside
 from .core import Bits, Ints, Program, trace
 from .format import require
 from .network import Edits, Network, Port, Site
@@ -121,9 +121,26 @@ class Chunk:
             found[row] &= precise.possible(self.theorem.codec, tokens[row])
         return found
 
+    def edited(self, edits: Edits) -> Ball:
+        """What is read of the edited model's logits on the first input."""
+        return self.read(self.network.logits(self.tokens(self.words[0]), edits))
+
     def run(self, edits: Edits) -> Bits:
         """What the edited model may decode to on the first input."""
-        return possible(self.theorem.codec, self.read(self.network.logits(self.tokens(self.words[0]), edits)))
+        return possible(self.theorem.codec, self.edited(edits))
+
+    def alone(self, circuit: Circuit, given: Mapping[str, Ball] | None) -> Ball:
+        """As `edited`, with what is `given` by source in place of every edge outside the circuit; None: with zero."""
+        zero = point(np.zeros((1, 1, self.theorem.model.config.d_model)))
+        read: dict[Port, dict[str, Ball]] = {}
+        for edge in outside(circuit, self.theorem.model.config):
+            read.setdefault((edge.target, edge.port), {})[edge.source] = zero if given is None else given[edge.source]
+        return self.edited(Edits(read=read))
+
+    @property
+    def written_on_second(self) -> dict[str, Ball]:
+        """What is kept of what nodes write on the second input."""
+        return {node: ball for (kind, node), ball in self.runs[1][1].items() if kind == "written"}
 
     def ids(self, program: Program, number: int) -> Ints:
         """An input as indices into a program's vocabulary."""
@@ -257,24 +274,14 @@ def _faithful(chunk: Chunk, part: Faithful, number: int) -> Found:
 def _logits_alone(chunk: Chunk, alone: Alone, number: int) -> Ball:
     """With the contribution of every edge outside the circuit replaced."""
     require(alone.ablation != "any", "ablation any is for rule no_flow")
-    config = chunk.theorem.model.config
     given: dict[str, Ball] = {}
     if alone.ablation == "resample":
-        given = _written(chunk.runs[1][1])
+        given = chunk.written_on_second
     elif alone.means is not None:
         given = {node: point(vector.astype(np.float64)[None, None]) for node, vector in alone.means.items()}
     elif alone.ablation == "mean":
         given = chunk.judge.mean(number)
-    zero = point(np.zeros((1, 1, config.d_model)))
-    read: dict[Port, dict[str, Ball]] = {}
-    for edge in outside(alone.circuit, config):
-        stands = zero if alone.ablation == "zero" else given[edge.source]
-        read.setdefault((edge.target, edge.port), {})[edge.source] = stands
-    return chunk.read(chunk.network.logits(chunk.tokens(chunk.words[0]), Edits(read=read)))
-
-
-def _written(kept: dict[Site, Ball]) -> dict[str, Ball]:
-    return {node: ball for (kind, node), ball in kept.items() if kind == "written"}
+    return chunk.alone(alone.circuit, None if alone.ablation == "zero" else given)
 
 
 def _means(judge: Judge, alone: Alone, reference: Ints) -> dict[str, Ball]:

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .balls import Ball, point, times
-from .circuit import outside
 from .core import Bits, trace
 from .exact import grow
-from .network import Edits, Port
+from .network import Edits
 from .reading import Decided, beyond, possible, same
 from .stream_bodies import Agree, Effect, HeadTable, Monotone, Represents, Robust, Subspace, Writes
 
@@ -128,17 +127,8 @@ def _effect(chunk: Chunk, part: Effect, number: int) -> Found:
 
 def _agree(chunk: Chunk, part: Agree, number: int) -> Found:
     """The two runs, each with the contributions of all edges outside its circuit replaced, decode alike."""
-    config = chunk.theorem.model.config
-    zero = point(np.zeros((1, 1, config.d_model)))
-    given = (
-        {node: ball for (kind, node), ball in chunk.runs[1][1].items() if kind == "written"} if part.resample else {}
-    )
-    readings = []
-    for circuit in part.circuits:
-        read: dict[Port, dict[str, Ball]] = {}
-        for edge in outside(circuit, config):
-            read.setdefault((edge.target, edge.port), {})[edge.source] = given[edge.source] if part.resample else zero
-        readings.append(chunk.run(Edits(read=read)))
+    given = chunk.written_on_second if part.resample else None
+    readings = [possible(chunk.theorem.codec, chunk.alone(circuit, given)) for circuit in part.circuits]
     return same(*readings), None
 
 

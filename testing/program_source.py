@@ -15,6 +15,7 @@ from ..compiler.rasp import (
     SelectOp,
     TokensOp,
     WidthOp,
+    length,
 )
 from ..models.errors import InternalError
 
@@ -24,10 +25,12 @@ def source(node: Expression) -> str:
     match node:
         case TokensOp():
             return "tokens"
+        case WidthOp() if node is length:
+            return "length"
         case IndicesOp():
             return "indices"
         case Constant(value=value):
-            return repr(value)
+            return f"full({value!r})"
         case MapOp(function=function, args=args):
             return f"Map({function.text}; {', '.join(map(source, args))})"
         case LinearOp(args=args, coefficients=coefficients, constant=constant):

@@ -33,9 +33,9 @@ from certiformer.compiler.rasp import (
     tokens,
     where,
 )
+from certiformer.testing.program_source import source
 
 from . import random_functions as f
-from .program_text import show
 
 MAX_LEN = 4
 NUMBERS: tuple[Value, ...] = (1, 2, 3)
@@ -80,7 +80,7 @@ class Case:
 
     @property
     def text(self) -> str:
-        return f"seed {self.seed}, vocab {self.vocab}{', causal' if self.causal else ''}: {show(self.program)}"
+        return f"seed {self.seed}, vocab {self.vocab}{', causal' if self.causal else ''}: {source(self.program)}"
 
 
 def case(seed: int) -> Case:

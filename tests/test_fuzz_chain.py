@@ -15,9 +15,9 @@ from certiformer.compiler.interpreter import evaluate
 from certiformer.compiler.lower import CompileError
 from certiformer.compiler.rasp import Map, SOp, aggregate, full, indices, length, select, selector_width, tokens, where
 from certiformer.compiler.structure import nodes_of
+from certiformer.testing.program_source import source
 
 from .chain import Outcome, attempt_proof, disagreement, follow, inputs, run_many, summarise
-from .program_text import show
 from .random_programs import LETTERS, NUMBERS, case, random_program
 
 SEEDS = range(150)
@@ -120,7 +120,7 @@ def test_the_generator_covers_the_language() -> None:
 def test_depth_bounds_nesting() -> None:
     for seed in range(30):
         program = random_program(random.Random(seed), 1, LETTERS if seed % 2 else NUMBERS)
-        assert show(program).count("aggregate") + show(program).count("selector_width") <= 2
+        assert source(program).count("aggregate") + source(program).count("selector_width") <= 2
 
 
 # What the generator found: the smallest program that showed each fault.

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from ..models import files
-from ..models.circuits import INPUT, OUTPUT, Circuit, all_edges, all_nodes, parse_head, parse_mlp
+from ..models.circuits import OUTPUT, Circuit, all_edges, all_nodes
 from ..models.codec import Codec
 from ..models.config import TransformerConfig
-from ..models.edits import Ablate, Edited, Given, Mean, Replacement, Resample, Zero, edit, outside
+from ..models.edits import Ablate, Edited, Given, Mean, Replacement, Resample, Zero, edit, outside, written_at
 from ..models.errors import InputError
-from ..models.program import LOGITS, Program, input_site
+from ..models.program import LOGITS, Program
 from ..models.reduction import circuit_model, mean_vector, paired_model, sources
 from ..models.transformer import Transformer
 from ..models.values import value_to_json
@@ -180,7 +180,7 @@ class Alone:
             writers = [node for node in all_nodes(config) if node not in nodes | {OUTPUT}]
         else:
             writers = [edge.src for edge in all_edges(config) if str(edge) not in self.circuit.edges]
-        places = {writer: _written(writer, input_site(config)) for writer in writers}
+        places = {writer: written_at(writer, config) for writer in writers}
         wanted = tuple(dict.fromkeys(site for site, _ in places.values()))
         taken = enclose(self.subject.model, self.subject.codec.with_bos(source), wanted)
         stride = 2 if self.circuit.granularity == "node" else 1
@@ -269,12 +269,3 @@ class Enclosed:
 
     def parameter(self, name: str) -> Tensor:
         return self.edited.base.parameter(name)
-
-
-def _written(node: str, start: str) -> tuple[str, int | None]:
-    """The site that holds a node's output, and its head."""
-    if node == INPUT:
-        return start, None
-    if place := parse_head(node):
-        return f"blocks.{place[0]}.attn.hook_result", place[1]
-    return f"blocks.{parse_mlp(node)}.hook_mlp_out", None

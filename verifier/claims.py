@@ -150,7 +150,7 @@ class Claim:
             return NotImplemented
         if self.quantifier != "forall" or other.quantifier != "forall":
             raise InputError("only claims about all inputs can be joined by &; prove the others one by one")
-        parts = [*_parts(self.body), *_parts(other.body)]
+        parts = [*parts_of(self.body), *parts_of(other.body)]
         return Claim("forall", AndBody(tuple(parts)))
 
     def describe(self) -> str:
@@ -205,7 +205,8 @@ def _digits(share: Fraction) -> str:
     return next((text for n in (6, 9, 12, 15) if float(text := f"{float(share):.{n}g}") not in (0, 1)), f"{share}")
 
 
-def _parts(body: Body) -> tuple[Body, ...]:
+def parts_of(body: Body) -> tuple[Body, ...]:
+    """Those of a conjunction, or the body itself."""
     return body.parts if isinstance(body, AndBody) else (body,)
 
 

@@ -20,9 +20,9 @@ from ..models import Transformer
 from ..models.flow import flowing
 from ..models.languages import Language
 from .abstract_state import Context, Failed
-from .bodies import AndBody, Body, ComputesBody, MarginBody, NeverOutputsBody
+from .bodies import Body, ComputesBody, MarginBody, NeverOutputsBody
 from .circuit_bodies import FaithfulBody
-from .claims import Claim
+from .claims import Claim, parts_of
 from .composition import Composed, Composition
 from .mechanism_bodies import InterchangeBody
 from .suspects import Suspect, suspects
@@ -59,12 +59,12 @@ def prove_by_composition(
     """
     if claim.quantifier != "forall":
         return Reason("composition proves claims about all inputs only")
-    if all(isinstance(part, FaithfulBody) for part in _parts(claim.body)):
+    if all(isinstance(part, FaithfulBody) for part in parts_of(claim.body)):
         return _no_flow(claim, domain)
     alignment = claim.subject.alignment
     if alignment is None:
         return Reason("composition needs an alignment (an explanation of the model); pass a compiled program")
-    parts = _parts(claim.body)
+    parts = parts_of(claim.body)
     if all(isinstance(part, InterchangeBody) for part in parts):
         return _interchange(claim, domain, alignment)
     strange = [part.kind for part in parts if not isinstance(part, (ComputesBody, MarginBody, NeverOutputsBody))]
@@ -107,7 +107,7 @@ def _no_flow(claim: Claim, domain: Language) -> Certificate | Reason:
     if not isinstance(model, Transformer) or model.config.layer_norm is not None:
         return Reason("absence of flow is shown for plain transformers without LayerNorm only")
     weights = weights_of(model)
-    for part in _parts(claim.body):
+    for part in parts_of(claim.body):
         assert isinstance(part, FaithfulBody)
         edges = flowing(part.circuit, model.config, weights)
         if edges:
@@ -119,7 +119,7 @@ def _no_flow(claim: Claim, domain: Language) -> Certificate | Reason:
 def _interchange(claim: Claim, domain: Language, alignment: Alignment) -> Certificate | Reason:
     """The composition's steps as a proof about two runs; the checker replays them on both, and is the judge of it."""
     proof: dict[str, object] = {"rule": "interchange", **alignment_to_json(alignment)}
-    for part in _parts(claim.body):
+    for part in parts_of(claim.body):
         assert isinstance(part, InterchangeBody)
         if _same_program(part.program, alignment.program):
             proof["auxiliary"] = []  # they are the program's own nodes
@@ -141,10 +141,6 @@ def compose(
     if not isinstance(model, Transformer):
         raise Failed("model", "composition covers plain transformers, not edited ones")
     return Composition(Context(model.config, weights_of(model), claim.subject.codec, alignment, analysis), step).run()
-
-
-def _parts(body: Body) -> tuple[Body, ...]:
-    return body.parts if isinstance(body, AndBody) else (body,)
 
 
 def _source(alignment: Alignment) -> CoreProgram:
@@ -188,7 +184,7 @@ def _missing(part: Body, found: Composed, analysis: Analysis, source: CoreProgra
 
 def _certificate(claim: Claim, domain: Language, alignment: Alignment, source: CoreProgram) -> Certificate:
     proof: dict[str, object] = {"rule": "composition", **alignment_to_json(alignment)}
-    if not any(isinstance(part, ComputesBody) for part in _parts(claim.body)):
+    if not any(isinstance(part, ComputesBody) for part in parts_of(claim.body)):
         proof["program"] = core_to_json(source)
     return Certificate.of({**claim.theorem(), "domain": domain_to_json(domain)}, proof)
 

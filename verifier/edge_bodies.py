@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from ..models.circuits import parse_edge
-from ..models.edits import Ablate, Resample, edit
-from ..models.program import LOGITS, input_site
-from .alone import Enclosed, _written
+from ..models.edits import Ablate, Resample, edit, written_at
+from ..models.program import LOGITS
+from .alone import Enclosed
 from .balls import Ball, Unsupported, add, enclose, exact, matmul, multiply, negate
 from .bodies import STATUS, Ids
 from .mechanism_bodies import run_replaced
@@ -35,7 +35,7 @@ class WritesBody(About):
 
     def _bounds(self, ids: Tensor, semantics: Arithmetic) -> tuple[Tensor, Tensor]:
         """Float64 bounds [batch, pos, direction] of the absolute values."""
-        site, head = _written(self.node, input_site(self.subject.model.config))
+        site, head = written_at(self.node, self.subject.model.config)
         tokens = self.subject.codec.with_bos(ids)
         if semantics == "float32":
             value = run_replaced(self.subject, tokens, (site,), {})[site]
@@ -97,7 +97,7 @@ class EffectBody(About):
                 after = self.subject._positions(edited(codec.with_bos(ids[0])))
             lost = (self.subject.logits(ids[0]) - after)[:, -1].to(torch.float64) @ self.direction.to(torch.float64)
             return lost, lost
-        site, head = _written(parse_edge(self.edge).src, input_site(model.config))
+        site, head = written_at(parse_edge(self.edge).src, model.config)
         given = enclose(model, codec.with_bos(ids[1]), (site,))[site]
         given = given if head is None else given.map(lambda t: t[:, :, head])
         (name,) = edited.constants

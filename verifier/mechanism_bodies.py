@@ -151,18 +151,7 @@ class InterchangeBody:
         """bool [batch, pos, output]: the program's output under the interchange; and where it is undefined [batch]."""
         if not self._evaluator:
             self._evaluator.append(Evaluator(self.program))
-        table = Vocabulary(self.subject.codec.vocab, self.program.vocab).table
-        given = self._evaluator[0].run(table[source].numpy(), (self.node,))
-        trace = self._evaluator[0].run(
-            table[base].numpy(), (self.program.output,), {self.node: given.values[self.node]}
-        )
-        values = torch.from_numpy(np.array(trace.values[self.program.output], dtype=np.int64))
-        if self.subject.model.config.readout != "each":
-            values = values[:, -1:]
-        names = self.program.value_node(self.program.output).values
-        index = Vocabulary(names, self.subject.codec.outputs).table[values]
-        wanted = torch.arange(len(self.subject.codec.outputs)) == index.unsqueeze(-1)
-        return wanted, torch.from_numpy(given.undefined | trace.undefined)
+        return outputs_exchanged(self.subject, self._evaluator[0], self.node, (base, source))
 
     def _places(self) -> dict[str, tuple[list[int], int]]:
         """By site: the heads or neurons to replace, and the axis they stand on."""
@@ -206,10 +195,7 @@ class InterchangeBody:
         status = STATUS[int(self.judge(ids, "float32")[0])]
         if status == "undefined":
             return Outcome(status, note=f"the program is undefined when `{self.name}` is interchanged here")
-        outputs = self.subject.codec.outputs
-        expected = tuple(
-            show_value(outputs[int(row.int().argmax())]) if row.any() else "no output" for row in wanted[0]
-        )
+        expected = wanted_texts(self.subject, wanted[0])
         got = _texts(self.subject, decoded(self.subject.codec, self._logits(ids[0], ids[1], "float32")[0])[0])
         return Outcome(status, expected, got, f"interchanged: `{self.name}`")
 
@@ -241,6 +227,36 @@ class InterchangeBody:
             elif first < end:
                 spans.append((layer, first, end))
         return spans
+
+
+def outputs_exchanged(
+    subject: Subject, evaluator: Evaluator, node: int, ids: Ids, positions: tuple[int, ...] | None = None
+) -> tuple[Tensor, Tensor]:
+    """bool [batch, pos, output]: the program's output on a base when a node's values, at `positions` (None: all), are
+    those on a source; and where it is undefined [batch]."""
+    program, table = evaluator.program, Vocabulary(subject.codec.vocab, evaluator.program.vocab).table
+    base, source = (table[x].numpy() for x in ids)
+    given = evaluator.run(source, (node,))
+    undefined, values = given.undefined.copy(), given.values[node]
+    if positions is not None:
+        own = evaluator.run(base, (node,))
+        exchanged = np.isin(np.arange(base.shape[1]), positions)
+        if not exchanged.all():
+            undefined |= own.undefined
+        values = np.where(exchanged, values, own.values[node])
+    trace = evaluator.run(base, (program.output,), {node: values})
+    outputs = torch.from_numpy(np.array(trace.values[program.output], dtype=np.int64))
+    if subject.model.config.readout != "each":
+        outputs = outputs[:, -1:]
+    index = Vocabulary(program.value_node(program.output).values, subject.codec.outputs).table[outputs]
+    wanted = torch.arange(len(subject.codec.outputs)) == index.unsqueeze(-1)
+    return wanted, torch.from_numpy(undefined | trace.undefined)
+
+
+def wanted_texts(subject: Subject, wanted: Tensor) -> tuple[str, ...]:
+    """The wanted outputs [pos, output] in words."""
+    outputs = subject.codec.outputs
+    return tuple(show_value(outputs[int(row.int().argmax())]) if row.any() else "no output" for row in wanted)
 
 
 def writes(role: HeadRole | NeuronRole) -> bool:

@@ -257,34 +257,45 @@ class SubspaceBody(About):
         where[[place + bos for place in places if place < length]] = True
         return where[:, None]
 
-    def patched(self, ids: Ids, semantics: Arithmetic) -> tuple[Tensor, Tensor, Tensor]:
-        """Of the patched run: logits of the float32 run (of `real`: the balls' centres), what may be decoded, and what
-        may be decoded without the patch or with all of it."""
+    def patched(self, ids: Ids, semantics: Arithmetic) -> Tensor:
+        """What the patched model may decode: bool [batch, pos, output]."""
         if semantics == "float32":
-            logits, compared = self._logits(ids)
-            return logits, decoded(self.subject.codec, logits), decoded(self.subject.codec, compared)
+            return decoded(self.subject.codec, self.patched_logits(ids))
         if semantics == "precise":
             raise Unsupported("no high-precision rule for patched models")
-        ball, against = self._balls(ids)
-        return ball.mid, possible(self.subject.codec, ball), possible(self.subject.codec, against)
+        return possible(self.subject.codec, self._enclosed(ids[0], {self.site: self._ball_moves(ids)[0]}))
 
-    def _logits(self, ids: Ids) -> tuple[Tensor, Tensor]:
-        """Of the float32 runs: patched, and what that is compared with."""
-        site, where = stream_site(self.subject, self.depth), self._where(ids[0].shape[1])
-        given = run_replaced(self.subject, self.subject.codec.with_bos(ids[1]), (site,), {})[site]
-        q = self.directions
+    def patched_logits(self, ids: Ids) -> Tensor:
+        """[batch, pos, out] of the patched float32 run."""
+        return self._run(ids[0], {self.site: self._moves(ids)[0]})
+
+    def _compared(self, ids: Ids, semantics: Arithmetic) -> Tensor:
+        """What may be decoded with all of the stream patched, or with nothing."""
+        if self.carries == "nothing":
+            return self.subject.reading(ids[0], semantics)
+        if semantics == "float32":
+            return decoded(self.subject.codec, self._run(ids[0], {self.site: self._moves(ids)[1]}))
+        return possible(self.subject.codec, self._enclosed(ids[0], {self.site: self._ball_moves(ids)[1]}))
+
+    @property
+    def site(self) -> str:
+        return stream_site(self.subject, self.depth)
+
+    def _moves(self, ids: Ids) -> tuple[Move, Move]:
+        """What the stream becomes: patched in the subspace, and in whole."""
+        where, q = self._where(ids[0].shape[1]), self.directions
+        given = run_replaced(self.subject, self.subject.codec.with_bos(ids[1]), (self.site,), {})[self.site]
 
         def patched(x: Tensor) -> Tensor:
             kept, taken = (given, x) if self.complement else (x, given)
             return torch.where(where, kept + (taken - kept) @ q.T @ q, x)
 
-        whole: dict[str, Move] = {site: lambda x: torch.where(where, given, x)}
-        return self._run(ids[0], {site: patched}), self._run(ids[0], whole if self.carries == "all" else {})
+        return patched, lambda x: torch.where(where, given, x)
 
-    def _balls(self, ids: Ids) -> tuple[Ball, Ball]:
-        site, where = stream_site(self.subject, self.depth), self._where(ids[0].shape[1])
-        given = enclose(self.subject.model, self.subject.codec.with_bos(ids[1]), (site,))[site]
-        q = exact(self.directions)
+    def _ball_moves(self, ids: Ids) -> tuple[MoveBall, MoveBall]:
+        """The same, of enclosures."""
+        where, q = self._where(ids[0].shape[1]), exact(self.directions)
+        given = enclose(self.subject.model, self.subject.codec.with_bos(ids[1]), (self.site,))[self.site]
 
         def inside(a: Ball, x: Ball) -> Ball:
             return Ball(torch.where(where, a.mid, x.mid), torch.where(where, a.rad, x.rad))
@@ -294,21 +305,17 @@ class SubspaceBody(About):
             part = matmul(matmul(add(taken, negate(kept)), q.map(lambda t: t.T)), q)
             return inside(add(kept, part), x)
 
-        whole: dict[str, MoveBall] = {site: lambda x: inside(given, x)}
-        compared = self._enclosed(ids[0], whole) if self.carries == "all" else self.subject.enclosed(ids[0])
-        return self._enclosed(ids[0], {site: patched}), compared
+        return patched, lambda x: inside(given, x)
 
     def judge(self, ids: Ids, semantics: Arithmetic) -> Tensor:
-        _, patched, compared = self.patched(ids, semantics)
-        return equal_readings(patched, compared)
+        return equal_readings(self.patched(ids, semantics), self._compared(ids, semantics))
 
     def score(self, ids: Ids) -> Tensor:
-        patched, compared = self._logits(ids)
-        return distance(self.subject.codec, patched, decoded(self.subject.codec, compared)).amin(-1)
+        return distance(self.subject.codec, self.patched_logits(ids), self._compared(ids, "float32")).amin(-1)
 
     def outcome(self, ids: Ids) -> Outcome:
-        status = STATUS[int(self.judge(ids, "float32")[0])]
-        patched, compared = (decoded(self.subject.codec, logits) for logits in self._logits(ids))
+        patched, compared = self.patched(ids, "float32"), self._compared(ids, "float32")
+        status = STATUS[int(equal_readings(patched, compared)[0])]
         against = "all of the stream patched" if self.carries == "all" else "nothing patched"
         return Outcome(status, self._texts(compared), self._texts(patched), f"expected: {against}; got: the subspace")
 
@@ -319,7 +326,7 @@ class SubspaceBody(About):
         span = f"the span of {len(self.directions)} directions"
         part = f"the complement of {span}" if self.complement else span
         where = "all positions" if self.positions is None else f"positions {', '.join(map(str, self.positions))}"
-        return f"{part} of {stream_site(self.subject, self.depth)} at {where} carries {self.carries}"
+        return f"{part} of {self.site} at {where} carries {self.carries}"
 
     def to_json(self) -> dict[str, object]:
         return {

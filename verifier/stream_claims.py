@@ -19,7 +19,7 @@ from ..models.sites import unknown
 from ..models.values import Value
 from .bodies import AndBody, Body
 from .circuit_bodies import AgreeBody, FaithfulBody
-from .claims import Claim, Faithful, _core, _parts, float64_number, head_of, subject_of
+from .claims import Claim, Faithful, _core, float64_number, head_of, parts_of, subject_of
 from .edge_bodies import EffectBody, HeadTableBody, WritesBody
 from .reading import Subject
 from .represents import RepresentsBody
@@ -190,7 +190,7 @@ def Complete(
     if isinstance(knockouts, bool) or not isinstance(knockouts, int) or knockouts < 0:
         raise InputError(f"knockouts must be an integer of at least 0, got {knockouts!r}")
     inner = [node for node in circuit.ordered_nodes() if node not in (INPUT, OUTPUT)]
-    parts: list[Body] = list(_parts(Faithful(subject, circuit, ablation).body))
+    parts: list[Body] = list(parts_of(Faithful(subject, circuit, ablation).body))
     for count in range(1, knockouts + 1):
         for out in combinations(inner, count):
             if len(parts) >= MOST_KNOCKOUTS:
