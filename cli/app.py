@@ -293,6 +293,9 @@ def train(
     heads: Annotated[int | None, typer.Option(help="Attention heads of a layer. Default: 1.")] = None,
     d_model: Annotated[int | None, typer.Option(help="Width of the residual stream. Default: 32.")] = None,
     d_mlp: Annotated[int | None, typer.Option(help="Neurons of a layer. Default: 0, no MLP.")] = None,
+    d_readout: Annotated[
+        int | None, typer.Option(help="Neurons of an MLP between the read-out and the logits. Default: 0, none.")
+    ] = None,
     activation: Annotated[str | None, typer.Option(help="relu, gelu, gelu_new or silu. Default: relu.")] = None,
     causal: Annotated[
         bool | None,
@@ -340,6 +343,7 @@ def train(
             heads=heads,
             d_model=d_model,
             d_mlp=d_mlp,
+            d_readout=d_readout,
             activation=activation,
             causal=causal,
             layer_norm=layer_norm,

@@ -259,6 +259,10 @@ def _operations(config: TransformerConfig) -> Iterable[Operation]:
     if config.readout != "each":
         yield Pool("hook_readout", stream, config.readout)
         stream = "hook_readout"
+    if config.d_readout:
+        yield Linear("readout.hook_pre", stream, "readout.W_in", "readout.b_in")
+        yield Activation("readout.hook_post", "readout.hook_pre", config.activation)
+        stream = "readout.hook_post"
     yield Linear(LOGITS, stream, "unembed.W_U", "unembed.b_U")
 
 

@@ -82,7 +82,10 @@ class Network:
         """How many inputs of n positions to run at once; `sums`: with readers' own sums; `kept`: numbers a position."""
         layers = self.config.layers
         d = self.config.d_model
-        widest = max([d, self.config.d_vocab_out] + [max(n, x.d_head, x.d_mlp, x.n_heads * d) for x in layers])
+        widest = max(
+            [d, self.config.d_vocab_out, self.config.d_readout]
+            + [max(n, x.d_head, x.d_mlp, x.n_heads * d) for x in layers]
+        )
         terms = d * sum(layer.n_heads + 2 for layer in layers) if sums else 0
         return max(1, MAX_ACTIVATIONS // (n * (widest + terms + kept)))
 
@@ -145,6 +148,12 @@ class Network:
             x = x[:, -1:]
         if self.config.readout == "mean":
             x = averaged(x)
+        return self.unembedded(x)
+
+    def unembedded(self, x: Ball) -> Ball:
+        """Logits of what is read out [.., d_model], through the read-out's MLP if there is one."""
+        if self.config.d_readout:
+            x = activation(self.config.activation, self.affine(x, "readout.W_in", "readout.b_in"))
         return self.affine(x, "unembed.W_U", "unembed.b_U")
 
     def affine(self, x: Ball, weight: str, bias: str, head: int | None = None) -> Ball:

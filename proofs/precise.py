@@ -79,6 +79,8 @@ class Precise:
             x = flint.arb_mat([[x[n - 1, j] for j in range(x.ncols())]])
         if config.readout == "mean":
             x = flint.arb_mat([[sum((x[i, j] for i in range(n)), flint.arb(0)) / n for j in range(x.ncols())]])
+        if config.d_readout:
+            x = _active(self._affine(x, self._weight("readout.W_in"), self._weight("readout.b_in")), config.activation)
         return self._affine(x, self._weight("unembed.W_U"), self._weight("unembed.b_U"))
 
     def _normed(self, x: Matrix, name: str) -> Matrix:

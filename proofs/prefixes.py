@@ -30,12 +30,12 @@ def logits_by_prefix(network: Network, tokens: Ints) -> Ball:
         if network.config.readout != "last" or place == n - 1:
             found.append((network.normed(stream, "ln_final"), row))
     if network.config.readout == "each":
-        heads = [network.affine(x, "unembed.W_U", "unembed.b_U")[row] for x, row in found]
+        heads = [network.unembedded(x)[row] for x, row in found]
         return _side_by_side(heads)
     x = _side_by_side([x[row] for x, row in found])
     if network.config.readout == "mean":
         x = averaged(x)
-    return network.affine(x, "unembed.W_U", "unembed.b_U")
+    return network.unembedded(x)
 
 
 def _side_by_side(parts: list[Ball]) -> Ball:

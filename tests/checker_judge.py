@@ -71,6 +71,8 @@ class Run:
         self.enter(patch or {})
         x = self.norm(self.read("logits"), "ln_final")
         x = {"each": x, "last": x[-1:], "mean": x.mean(axis=0, keepdims=True)}[config["readout"]]
+        if "d_readout" in config:
+            x = ACTIVATIONS[config["activation"]](x @ self.w["readout.W_in"] + self.w["readout.b_in"])
         self.logits = x @ self.w["unembed.W_U"] + self.w["unembed.b_U"]
 
     def enter(self, patch: Json) -> None:

@@ -103,6 +103,9 @@ def exact_logits(model: Transformer, tokens: list[int]) -> list[Row]:
         stream = stream[-1:]
     if config.readout == "mean":
         stream = [[sum(column, flint.arb(0)) / len(stream) for column in zip(*stream, strict=True)]]
+    if config.d_readout:
+        hidden = [affine(x, parameter("readout.W_in"), parameter("readout.b_in")) for x in stream]
+        stream = [[active(value) for value in x] for x in hidden]
     return [affine(x, parameter("unembed.W_U"), parameter("unembed.b_U")) for x in stream]
 
 

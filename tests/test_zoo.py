@@ -31,6 +31,7 @@ WANTED = {
     "induction-12-sharp/0": ("induction-12", 8),
     "induction-12-sharp/1": ("induction-12", 8),
     "dyck-1-16/0": ("dyck-1-16", 2),
+    "dyck-1-16-mlp-readout/0": ("dyck-1-16", 2),
     "dyck-1-24/0": ("dyck-1-24", 2),
     "dyck-1-24-sparse/0": ("dyck-1-24", 2),
     "dyck-1-40-sparse/0": ("dyck-1-40", 2),
