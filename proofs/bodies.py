@@ -190,8 +190,8 @@ class LabelMargin:
 
 
 Part: TypeAlias = (
-    Computes | NeverOutputs | Margin | LogitDifference | Invariant | Attends | Faithful | Interchange | Labels | LabelMargin
-    | Robust | Monotone | Subspace | Writes | Effect | Agree | HeadTable | Represents
+    Computes | NeverOutputs | Margin | LogitDifference | Invariant | Attends | Faithful | Interchange | Labels
+    | LabelMargin | Robust | Monotone | Subspace | Writes | Effect | Agree | HeadTable | Represents
 )  # fmt: skip
 
 

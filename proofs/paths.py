@@ -116,8 +116,8 @@ class _Which:
 class _Checker:
     """What the trees share. `work`, `counting`, `merging`: what was spent; more than the limits is refused.
     `vocab` [token of the domain]: its id in the codec; `labelled`: the part, or for bodies that name outputs a machine
-    that gives all words label 0; `banned`: outputs that are never given. Of models, with their bounds on the whole graph, and of languages
-    if they are large, only those asked for last are kept."""
+    that gives all words label 0; `banned`: outputs that are never given. Of models, with their bounds on the whole
+    graph, and of languages if they are large, only those asked for last are kept."""
 
     theorem: Theorem
     part: Proved

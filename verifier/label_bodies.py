@@ -165,7 +165,10 @@ def _circuit(body: LabelsBody | LabelMarginBody) -> dict[str, object]:
 def searched(claim: Claim) -> bool:
     """Whether engine `paths` is for such claims."""
     named = claim.body.kind in ("never_outputs", "logit_difference")
-    return (named or isinstance(claim.body, (LabelsBody, LabelMarginBody))) and claim.quantifier in ("forall", "at_least")
+    return (named or isinstance(claim.body, (LabelsBody, LabelMarginBody))) and claim.quantifier in (
+        "forall",
+        "at_least",
+    )
 
 
 def not_counted(subject: Subject, domain: Language) -> str | None:

@@ -139,7 +139,7 @@ def _rebuild(node: Node, nodes: Any) -> None:
     """The node, and what is below it, from its items in preorder."""
     kind, *rest = cast(list[Any], next(nodes, ["missing"]))
     if kind == "split":
-        node.split = _split_of(rest[0])
+        node.split = split_of(rest[0])
         node.children = node.parts(node.split)
         for child in node.children:
             _rebuild(child, nodes)
@@ -149,12 +149,12 @@ def _rebuild(node: Node, nodes: Any) -> None:
             raise ValueError("a group has more words proved than it has")
         entries = tuple(tuple(int(x) for x in entry) for entry in counts)
         least = -math.inf if rest[3] is None else float(rest[3])
-        node.found = Found(kind, entries, proved, None if choice is None else _split_of(choice), least)
+        node.found = Found(kind, entries, proved, None if choice is None else split_of(choice), least)
     else:
         raise ValueError(f"a node is {kind!r}")
 
 
-def _split_of(item: Any) -> Split:
+def split_of(item: Any) -> Split:
     kind, position, parts = item
     listed = [token for part in parts for token in part]
     if kind not in ("tokens", "states") or not all(parts) or len(set(listed)) < len(listed):

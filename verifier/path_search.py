@@ -209,7 +209,10 @@ class Search:
 
     def least(self) -> float:
         """What every difference of `pair` is known to be at least, so far; minus infinity if nothing is."""
-        return min((_least_of(tree.root, -math.inf, 1 if self.last else tree.n) for tree in self.trees), default=-math.inf) + self.margin
+        return (
+            min((_least_of(tree.root, -math.inf, 1 if self.last else tree.n) for tree in self.trees), default=-math.inf)
+            + self.margin
+        )
 
     def proof(self) -> dict[str, object]:
         """By rule `paths`: the machine of states, and the trees in which something is proved."""
@@ -289,15 +292,15 @@ class Search:
         proved = sum(right)
         unproved = [size - some for size, some in zip(sizes, right, strict=True)]
         choice = choose_split(margins, least, unproved) if any(unproved) else None
-        lowest = _lowest(margins, least)
+        bound = lowest(margins, least)
         if not proved:
-            return Found(choice=choice, least=lowest)
+            return Found(choice=choice, least=bound)
         counts: list[tuple[int, ...]]
         if self.banned:
             counts = [(loser, winner, levels.get(k, BINS[0])) for k, (winner, loser) in enumerate(pairs)]
         else:
             counts = [(pairs[k][1], level) for k, level in levels.items()]
-        return Found("shared" if stage == "shared" else "leaf", tuple(counts), proved, choice, lowest)
+        return Found("shared" if stage == "shared" else "leaf", tuple(counts), proved, choice, bound)
 
     def _margins(self, tree: Tree, bounds: PathBounds, sizes: list[int]) -> tuple[Margins, list[Pair]]:
         """Bounds for the pairs that decide: the label and each rival; each banned output and the best of others; or the
@@ -333,7 +336,7 @@ def _least_of(node: Node, above: float, times: int) -> float:
     return min((_least_of(child, here, times) for child in node.children), default=here)
 
 
-def _lowest(found: Margins, least: Tensor) -> float:
+def lowest(found: Margins, least: Tensor) -> float:
     """A bound of all words and pairs, less what rounding may add."""
     if not least.numel():
         return math.inf

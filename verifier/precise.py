@@ -65,8 +65,8 @@ def reading(model: RunsProgram, codec: Codec, ids: Tensor) -> Tensor:
 def difference(
     model: RunsProgram, codec: Codec, ids: Tensor, above: int, below: int, at_least: Fraction
 ) -> tuple[Tensor, Tensor]:
-    """Whether logit `above` less logit `below` of the exact model is at least this, and whether it is less, for certain:
-    bool [batch, pos] each; at rising precision. Raises `Unsupported`."""
+    """Where logit `above` less logit `below` of the exact model certainly is at least this, and where it certainly is
+    less: bool [batch, pos] each; at rising precision. Raises `Unsupported`."""
 
     def possible(row: list[Any]) -> list[bool]:
         more = row[above] - row[below] - flint.arb(flint.fmpq(at_least.numerator, at_least.denominator))
@@ -77,7 +77,7 @@ def difference(
 
 
 def _decided(model: RunsProgram, codec: Codec, ids: Tensor, possible: Callable[[list[Any]], list[bool]]) -> Tensor:
-    """bool [batch, pos, case]: which cases the logits of a position leave possible, at rising precision until one is."""
+    """bool [batch, pos, case]: the cases that a position's logits leave possible, at rising precision until one is."""
     weights: dict[str, list[Matrix]] = {}
     return torch.stack([_row(model, codec, row.tolist(), weights, possible) for row in codec.with_bos(ids)])
 
