@@ -32,11 +32,11 @@ from .balls import check_arithmetic
 from .bounded_model import BoundedModel
 from .claims import subject_of
 from .label_bodies import token_places
-from .logit_difference import LogitDifference, require_pair
+from .logit_difference import LogitDifference, LogitDifferenceBody, require_pair
 from .path_bounds import Margins, PathBounds
 from .path_frontier import split_of
 from .path_search import Found, Node, lowest
-from .path_splits import choose_split
+from .path_splits import Split, choose_split
 from .portfolio import check_readable, check_setting, theorem
 from .reading import Subject
 from .recheck import objection
@@ -76,6 +76,13 @@ class LeastDifference:
     def __str__(self) -> str:
         shown = " ".join(map(str, self.word))
         return f"{self.lower:.6g} <= least difference <= {self.upper:.6g} (on {shown}), {self.groups} groups"
+
+
+def certified(proved: Proved) -> float:
+    """What a verdict of `LeastDifference.prove` says that the difference is at least."""
+    body = proved.setting.claim.body  # type: ignore[union-attr]
+    assert isinstance(body, LogitDifferenceBody)
+    return float(body.at_least)
 
 
 def least_difference(
@@ -234,10 +241,8 @@ class _Search:
         bound = lowest(found, least) / (1 if last else self.n)
         bound -= abs(bound) * 2.0**-50
         self._try(_least_word(found, int(least[:, 0].argmin())))
-        sizes = node.graph.sizes_of_last() if last else [node.graph.size]
         goal = max((self.upper - self.wanted) * (1 if last else self.n), float(least.min()))
-        unproved = [size if low <= goal else 0 for size, low in zip(sizes, least[:, 0].tolist(), strict=True)]
-        return Found(choice=choose_split(found, least, unproved) if node.graph.size > 1 else None, least=bound)
+        return Found(choice=_split(found, least[:, 0] <= goal), least=bound)
 
     def _try(self, word: np.ndarray[Any, np.dtype[np.int64]]) -> None:
         """Coordinate descent in the float32 run, from a word, unless it comes to one that it has been at."""
@@ -287,7 +292,7 @@ class _Search:
                 if next(nodes, None) is not None:
                     raise ValueError("its tree has nodes to spare")
                 self.groups, self.best = int(data["groups"]), (float(data["upper"]), word)
-        except (ValueError, KeyError, TypeError, IndexError, OSError) as error:
+        except (ValueError, KeyError, TypeError, IndexError, StopIteration, OSError) as error:
             raise InputError(f"{path} is no file of an interrupted search ({error}); remove it to begin anew") from None
 
 
@@ -304,13 +309,28 @@ def _node_to_json(node: Node) -> list[object]:
 
 def _rebuild(node: Node, nodes: Iterator[Any]) -> None:
     """The node, and what is below it, from its items in preorder."""
-    least, split, choice = next(nodes, (None, None, None))
+    least, split, choice = next(nodes)
     node.found = Found(choice=None if choice is None else split_of(choice), least=float(least))
     if split:
         assert node.found.choice is not None
         node.split, node.children = node.found.choice, node.parts(node.found.choice)
         for child in node.children:
             _rebuild(child, nodes)
+
+
+def _split(found: Margins, low: Tensor) -> Split | None:
+    """How a group is split, of whose groups of paths some have too `low` a bound: each of the last tokens of these by
+    itself, against the others; then as `choose_split` does. None: a single word."""
+    graph = found.graph
+    if graph.size == 1:
+        return None
+    tokens = graph.edges[-1].token
+    if len(low) == len(tokens) > 1 and len(every := np.unique(tokens)) > 1:
+        alone = np.unique(tokens[low.numpy()])
+        parts = [[token] for token in alone.tolist()]
+        others = np.setdiff1d(every, alone).tolist()
+        return "tokens", graph.n - 1, [*parts, others] if others else parts
+    return choose_split(found, found.least(), low.to(torch.int64).tolist())
 
 
 def _least_word(found: Margins, group: int) -> np.ndarray[Any, np.dtype[np.int64]]:
