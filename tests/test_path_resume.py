@@ -265,7 +265,7 @@ def test_what_a_forged_file_says_is_proved_is_checked(left: Path) -> None:
         nodes = [node for tree in data["trees"] for node in tree["nodes"]]
         for node, size in zip(nodes, sizes, strict=True):
             if node[0] != "split":
-                node[:] = ["leaf", [], size, None]
+                node[:] = ["leaf", [], size, None, None]
         data["waiting"] = []
 
     change(left, forge, honest=False)
