@@ -14,6 +14,7 @@ y's; and that one logit less another is at least so much, with these two.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from os import PathLike
 
@@ -33,6 +34,7 @@ from .logit_difference import LogitDifferenceBody
 from .path_frontier import frontier_at
 from .path_search import Mass, Search
 from .reading import Subject
+from .recheck import counted
 from .reducing import plain
 from .theorems import domain_to_json
 from .verdicts import Certificate
@@ -42,20 +44,39 @@ File = str | PathLike[str] | None
 
 
 def prove_by_paths(
-    claim: Claim, domain: Language, deadline: float, progress: Callable[[str], None], resume: File = None
-) -> tuple[Certificate | None, str]:
-    """A certificate for a claim that is `searched` (about all inputs, or a share of them); or why there is none.
+    claim: Claim,
+    domain: Language,
+    deadline: float,
+    progress: Callable[[str], None],
+    objection: Callable[[Certificate], str | None],
+    resume: File = None,
+) -> str | None:
+    """Why there is no certificate for a claim that is `searched` (about all inputs, or a share of them) to which there
+    is no `objection`; None if there was one.
 
-    `resume`: a file to go on from, and to write what is left to. Raises `InputError` if it is another search's.
+    Of words whose bounds are near 0 the checker may count some more as failing than this engine does, as each tells
+    sums apart at so many levels only, and their bounds differ a little: then the search goes on, for twice as many more
+    as it lacked. `resume`: a file to go on from, and to write what is left to. Raises `InputError` if it is another
+    search's.
     """
     total = size_of(claim, domain)
     enough = total if claim.quantifier == "forall" else -(-claim.share.numerator * total // claim.share.denominator)
     search, why = search_by_paths(claim, domain, enough, deadline, progress, resume)
     if search is None:
-        return None, why
-    if search.proved < enough:
-        return None, _left_open(search, total)
-    return Certificate.of({**claim.theorem(), "domain": domain_to_json(domain)}, search.proof()), ""
+        return why
+    wanted = enough
+    while search.proved >= wanted:
+        proof = search.proof()
+        problem = objection(Certificate.of({**claim.theorem(), "domain": domain_to_json(domain)}, proof))
+        if problem is None:
+            return None
+        seen = counted(problem)
+        if seen is None or wanted == total or time.monotonic() > deadline:
+            return f"the independent checker does not accept the proof: {problem}"
+        wanted = min(total, max(search.proved + 1, enough + 2 * (search.proved - seen)))
+        with torch.no_grad():
+            search.run(wanted)
+    return _left_open(search, total)
 
 
 def _left_open(search: Search, total: int) -> str:

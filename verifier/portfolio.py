@@ -31,6 +31,7 @@ ENGINES = ("refute", "enumeration", "composition", "counting", "paths", "agreeme
 QUICK_SHARE, QUICK_SECONDS, SHRINK_SECONDS = 0.1, 1.0, 10.0
 PATHS_SHARE = 0.8
 AT_ONCE = 2**14
+CHECKER = "the independent checker does not accept the proof: "
 
 
 def prove(
@@ -388,9 +389,18 @@ class _Attempt:
 
         share = PATHS_SHARE if self.claim.quantifier == "forall" and "refute" in self.engines else 1.0
         deadline = time.monotonic() + share * self.remaining
-        certificate, reason = prove_by_paths(self.claim, self.domain, deadline, self.progress, self.resume)
-        if certificate is not None:
-            return self.checked(certificate, self.setting("paths"))
+        found: list[Verdict] = []
+
+        def objection(certificate: Certificate) -> str | None:
+            verdict = self.checked(certificate, self.setting("paths"))
+            if verdict is None:
+                return self.reasons.pop().partition(CHECKER)[2]
+            found.append(verdict)
+            return None
+
+        reason = prove_by_paths(self.claim, self.domain, deadline, self.progress, objection, self.resume)
+        if reason is None:
+            return found[0]
         self.reasons.append(f"paths: {reason}")
         return None
 
@@ -421,7 +431,7 @@ class _Attempt:
         if not notes:
             self.progress("checking the certificate")
             if problem := objection(certificate, self.claim.subject.model):
-                self.reasons.append(f"{setting.engine}: the independent checker does not accept the proof: {problem}")
+                self.reasons.append(f"{setting.engine}: {CHECKER}{problem}")
                 return None
         spent = time.monotonic() - self.began
         setting = replace(setting, notes=(*setting.notes, *notes), seconds=spent)
