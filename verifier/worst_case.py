@@ -45,6 +45,7 @@ from .word_graph import one_state, whole_graph
 
 GIVEN_UP = (0.0, 2.0**-24, 2.0**-12)
 """Of what lies between the bounds and 0, these shares are given up, one after the other, until the checker accepts."""
+SAMPLES, STARTS = 512, 8
 
 
 @dataclass(frozen=True)
@@ -202,6 +203,7 @@ class _Search:
         """Splits the group with the least bound, as long as that can raise it."""
         said = time.monotonic()
         if not self.groups:
+            self._attack()
             self.root.found = self._look(self.root)
         self._wait(self.root, -math.inf)
         while self.queue and self.queue[0][0] < self.settled:
@@ -243,6 +245,13 @@ class _Search:
         self._try(_least_word(found, int(least[:, 0].argmin())))
         goal = max((self.upper - self.wanted) * (1 if last else self.n), float(least.min()))
         return Found(choice=_split(found, least[:, 0] <= goal), least=bound)
+
+    def _attack(self) -> None:
+        """Coordinate descent from the best of some random words: the sooner the upper bound is good, the fewer groups
+        have to be split."""
+        words = self.letters[np.random.default_rng(0).integers(len(self.letters), size=(SAMPLES, self.n))]
+        for at in self._differences(words).argsort()[:STARTS].tolist():
+            self._try(words[at])
 
     def _try(self, word: np.ndarray[Any, np.dtype[np.int64]]) -> None:
         """Coordinate descent in the float32 run, from a word, unless it comes to one that it has been at."""
