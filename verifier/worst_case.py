@@ -45,7 +45,7 @@ from .word_graph import one_state, whole_graph
 
 GIVEN_UP = (0.0, 2.0**-24, 2.0**-12)
 """Of what lies between the bounds and 0, these shares are given up, one after the other, until the checker accepts."""
-SAMPLES, STARTS = 512, 8
+SAMPLES, STARTS = 4096, 6
 
 
 @dataclass(frozen=True)
@@ -249,7 +249,9 @@ class _Search:
     def _attack(self) -> None:
         """Coordinate descent from the best of some random words: the sooner the upper bound is good, the fewer groups
         have to be split."""
-        words = self.letters[np.random.default_rng(0).integers(len(self.letters), size=(SAMPLES, self.n))]
+        words = self.letters[
+            np.random.default_rng(0).integers(len(self.letters), size=(min(SAMPLES, self.root.graph.size), self.n))
+        ]
         for at in self._differences(words).argsort()[:STARTS].tolist():
             self._try(words[at])
 
