@@ -147,6 +147,10 @@ def claim_of(body: dict[str, Any], codec: dict[str, Any], model: Any) -> Any:
         return Margin(model, _number(body["at_least"]), codec=read)
     if body["kind"] == "never_outputs":
         return NeverOutputs(model, [_value(v) for v in body["outputs"]], codec=read)
+    if body["kind"] == "logit_difference":
+        return cf.LogitDifference(
+            model, *(_value(body[k]) for k in ("output", "rival")), _number(body["at_least"]), codec=read
+        )
     return cf.Computes(model, core_from_json(body["program"]), codec=read)
 
 

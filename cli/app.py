@@ -114,7 +114,8 @@ def prove(
         str,
         typer.Option(
             help="computes, margin, never-outputs, invariant, attends, faithful, abstracts, robust, monotone; "
-            "of a trained model: accuracy, labels, task-margin, margin, never-outputs, invariant, robust, monotone."
+            "of a trained model: accuracy, labels, task-margin, logit-difference, margin, never-outputs, invariant, "
+            "robust, monotone."
         ),
     ] = "computes",
     program: Annotated[
@@ -123,11 +124,15 @@ def prove(
     at_least: Annotated[
         str | None,
         typer.Option(
-            help="For margin and task-margin: the bound (task-margin: or one is found); for accuracy: the share."
+            help="For margin, task-margin, logit-difference: the bound (task-margin: or one is found); "
+            "for accuracy: the share."
         ),
     ] = None,
     at_most: AtMost = None,
-    outputs: Annotated[str | None, typer.Option(help="For never-outputs: values, separated by commas.")] = None,
+    outputs: Annotated[
+        str | None,
+        typer.Option(help="For never-outputs: values, separated by commas; for logit-difference: output,rival."),
+    ] = None,
     relabel: Annotated[
         str | None, typer.Option(help="For invariant: a=b,c=d; replacing these tokens leaves the outputs as they are.")
     ] = None,
@@ -192,12 +197,15 @@ def bound(
     resume: Annotated[
         Path | None, typer.Option(help="A file to go on from, and to write what is left to (also after Ctrl-C).")
     ] = None,
+    certificate: Annotated[
+        Path | None, typer.Option(help="Where to write a certificate for the lower bound: a file, or a folder.")
+    ] = None,
     as_json: AsJson = False,
 ) -> int:
     """Bound the least of logit OUTPUT - logit RIVAL over all inputs of a trained model's task."""
     from .bounding import bound_difference
 
-    return bound_difference(model, output, rival, gap, seconds, resume, as_json)
+    return bound_difference(model, output, rival, gap, seconds, resume, certificate, as_json)
 
 
 @app.command("judge", epilog=EPILOG)

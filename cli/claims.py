@@ -93,6 +93,17 @@ def _never_outputs(compiled: Compiled, wanted: Wanted) -> Claim:
     return NeverOutputs(compiled, [known[name] for name in names], states=wanted.states)
 
 
+def _logit_difference(compiled: Compiled, wanted: Wanted) -> Claim:
+    from ..verifier.logit_difference import LogitDifference
+
+    items = [item.strip() for item in _need(wanted, "outputs", "OUTPUT,RIVAL").split(",")]
+    if len(items) != 2:
+        raise BadInput(f"--outputs must be two values, the output and its rival, got {wanted.outputs!r}")
+    output, rival = inputs.listed_tokens(items, compiled.codec.outputs)
+    least = inputs.parse_bound(_need(wanted, "at_least", "NUMBER"), "--at-least")
+    return LogitDifference(compiled, output, rival, least, states=wanted.states)
+
+
 def _accuracy(trained: Trained, wanted: Wanted) -> Claim:
     from ..verifier.task_claims import Accuracy
 
@@ -212,12 +223,13 @@ def _known(text: str, known: dict[str, Value], name: str) -> Value:
 
 OF_TASKS = ("accuracy", "labels", "task-margin")
 """The claims about trained models."""
-OF_EITHER = ("margin", "never-outputs", "invariant", "robust", "monotone")
+OF_EITHER = ("margin", "logit-difference", "never-outputs", "invariant", "robust", "monotone")
 """The claims about trained models and about compiled ones; the others are about compiled ones."""
 
 CLAIMS: dict[str, tuple[Sequence[str], Callable[[Any, Wanted], Claim]]] = {
     "computes": (("program",), _computes),
     "margin": (("at_least",), _margin),
+    "logit-difference": (("outputs", "at_least"), _logit_difference),
     "never-outputs": (("outputs",), _never_outputs),
     "invariant": (("relabel", "relabel_outputs", "irrelevant"), _invariant),
     "attends": (("head", "selector", "tolerance"), _attends),

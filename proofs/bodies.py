@@ -79,6 +79,16 @@ class Margin:
 
 
 @dataclass(frozen=True)
+class LogitDifference:
+    """The logit of output `above` minus that of output `below` is at least this, at every position."""
+
+    above: int
+    below: int
+    at_least: Fraction
+    arity: int = 1
+
+
+@dataclass(frozen=True)
 class Invariant:
     """On x and on x changed the decoded outputs agree, at every position that is not irrelevant.
 
@@ -180,8 +190,8 @@ class LabelMargin:
 
 
 Part: TypeAlias = (
-    Computes | NeverOutputs | Margin | Invariant | Attends | Faithful | Interchange | Labels | LabelMargin
-    | Robust | Monotone | Subspace | Writes | Effect | Agree | HeadTable | Represents
+    Computes | NeverOutputs | Margin | LogitDifference | Invariant | Attends | Faithful | Interchange | Labels
+    | LabelMargin | Robust | Monotone | Subspace | Writes | Effect | Agree | HeadTable | Represents
 )  # fmt: skip
 
 
@@ -230,6 +240,14 @@ def _never_outputs(reader: BodyReader, item: dict[str, Json]) -> NeverOutputs:
 
 def _margin(reader: BodyReader, item: dict[str, Json]) -> Margin:
     return Margin(dyadic(item["at_least"], "at_least"))
+
+
+def _logit_difference(reader: BodyReader, item: dict[str, Json]) -> LogitDifference:
+    place = {output: number for number, output in enumerate(reader.codec.outputs)}
+    above, below = (value(item[key], "an output") for key in ("output", "rival"))
+    require(above in place and below in place, "the output or its rival is none of the codec's outputs")
+    require(above != below, "an output is its own rival")
+    return LogitDifference(place[above], place[below], dyadic(item["at_least"], "at_least"))
 
 
 def _invariant(reader: BodyReader, item: dict[str, Json]) -> Invariant:
@@ -365,6 +383,7 @@ READERS: dict[str, tuple[tuple[str, ...], Callable[[BodyReader, dict[str, Json]]
     "computes": (("program",), _computes),
     "never_outputs": (("outputs",), _never_outputs),
     "margin": (("at_least",), _margin),
+    "logit_difference": (("output", "rival", "at_least"), _logit_difference),
     "invariant": (("relabelling", "relabel_outputs", "irrelevant_positions"), _invariant),
     "attends": (("layer", "head", "program", "selector", "tolerance"), _attends),
     "faithful": (("circuit", "ablation"), _faithful),

@@ -20,6 +20,7 @@ from .bodies import (
     Invariant,
     LabelMargin,
     Labels,
+    LogitDifference,
     Margin,
     NeverOutputs,
     Part,
@@ -30,7 +31,7 @@ from .format import require
 from .network import Edits, Network, Port, Site
 from .precise import Precise
 from .prefixes import logits_by_prefix
-from .reading import Decided, beyond, lead, margin, possible, same
+from .reading import Decided, apart, beyond, lead, margin, possible, same
 from .stream_bodies import Agree, Effect, Represents, Subspace, Writes
 from .stream_judging import RULES as STREAM_RULES
 from .theorem import Theorem
@@ -207,6 +208,17 @@ def _never_outputs(chunk: Chunk, part: NeverOutputs, number: int) -> Found:
 def _margin(chunk: Chunk, part: Margin, number: int) -> Found:
     """The decoded logit exceeds every other by so much."""
     return margin(chunk.read(chunk.runs[0][0]), part.at_least), None
+
+
+def _logit_difference(chunk: Chunk, part: LogitDifference, number: int) -> Found:
+    """One logit exceeds another by so much; some inputs that balls leave open, in high precision."""
+    holds, fails = apart(chunk.read(chunk.runs[0][0]), part.above, part.below, part.at_least)
+    codec, precise = chunk.theorem.codec, chunk.judge.precise
+    tokens = chunk.tokens(chunk.words[0])
+    for row in np.flatnonzero((~holds & ~fails).any(axis=-1))[: precise.left]:
+        may = precise.apart(codec, tokens[row], part.above, part.below, part.at_least)
+        holds[row], fails[row] = holds[row] | ~may[:, 1], fails[row] | ~may[:, 0]
+    return (holds, fails), None
 
 
 def _invariant(chunk: Chunk, part: Invariant, number: int) -> Found:
@@ -386,6 +398,7 @@ RULES: dict[type[Part], Callable[[Chunk, Any, int], Found]] = {
     Computes: _computes,
     NeverOutputs: _never_outputs,
     Margin: _margin,
+    LogitDifference: _logit_difference,
     Invariant: _invariant,
     Attends: _attends,
     Faithful: _faithful,

@@ -27,7 +27,8 @@ from .path_graph import WordGraph
 
 GRID = 2.0**-100
 """x - y with y >= GRID, rounded, is a multiple of 2^-158: below 2^-105 in size it is exact, of numbers over 2^-101."""
-ROUNDS = 12
+ROUNDS = 64
+"""Where weights of many orders of magnitude meet, each of a dozen rounds or two finds another path."""
 INNER = 8
 WIDE = 8
 BACK = 2.0**-30

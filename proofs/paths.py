@@ -1,8 +1,8 @@
 """Rule `paths`: at least so many inputs have the right label, for models of any depth (specification, section 8); or
-never have one of some outputs.
+never have one of some outputs; or one logit less another is at least so much.
 
 Words of the domain of one length and label (and last token, if the label machine reads it first) are the paths of a
-graph (for outputs that are never given: all words of one length); a tree cuts them into disjoint sets by tokens at
+graph (for claims that name outputs: all words of one length); a tree cuts them into disjoint sets by tokens at
 positions and by states of a machine; on each leaf, logit_y - logit_w is at least a sum of numbers, one for each edge on
 the path. Words on which that sum, less the margin that is claimed, may be 0 or less are counted, in integers, never too
 few. Leaves may share what is known of all words of their length (`Known`).
@@ -19,7 +19,7 @@ import flint
 import numpy as np
 
 from .balls import Floats
-from .bodies import LabelMargin, Labels, NeverOutputs
+from .bodies import LabelMargin, Labels, LogitDifference, NeverOutputs
 from .core import Ints
 from .format import Json, integer, integers, listing, record, require, within
 from .path_bounds import Bounds, Known
@@ -49,6 +49,7 @@ MOVING = 64
 PER_POSITION = 64
 PREPARING = 4
 BITS = 40
+Proved: TypeAlias = Labels | LabelMargin | NeverOutputs | LogitDifference
 Duels: TypeAlias = list[tuple[int, int, int]]
 """(winner, loser, levels): the winner's logit is to exceed the loser's. Levels at which the sums are told apart; 0: on
 no word may the loser win."""
@@ -68,17 +69,17 @@ def check_paths(theorem: Theorem, proof: dict[str, Json]) -> None:
         require(proved >= theorem.share * total, f"only {proved} of {total} inputs are proved right")
 
 
-def _scope(theorem: Theorem) -> Labels | LabelMargin | NeverOutputs:
+def _scope(theorem: Theorem) -> Proved:
     """The one part of the body; or `Rejected`, if this rule says nothing about such a theorem."""
     config, domain = theorem.model.config, theorem.domain
     require(theorem.quantifier in ("forall", "at_least"), "rule paths proves forall and at_least only")
     part = theorem.parts[0] if len(theorem.parts) == 1 else None
-    kinds = "`labels`, `label_margin` or `never_outputs`"
-    require(isinstance(part, Labels | LabelMargin | NeverOutputs), f"rule paths is for one body of kind {kinds}")
-    assert isinstance(part, Labels | LabelMargin | NeverOutputs)
-    own = isinstance(part, NeverOutputs) or part.alone is None
+    kinds = "`labels`, `label_margin`, `never_outputs` or `logit_difference`"
+    require(isinstance(part, Proved), f"rule paths is for one body of kind {kinds}")
+    assert isinstance(part, Proved)
+    own = isinstance(part, NeverOutputs | LogitDifference) or part.alone is None
     require(own, "rule paths reads a circuit's own model (section 11)")
-    require(_beyond(part) < MAX_MARGIN, f"rule paths is for margins below {MAX_MARGIN:g}")
+    require(abs(_beyond(part)) < MAX_MARGIN, f"rule paths is for margins below {MAX_MARGIN:g} in size")
     require(theorem.codec.categorical, "rule paths is for categorical codecs: it compares logits")
     require(not theorem.codec.bos, "rule paths is for codecs without BOS")
     require(not domain.distinct, "rule paths is for domains of kind product or dfa")
@@ -95,9 +96,9 @@ def _scope(theorem: Theorem) -> Labels | LabelMargin | NeverOutputs:
     return part
 
 
-def _beyond(part: Labels | LabelMargin | NeverOutputs) -> Fraction:
-    """By how much the label's logit must exceed the others (by more, where it need only be the greatest)."""
-    return part.at_least if isinstance(part, LabelMargin) else Fraction(0)
+def _beyond(part: Proved) -> Fraction:
+    """By how much the winner's logit must exceed the loser's (by more, where it need only be greater)."""
+    return part.at_least if isinstance(part, LabelMargin | LogitDifference) else Fraction(0)
 
 
 # --- trees -----------------------------------------------------------------------------------------------------------
@@ -116,12 +117,12 @@ class _Which:
 @dataclass
 class _Checker:
     """What the trees share. `work`, `counting`, `merging`: what was spent; more than the limits is refused.
-    `vocab` [token of the domain]: its id in the codec; `labelled`: the part, or for outputs that are never given,
-    `banned`, a machine that gives all words label 0. Of models, with their bounds on the whole graph, and of languages
-    if they are large, only those asked for last are kept."""
+    `vocab` [token of the domain]: its id in the codec; `labelled`: the part, or for bodies that name outputs a machine
+    that gives all words label 0; `banned`: outputs that are never given. Of models, with their bounds on the whole
+    graph, and of languages if they are large, only those asked for last are kept."""
 
     theorem: Theorem
-    part: Labels | LabelMargin | NeverOutputs
+    part: Proved
     refinement: Ints
     vocab: Ints = field(init=False)
     labelled: Labels | LabelMargin = field(init=False)
@@ -142,17 +143,23 @@ class _Checker:
         if isinstance(self.part, NeverOutputs):
             self.banned = tuple(k for k, y in enumerate(codec.outputs) if y in self.part.outputs)
             require(len(self.banned) > 0, "none of the outputs is the codec's: rule paths is for outputs that it has")
+        if isinstance(self.part, NeverOutputs | LogitDifference):
             self.labelled = Labels(np.zeros((1, len(codec.vocab)), dtype=np.int64), np.zeros(1, dtype=np.int64))
         else:
             self.labelled = self.part
 
+    @property
+    def named(self) -> bool:
+        """Whether the body names outputs: trees are then about all words of a length."""
+        return isinstance(self.part, NeverOutputs | LogitDifference)
+
     def read(self, entry: Json) -> tuple[_Which, list[Json]]:
         """A tree: which words it is about, as no other is, and its nodes."""
         codec, domain = self.theorem.codec, self.theorem.domain
-        known = () if self.banned else ("label", "last") if self.labelled.last_first else ("label",)
+        known = () if self.named else ("label", "last") if self.labelled.last_first else ("label",)
         tree = record(entry, "a tree", ("n", *known, "tree"))
         n = integer(tree["n"], "n", domain.lo, domain.hi)
-        label = None if self.banned else integer(tree["label"], "label", 0, len(codec.outputs) - 1)
+        label = None if self.named else integer(tree["label"], "label", 0, len(codec.outputs) - 1)
         last = integer(tree["last"], "last", 0, len(codec.vocab) - 1) if self.labelled.last_first else None
         require(last is None or last in self.vocab, "the last token is not in the domain's vocab")
         which = _Which(n, label, last)
@@ -185,7 +192,7 @@ class _Checker:
                     require(missing <= 0, f"the tree lacks {missing} nodes")
                 elif kind in ("leaf", "shared"):
                     require(kind == "leaf" or self._deep(), "shared leaves are for two layers with heads, or more")
-                    duels = self._banned(entry) if label is None else self._rivals(entry, label)
+                    duels = self._duels(entry, label)
                     widths = {"tokens": len(self.vocab), "states": len(self.refinement)}
                     self._spend(CHOOSING * sum(widths[kept] + len(part) for kept, _, part in above))
                     graph = word_graph(words, self.refinement, n, above, self.vocab, self._move)
@@ -227,6 +234,15 @@ class _Checker:
             require(part and part == sorted(set(part)), "a part is empty, or does not ascend")
         require(sum(map(len, found)) == len(set().union(*found)), "two parts of a split overlap")
         return [(kind, at, tuple(part)) for part in found]
+
+    def _duels(self, entry: list[Json], label: int | None) -> Duels:
+        """Who must win against whom on a leaf's words: as the body says, and the leaf where it may choose."""
+        if isinstance(self.part, LogitDifference):
+            every = self._rivals(entry, self.part.above)
+            others = [loser for _, loser, levels in every if levels and loser != self.part.below]
+            require(not others, "a difference has one rival, and another is listed")
+            return [duel for duel in every if duel[1] == self.part.below]
+        return self._banned(entry) if label is None else self._rivals(entry, label)
 
     def _rivals(self, entry: list[Json], label: int) -> Duels:
         """The label against every other output."""

@@ -29,6 +29,20 @@ class Precise:
 
     def possible(self, codec: Codec, tokens: Ints) -> Bits:
         """What may be decoded [pos, output], BOS's position left out, on token ids [pos] with BOS."""
+        decode = _categorical if codec.categorical else _scalar
+        return self._rising(codec, tokens, lambda row: decode(codec, row))
+
+    def apart(self, codec: Codec, tokens: Ints, above: int, below: int, at_least: Fraction) -> Bits:
+        """[pos, 2]: whether logit `above` minus logit `below` may be at least this, and whether it may be less."""
+
+        def open_(row: list[Any]) -> list[bool]:
+            more = row[above] - row[below] - flint.arb(flint.fmpq(at_least.numerator, at_least.denominator))
+            return [not bool(more < 0), not bool(more >= 0)]
+
+        return self._rising(codec, tokens, open_)
+
+    def _rising(self, codec: Codec, tokens: Ints, left: Callable[[list[Any]], list[bool]]) -> Bits:
+        """What the logits of each position leave possible, at rising precision until that is one thing everywhere."""
         self.left -= 1
         before = flint.ctx.prec
         try:
@@ -37,8 +51,7 @@ class Precise:
                 logits = self._logits(tokens.tolist())
                 first = int(codec.bos) if self.model.config.readout == "each" else 0
                 rows = [[logits[i, o] for o in range(logits.ncols())] for i in range(first, logits.nrows())]
-                decode = _categorical if codec.categorical else _scalar
-                found = np.array([decode(codec, row) for row in rows], dtype=np.bool_)
+                found = np.array([left(row) for row in rows], dtype=np.bool_)
                 if (found.sum(axis=-1) == 1).all():
                     break
         finally:

@@ -79,6 +79,14 @@ def margin(logits: Ball, at_least: Fraction) -> Decided:
     return np.asarray(holds), np.asarray(fails)
 
 
+def apart(logits: Ball, above: int, below: int, at_least: Fraction) -> Decided:
+    """Logit `above` minus logit `below` is at least this. (Comparisons with NaN are false: nothing is decided.)"""
+    low, high = logits.low(), logits.high()
+    holds = _less(low[..., above] - high[..., below]) > beyond(at_least, 1)
+    fails = _more(high[..., above] - low[..., below]) < beyond(at_least, -1)
+    return np.asarray(holds), np.asarray(fails)
+
+
 def lead(logits: Ball, wanted: Bits, at_least: Fraction) -> Decided:
     """The one wanted logit minus every other is at least this (> 0). It fails where one difference provably is less,
     and where none is wanted."""

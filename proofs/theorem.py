@@ -8,7 +8,7 @@ from fractions import Fraction
 import numpy as np
 
 from .automaton import Bits, Domain, read_domain
-from .bodies import Attends, BodyReader, Computes, Interchange, LabelMargin, Margin, Part
+from .bodies import Attends, BodyReader, Computes, Interchange, LabelMargin, LogitDifference, Margin, Part
 from .codec import Codec, read_codec
 from .core import Program
 from .format import Json, rational, record, require, show, within
@@ -105,7 +105,7 @@ def _check_fit(theorem: Theorem) -> None:
         require(config.d_vocab_out == len(codec.outputs), "the model's logits do not match the codec's outputs")
     else:
         require(config.d_vocab_out == 1, "a scalar codec needs a model with one logit")
-        margins = any(isinstance(part, (Margin, LabelMargin)) for part in theorem.parts)
+        margins = any(isinstance(part, (Margin, LabelMargin, LogitDifference)) for part in theorem.parts)
         require(not margins, "a margin needs a categorical codec")
     known = set(codec.vocab)
     unknown = [token for token in domain.vocab if token not in known]

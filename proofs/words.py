@@ -250,6 +250,10 @@ def _body(body: Json, pairs: bool) -> str:
     if kind == "margin":
         least = decimal(dyadic(body["at_least"], "at_least"))
         return f"{on_x}the logit of the decoded output exceeds every other by at least {least}, at every position"
+    if kind == "logit_difference":
+        least = decimal(dyadic(body["at_least"], "at_least"))
+        above, below = (plain(value(body[key], "an output")) for key in ("output", "rival"))
+        return f"{on_x}the logit of {above} less the logit of {below} is at least {least}, at every position"
     if kind == "invariant":
         return on_x + _invariant(body)
     if kind == "attends":

@@ -187,6 +187,14 @@ class Judge:
             raise TooNear
         return bool(label >= 0 and gap >= wanted)
 
+    def logit_difference(self, body: Json, witness: Any) -> bool:
+        above, below = (self.outputs.index(read_value(body[key])) for key in ("output", "rival"))
+        logits = np.asarray(self.read_out(self.run(witness[0])))
+        gap, wanted = float((logits[:, above] - logits[:, below]).min()), float(dyadic(body["at_least"]))
+        if abs(gap - wanted) < NEAR:
+            raise TooNear
+        return gap >= wanted
+
     def label(self, body: Json, word: list[Any]) -> int:
         state = 0
         for token in [word[-1], *word[:-1]] if "last_first" in body["machine"] else word:

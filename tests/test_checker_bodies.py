@@ -34,6 +34,7 @@ from certiformer.proofs.check import INTERNAL
 from certiformer.proofs.reading import beyond
 from certiformer.verifier.claims import Abstracts, Attends, Claim, Computes, Faithful, Invariant, Margin, NeverOutputs
 from certiformer.verifier.label_bodies import LabelMarginBody, LabelsBody
+from certiformer.verifier.logit_difference import LogitDifference
 from certiformer.verifier.portfolio import prove, theorem
 from certiformer.verifier.reading import Subject
 from certiformer.verifier.stream_bodies import stream_site
@@ -85,6 +86,13 @@ def model(name: str) -> Compiled:
     return compile(programs.sort(), vocab=range(2), max_len=3)
 
 
+def difference(compiled: Compiled, least: float) -> Claim:
+    """Of the first two outputs' logits; of a model with one logit, another claim."""
+    if compiled.codec.kind != "categorical":
+        return NeverOutputs(compiled, [compiled.codec.outputs[0]])
+    return LogitDifference(compiled, *compiled.codec.outputs[:2], least)
+
+
 MODELS = ("sort", "scalar", "without BOS", "causal", "noisy", *SHAPES)
 KINDS: dict[str, Callable[[Compiled], Claim]] = {
     "computes": Computes,
@@ -106,6 +114,8 @@ KINDS: dict[str, Callable[[Compiled], Claim]] = {
     "abstracts": Abstracts,
     "labels": lambda c: labelled(c, lambda s, m: LabelsBody(s, m, "most")),
     "margin of labels": lambda c: labelled(c, lambda s, m: LabelMarginBody(s, m, "most", Fraction(1, 8))),
+    "difference": lambda c: difference(c, -0.25),
+    "no difference": lambda c: difference(c, 0.5),
     "margin": lambda c: Margin(c, 0.125) if c.codec.kind == "categorical" else NeverOutputs(c, [c.codec.outputs[0]]),
     "robust": lambda c: Robust(c, site(c, 1), 2.0**-20),
     "robust to much": lambda c: Robust(c, site(c, -1), 0.75),

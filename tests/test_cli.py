@@ -726,6 +726,42 @@ def test_bound_from_both_sides(run: Run, tmp_path: Path) -> None:
     assert code == 3 and "LayerNorm" in err
 
 
+def test_bound_writes_a_certificate(run: Run, tmp_path: Path) -> None:
+    target, search = tmp_path / "bound.cert", tmp_path / "search.json"
+    arguments = ("bound", "zoo:max-of-4", "--output", 40, "--rival", 39, "--seconds", 20)
+    code, out, _ = run(*arguments, "--gap", 1, "--certificate", target, "--resume", search, "--json")
+    found = parsed(out)
+    assert code == 0 and found["certificate"] == str(target) and found["certified"] == found["lower"]
+    code, out, _ = run("check", target, "--model", "zoo:max-of-4", "--json")
+    assert code == 0 and parsed(out)["theorem"]["body"]["kind"] == "logit_difference"
+    code, out, _ = run("check", target, "--model", "zoo:max-of-4/1")
+    assert code == 1 and "weights" in out
+    code, out, _ = run("show", target)
+    assert code == 0 and "the logit of 40 less the logit of 39 is at least -20.5" in out
+    code, out, _ = run(*arguments, "--gap", 1, "--certificate", tmp_path)
+    assert code == 0 and "Proved" in out and (tmp_path / "max-of-4.bound.cert").exists()
+    code, _, err = run(*arguments, "--certificate", tmp_path / "none" / "x")
+    assert code == 3 and "no folder" in err
+    code, _, err = run(*arguments, "--certificate", search, "--resume", search)
+    assert code == 3 and "would be lost" in err
+
+
+def test_a_claimed_difference(run: Run, tmp_path: Path) -> None:
+    claim = ("prove", "zoo:max-of-4", "--claim", "logit-difference", "--outputs")
+    target = tmp_path / "difference.cert"
+    code, out, _ = run(*claim, "40,39", "--at-least=-21", "--engine", "paths", "-o", target)
+    assert code == 0 and "Proved" in out
+    assert run("check", target, "--model", "zoo:max-of-4")[0] == 0
+    code, out, _ = run(*claim, "40,39", "--at-least=-20", "--json")
+    assert code == 1 and parsed(out)["verdict"] == "refuted"
+    code, _, err = run(*claim, "40", "--at-least", 1)
+    assert code == 3 and "two values" in err
+    code, _, err = run(*claim, "40,99", "--at-least", 1)
+    assert code == 3 and "unknown token '99'" in err
+    code, _, err = run(*claim, "40,39")
+    assert code == 3 and "needs --at-least" in err
+
+
 def test_a_search_by_paths_is_kept_in_a_file(run: Run, tmp_path: Path) -> None:
     file = tmp_path / "dyck.search"
     options = ("--engine", "paths", "--seconds", 0.5, "--resume", file)

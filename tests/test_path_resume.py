@@ -221,7 +221,7 @@ def test_edited_files_are_refused(name: str, left: Path) -> None:
         (b"[1, 2]", "no file of an interrupted search"),
         (b'{"format": "something else"}', "no file of an interrupted search"),
         (b'{"format": "' + path_frontier.FORMAT.encode() + b'", "version": 99}', "has version 99"),
-        (b'{"format": "' + path_frontier.FORMAT.encode() + b'", "version": 1}', "the hash differs"),
+        (b'{"format": "' + path_frontier.FORMAT.encode() + b'", "version": 2}', "the hash differs"),
     ],
 )
 def test_other_files_are_refused(text: bytes, why: str, tmp_path: Path) -> None:
@@ -265,7 +265,7 @@ def test_what_a_forged_file_says_is_proved_is_checked(left: Path) -> None:
         nodes = [node for tree in data["trees"] for node in tree["nodes"]]
         for node, size in zip(nodes, sizes, strict=True):
             if node[0] != "split":
-                node[:] = ["leaf", [], size, None]
+                node[:] = ["leaf", [], size, None, None]
         data["waiting"] = []
 
     change(left, forge, honest=False)

@@ -71,6 +71,10 @@ def test_a_share_given_as_a_float() -> None:
     [
         ({"kind": "margin", "at_least": {"num": 1, "log2den": 2}}, "exceeds every other by at least 0.25, at every"),
         ({"kind": "never_outputs", "outputs": [None]}, "the model never outputs None"),
+        (
+            {"kind": "logit_difference", "output": 1, "rival": None, "at_least": {"num": -3, "log2den": 1}},
+            "the logit of 1 less the logit of None is at least -1.5, at every position",
+        ),
         ({"kind": "faithful", "circuit": CIRCUIT, "ablation": "zero"}, "under zero ablation."),
         ({"kind": "faithful", "circuit": CIRCUIT, "ablation": "any"}, "whatever replaces it"),
     ],

@@ -10,6 +10,7 @@ from .claims import Faithful as Faithful
 from .claims import Invariant as Invariant
 from .claims import Margin as Margin
 from .claims import NeverOutputs as NeverOutputs
+from .logit_difference import LogitDifference as LogitDifference
 from .portfolio import ENGINES as ENGINES
 from .portfolio import prove as prove
 from .sampling import sample_accuracy as sample_accuracy

@@ -13,7 +13,7 @@ from ..models.labels import LabelMachine
 from ..models.languages import Language
 from ..models.values import Value
 from .alone import Alone
-from .bodies import STATUS, Ids, NeverOutputsBody, _texts
+from .bodies import STATUS, Ids, _texts
 from .reading import Subject, distance, judge, lead_bounds
 from .theorems import number_to_json
 from .witness import Arithmetic, Outcome, show_value
@@ -164,8 +164,11 @@ def _circuit(body: LabelsBody | LabelMarginBody) -> dict[str, object]:
 
 def searched(claim: Claim) -> bool:
     """Whether engine `paths` is for such claims."""
-    about = isinstance(claim.body, (LabelsBody, LabelMarginBody, NeverOutputsBody))
-    return about and claim.quantifier in ("forall", "at_least")
+    named = claim.body.kind in ("never_outputs", "logit_difference")
+    return (named or isinstance(claim.body, (LabelsBody, LabelMarginBody))) and claim.quantifier in (
+        "forall",
+        "at_least",
+    )
 
 
 def not_counted(subject: Subject, domain: Language) -> str | None:

@@ -35,7 +35,8 @@ from .path_memory import Memory, Rows
 from .path_places import Place
 from .word_graph import WordGraph
 
-LEAST = -690.0
+LEAST = -590.0
+"""Smaller powers of e count as 0, or as this one; as the checker takes them."""
 ENTRIES = 2**18
 """Numbers in one tensor, about: more functions of all classes than that are bounded in parts."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from dataclasses import dataclass, field
 from os import PathLike
@@ -19,7 +20,7 @@ from ..models.files import parse_json, write_atomically
 from .path_search import STAGES, Found, Node, Search, Tree
 from .path_splits import Split
 
-FORMAT, VERSION = "certiformer: a search by paths", 1
+FORMAT, VERSION = "certiformer: a search by paths", 2
 EVERY = 30.0
 """Seconds between two writes."""
 
@@ -131,14 +132,14 @@ def _node_to_json(node: Node) -> list[object]:
     found = node.found
     if node.split is not None:
         return ["split", node.split]
-    return [found.kind, found.counts, found.proved, found.choice]
+    return [found.kind, found.counts, found.proved, found.choice, found.least if math.isfinite(found.least) else None]
 
 
 def _rebuild(node: Node, nodes: Any) -> None:
     """The node, and what is below it, from its items in preorder."""
     kind, *rest = cast(list[Any], next(nodes, ["missing"]))
     if kind == "split":
-        node.split = _split_of(rest[0])
+        node.split = split_of(rest[0])
         node.children = node.parts(node.split)
         for child in node.children:
             _rebuild(child, nodes)
@@ -147,12 +148,13 @@ def _rebuild(node: Node, nodes: Any) -> None:
         if not 0 <= proved <= node.graph.size:
             raise ValueError("a group has more words proved than it has")
         entries = tuple(tuple(int(x) for x in entry) for entry in counts)
-        node.found = Found(kind, entries, proved, None if choice is None else _split_of(choice))
+        least = -math.inf if rest[3] is None else float(rest[3])
+        node.found = Found(kind, entries, proved, None if choice is None else split_of(choice), least)
     else:
         raise ValueError(f"a node is {kind!r}")
 
 
-def _split_of(item: Any) -> Split:
+def split_of(item: Any) -> Split:
     kind, position, parts = item
     listed = [token for part in parts for token in part]
     if kind not in ("tokens", "states") or not all(parts) or len(set(listed)) < len(listed):

@@ -17,7 +17,8 @@ from .word_graph import WordGraph
 ROOT_STEPS = 12
 CLOSE = 2.0**-18
 """How far below the root that float32 finds the level is, relative to the range of values."""
-REPAIRS, BACK = 4, 2.0**-36
+REPAIRS, BACK = 48, 2.0**-36
+"""Where weights of many orders of magnitude meet, float32 does not come near; then so many steps in float64."""
 TINY = 2.0**-900
 WIDE = 16
 
@@ -204,22 +205,39 @@ class Means:
         return level, self.gains(level)
 
     def _polished(self, level: Tensor, gains: list[Tensor], sums: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """A level nearer to the root, where a small sum does not mean that it is near."""
-        if bool((sums <= 4 * CLOSE * self.range * self._least_weight()).all()):
+        """A level nearer to the root, where a small sum does not mean that it is near: Newton's first step from below
+        goes beyond the root, as the sum is concave, and the others come down to it."""
+        near = sums <= 4 * CLOSE * self.range * self._least_weight()
+        if bool(near.all()):
             return level, gains
-        higher = torch.minimum(level + self._step(level) - 2.0**-40 * self.range, self.floor + self.range)
-        higher = torch.maximum(higher, level)
+        proved = line = level
+        going = ~near
+        for number in range(REPAIRS):
+            total, step = self._newton(line)
+            proved = torch.where(going & (total >= 0), torch.maximum(proved, line), proved)
+            if number:
+                going &= total < 0
+            step = torch.where(going, step, 0.0)
+            line = torch.minimum(line + step, self.floor + self.range)
+            if bool((step.abs() <= BACK * self.range).all()):
+                break
+        higher = torch.maximum(line - BACK * self.range, proved)
         found = self.gains(higher)
-        level = torch.where(self.least_sum(found) < 0, level, higher)
+        level = torch.where(self.least_sum(found) < 0, proved, higher)
         return level, self.gains(level)
 
     def _step(self, level: Tensor) -> Tensor:
         """Newton's, from a level: the least path's gain over its weight."""
+        return self._newton(level)[1]
+
+    def _newton(self, level: Tensor) -> tuple[Tensor, Tensor]:
+        """The least path's gain, and over its weight."""
         gains, w = self.gains(level), self.weights
         pairs = [*zip(self.values, w.least, w.most, strict=True), (self.own, w.own_least, w.own_most)]
         weights = [torch.where(value >= level[: value.shape[-3]], least, most) for value, least, most in pairs]
         gain, weight = _shortest_with(self.prefixes, self.keys.kinds, gains[:-1], weights[:-1])
-        return (gain + gains[-1]) / (weight + weights[-1]).clamp(min=torch.finfo(level.dtype).tiny)
+        gain = gain + gains[-1]
+        return gain, gain / (weight + weights[-1]).clamp(min=torch.finfo(level.dtype).tiny)
 
     def _most_weight(self) -> Tensor:
         """[row, head, 1]: the greatest sum of weights on any path."""

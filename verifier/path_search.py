@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -48,13 +49,15 @@ Pair: TypeAlias = tuple[int, int]
 class Found:
     """What the bounds of a group gave. `kind`: leaf, shared (leaf with shared bounds), or open (nothing is proved).
 
-    `counts`: what its leaf lists; `proved`: how many of its words are proved; `choice`: how it would be split.
+    `counts`: what its leaf lists; `proved`: how many of its words are proved; `choice`: how it would be split; `least`:
+    the least bound of any word, of any pair, beyond the margin.
     """
 
     kind: str = "open"
     counts: tuple[tuple[int, ...], ...] = ()
     proved: int = 0
     choice: Split | None = None
+    least: float = -math.inf
 
 
 @dataclass(eq=False)
@@ -117,7 +120,8 @@ class Search:
     """The groups of one model's inputs, refined until enough is proved or time is up.
 
     What is proved of an input: its label's logit exceeds all others by more than `margin`; or, of any input, that none
-    of the outputs `banned` has the greatest logit (`labels` is then one state's, with one label for all words).
+    of the outputs `banned` has the greatest logit, or that the first of `pair` exceeds the second by more than `margin`
+    (`labels` is then one state's, with one label for all words).
     """
 
     def __init__(
@@ -130,10 +134,12 @@ class Search:
         progress: Callable[[Mass], None],
         margin: float = 0.0,
         banned: Sequence[int] = (),
+        pair: Pair | None = None,
     ) -> None:
         config = next(iter(models.values())).config
         self.models, self.outputs, self.last = models, config.d_vocab_out, config.readout == "last"
         self.deadline, self.progress, self.margin, self.banned = deadline, progress, margin, sorted(banned)
+        self.pair = pair
         self.total = sum(inputs.size(n) for n in models)
         self.proved = self.groups = 0
         self.trees: list[Tree] = []
@@ -151,7 +157,7 @@ class Search:
         for n, label, last in itertools.product(models, every, endings):
             graph = word_graph(labels, label, states, inputs, n, last)
             if graph.size:
-                tree = Tree(n, None if banned else label, last, Node(graph))
+                tree = Tree(n, None if banned or pair else label, last, Node(graph))
                 self.trees.append(tree)
                 self._push(tree, tree.root, "shared" if self._deep else "own")
 
@@ -200,6 +206,13 @@ class Search:
             self._take(tree, node, stage, children, found)
             self.steady = True
             self.progress(Mass(self.proved, self.total, self.groups))
+
+    def least(self) -> float:
+        """What every difference of `pair` is known to be at least, so far; minus infinity if nothing is."""
+        return (
+            min((_least_of(tree.root, -math.inf, 1 if self.last else tree.n) for tree in self.trees), default=-math.inf)
+            + self.margin
+        )
 
     def proof(self) -> dict[str, object]:
         """By rule `paths`: the machine of states, and the trees in which something is proved."""
@@ -279,17 +292,21 @@ class Search:
         proved = sum(right)
         unproved = [size - some for size, some in zip(sizes, right, strict=True)]
         choice = choose_split(margins, least, unproved) if any(unproved) else None
+        bound = lowest(margins, least)
         if not proved:
-            return Found(choice=choice)
+            return Found(choice=choice, least=bound)
         counts: list[tuple[int, ...]]
         if self.banned:
             counts = [(loser, winner, levels.get(k, BINS[0])) for k, (winner, loser) in enumerate(pairs)]
         else:
             counts = [(pairs[k][1], level) for k, level in levels.items()]
-        return Found("shared" if stage == "shared" else "leaf", tuple(counts), proved, choice)
+        return Found("shared" if stage == "shared" else "leaf", tuple(counts), proved, choice, bound)
 
     def _margins(self, tree: Tree, bounds: PathBounds, sizes: list[int]) -> tuple[Margins, list[Pair]]:
-        """Bounds for the pairs that decide: the label and each rival; or each banned output and the best of others."""
+        """Bounds for the pairs that decide: the label and each rival; each banned output and the best of others; or the
+        one that was asked for."""
+        if self.pair is not None:
+            return bounds.margins([self.pair], self.margin), [self.pair]
         if tree.label is not None:
             pairs = [(tree.label, w) for w in range(self.outputs) if w != tree.label]
             return bounds.margins(pairs, self.margin), pairs
@@ -311,6 +328,20 @@ class Search:
             graph = whole_graph(self.states, self._letters, n)
             self._bases[n] = PathBounds(self.models[n], graph, self._tick)
         return self._bases[n]
+
+
+def _least_of(node: Node, above: float, times: int) -> float:
+    """The least bound of a node's leaves, each the best of its own and of those above it."""
+    here = max(above, node.found.least / times)
+    return min((_least_of(child, here, times) for child in node.children), default=here)
+
+
+def lowest(found: Margins, least: Tensor) -> float:
+    """A bound of all words and pairs, less what rounding may add."""
+    if not least.numel():
+        return math.inf
+    group, k = divmod(int(least.argmin()), least.shape[1])
+    return float(least[group, k]) - SAFE * magnitude(*found.of(group, k))
 
 
 def _right(found: Margins, least: Tensor, sizes: list[int]) -> tuple[list[int], dict[int, int]]:

@@ -31,6 +31,7 @@ ENGINES = ("refute", "enumeration", "composition", "counting", "paths", "agreeme
 QUICK_SHARE, QUICK_SECONDS, SHRINK_SECONDS = 0.1, 1.0, 10.0
 PATHS_SHARE = 0.8
 AT_ONCE = 2**14
+CHECKER = "the independent checker does not accept the proof: "
 
 
 def prove(
@@ -47,10 +48,10 @@ def prove(
 
     In order: a quick search for a counterexample (unless there are few inputs); enumeration, if there are at most
     2^14; composition; counting (of shares of the inputs that a task labels); enumeration up to 2^20 inputs; paths (of
-    what a task labels); agreement (of a circuit and its model, through a task's labels); a longer search. `engines` (of
-    `refute`, `enumeration`, `composition`, `counting`, `paths`, `agreement`) restricts this to those named. The weights
-    are copied at the start. `progress` is called with a line now and then. Ctrl-C gives `Unknown`. Once a proof is
-    found, it is checked even if the time is up.
+    what a task labels, of outputs never given and of differences of logits); agreement (of a circuit and its model,
+    through a task's labels); a longer search. `engines` (of `refute`, `enumeration`, `composition`, `counting`,
+    `paths`, `agreement`) restricts this to those named. The weights are copied at the start. `progress` is called
+    with a line now and then. Ctrl-C gives `Unknown`. Once a proof is found, it is checked even if the time is up.
     `semantics`: what the verdict is about. `real`: the exact weights over the reals; inputs on which only the float32
     run fails are noted. `float32`: the model as it runs here, which can be refuted but not proved.
     `resume`: a file that engine `paths` goes on from if it is there, and writes what is left to (atomically, now and
@@ -102,7 +103,8 @@ def _check_resume(
     if resume is not None and not (searched(claim) and "paths" in engines and semantics == "real"):
         raise InputError(
             f"resume={str(resume)!r} is a file of engine paths, which does not search for this: it is for claims about "
-            "the labels of all inputs, or of at least a share of them, and NeverOutputs, over the reals; leave it out"
+            "the labels of all inputs, or of at least a share of them, NeverOutputs and LogitDifference, over the "
+            "reals; leave it out"
         )
 
 
@@ -387,9 +389,18 @@ class _Attempt:
 
         share = PATHS_SHARE if self.claim.quantifier == "forall" and "refute" in self.engines else 1.0
         deadline = time.monotonic() + share * self.remaining
-        certificate, reason = prove_by_paths(self.claim, self.domain, deadline, self.progress, self.resume)
-        if certificate is not None:
-            return self.checked(certificate, self.setting("paths"))
+        found: list[Verdict] = []
+
+        def objection(certificate: Certificate) -> str | None:
+            verdict = self.checked(certificate, self.setting("paths"))
+            if verdict is None:
+                return self.reasons.pop().partition(CHECKER)[2]
+            found.append(verdict)
+            return None
+
+        reason = prove_by_paths(self.claim, self.domain, deadline, self.progress, objection, self.resume)
+        if reason is None:
+            return found[0]
         self.reasons.append(f"paths: {reason}")
         return None
 
@@ -420,7 +431,7 @@ class _Attempt:
         if not notes:
             self.progress("checking the certificate")
             if problem := objection(certificate, self.claim.subject.model):
-                self.reasons.append(f"{setting.engine}: the independent checker does not accept the proof: {problem}")
+                self.reasons.append(f"{setting.engine}: {CHECKER}{problem}")
                 return None
         spent = time.monotonic() - self.began
         setting = replace(setting, notes=(*setting.notes, *notes), seconds=spent)

@@ -58,11 +58,37 @@ def reading(model: RunsProgram, codec: Codec, ids: Tensor) -> Tensor:
 
     Raises `Unsupported` for operations without a rule.
     """
+    decode = _categorical if codec.kind == "categorical" else _scalar
+    return _decided(model, codec, ids, lambda row: decode(codec, row))
+
+
+def difference(
+    model: RunsProgram, codec: Codec, ids: Tensor, above: int, below: int, at_least: Fraction
+) -> tuple[Tensor, Tensor]:
+    """Where logit `above` less logit `below` of the exact model certainly is at least this, and where it certainly is
+    less: bool [batch, pos] each; at rising precision. Raises `Unsupported`."""
+
+    def possible(row: list[Any]) -> list[bool]:
+        more = row[above] - row[below] - flint.arb(flint.fmpq(at_least.numerator, at_least.denominator))
+        return [not bool(more < 0), not bool(more >= 0)]
+
+    may = _decided(model, codec, ids, possible)
+    return ~may[..., 1], ~may[..., 0]
+
+
+def _decided(model: RunsProgram, codec: Codec, ids: Tensor, possible: Callable[[list[Any]], list[bool]]) -> Tensor:
+    """bool [batch, pos, case]: the cases that a position's logits leave possible, at rising precision until one is."""
     weights: dict[str, list[Matrix]] = {}
-    return torch.stack([_row(model, codec, row.tolist(), weights) for row in codec.with_bos(ids)])
+    return torch.stack([_row(model, codec, row.tolist(), weights, possible) for row in codec.with_bos(ids)])
 
 
-def _row(model: RunsProgram, codec: Codec, tokens: list[int], weights: dict[str, list[Matrix]]) -> Tensor:
+def _row(
+    model: RunsProgram,
+    codec: Codec,
+    tokens: list[int],
+    weights: dict[str, list[Matrix]],
+    possible: Callable[[list[Any]], list[bool]],
+) -> Tensor:
     result = torch.empty(0)
     for bits in PRECISIONS:
         with precision(bits):
@@ -70,8 +96,7 @@ def _row(model: RunsProgram, codec: Codec, tokens: list[int], weights: dict[str,
             first = int(codec.bos) if model.config.readout == "each" else 0
             rows = range(first, logits.nrows())
             table = [[logits[i, o] for o in range(logits.ncols())] for i in rows]
-            decode = _categorical if codec.kind == "categorical" else _scalar
-            result = torch.tensor([decode(codec, row) for row in table])
+            result = torch.tensor([possible(row) for row in table])
         if bool((result.sum(-1) == 1).all()):
             break
     return result

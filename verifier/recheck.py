@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from pathlib import Path
 
@@ -17,3 +18,9 @@ def objection(certificate: Certificate, model: Transformer) -> str | None:
         model.save(path)
         outcome = check(certificate.to_bytes(), path)
     return None if isinstance(outcome, Valid) else str(outcome)
+
+
+def counted(problem: str) -> int | None:
+    """How many inputs the checker counted as proved, where its objection is that these are too few."""
+    found = re.search(r"only (\d+) of \d+ inputs are proved right", problem)
+    return int(found.group(1)) if found else None

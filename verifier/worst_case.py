@@ -1,17 +1,20 @@
 """The least difference of two logits over all words of a product domain: branch and bound, anytime and resumable.
 
 The lower bound of a group of words comes from `PathBounds`; the words along its least paths, and coordinate search from
-the best of them, give the upper one. The group with the least bound is split first, at the position whose token
-matters most. What is known at any moment: lower <= the least difference <= upper, the latter attained by `word`.
+the best of them, give the upper one. The group with the least bound is split first, as `path_splits` says. What is
+known at any moment: lower <= the least difference <= upper, the latter attained by `word`. The groups are the leaves of
+a certificate by rule `paths`.
 """
 
 from __future__ import annotations
 
 import heapq
+import itertools
 import json
+import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -29,12 +32,20 @@ from .balls import check_arithmetic
 from .bounded_model import BoundedModel
 from .claims import subject_of
 from .label_bodies import token_places
-from .path_bounds import Margins, PathBounds, magnitude
-from .portfolio import check_readable, check_setting
+from .logit_difference import LogitDifference, LogitDifferenceBody, require_pair
+from .path_bounds import Margins, PathBounds
+from .path_frontier import split_of
+from .path_search import Found, Node, lowest
+from .path_splits import Split, choose_split
+from .portfolio import check_readable, check_setting, theorem
 from .reading import Subject
-from .word_graph import WordGraph, whole_graph
+from .recheck import objection
+from .verdicts import Certificate, Proved, Setting, Unknown
+from .word_graph import one_state, whole_graph
 
-Restriction = tuple[int, tuple[int, ...]]
+GIVEN_UP = (0.0, 2.0**-24, 2.0**-12)
+"""Of what lies between the bounds and 0, these shares are given up, one after the other, until the checker accepts."""
+SAMPLES, STARTS = 4096, 6
 
 
 @dataclass(frozen=True)
@@ -49,14 +60,30 @@ class LeastDifference:
     word: tuple[Value, ...]
     groups: int
     seconds: float
+    _tree: _Tree | None = field(default=None, repr=False, compare=False)
 
     @property
     def gap(self) -> float:
         return max(0.0, self.upper - self.lower)
 
+    def prove(self, progress: Callable[[str], None] = lambda _: None) -> Proved | Unknown:
+        """`Proved`: that the difference is at least `lower` on every input, with a certificate that the independent
+        checker accepts. (Should it find less in some group: at least a little less, which the claim says.) `Unknown`
+        where nothing was found yet, or the checker does not follow."""
+        if self._tree is None:
+            raise InputError("these are bounds of a search that goes on; its result, in the end, has the certificate")
+        return self._tree.prove(self, progress)
+
     def __str__(self) -> str:
         shown = " ".join(map(str, self.word))
         return f"{self.lower:.6g} <= least difference <= {self.upper:.6g} (on {shown}), {self.groups} groups"
+
+
+def certified(proved: Proved) -> float:
+    """What a verdict of `LeastDifference.prove` says that the difference is at least."""
+    body = proved.setting.claim.body  # type: ignore[union-attr]
+    assert isinstance(body, LogitDifferenceBody)
+    return float(body.at_least)
 
 
 def least_difference(
@@ -74,137 +101,167 @@ def least_difference(
     """Bounds of the least of logit_output - logit_rival on a domain, until they differ by at most `gap` or time is up.
 
     For models that `PathBounds` covers and product domains of one length. `resume`: a file that the search goes on
-    from if it is there, and writes what is left to (atomically, also after Ctrl-C). Raises `InputError`.
+    from if it is there, and writes what is left to (atomically, also after Ctrl-C). The result's `prove()` gives a
+    certificate for the lower bound. The weights are copied at the start. Raises `InputError`.
     """
     subject = subject_of(model, codec)
     check_setting("least_difference", subject, domain, seconds)
     check_readable(subject.codec.vocab, subject.longest, domain)
-    search = _Search(subject, output, rival, domain, time.monotonic())
+    search = _Search(subject.snapshot(), output, rival, domain, gap)
     if resume is not None and Path(resume).exists():
         search.read(Path(resume))
     try:
         with torch.no_grad():
-            search.run(gap, time.monotonic() + seconds, progress)
+            search.run(time.monotonic() + seconds, progress)
     except KeyboardInterrupt:
         pass
     if resume is not None:
         write_atomically(Path(resume), json.dumps(search.to_json(), sort_keys=True).encode())
-    return search.result()
+    return search.result(final=True)
+
+
+@dataclass(frozen=True, eq=False)
+class _Tree:
+    """The groups of a search that has ended, over all words of one length."""
+
+    subject: Subject
+    domain: Language
+    root: Node
+    n: int
+
+    def prove(self, found: LeastDifference, progress: Callable[[str], None]) -> Proved | Unknown:
+        began, reason = time.monotonic(), "no group of words has been bounded yet"
+        size, claim = self.domain.size(), LogitDifference(self.subject, found.output, found.rival, 0.0)
+        scale = abs(found.lower) + found.gap
+        for share in GIVEN_UP if math.isfinite(found.lower) else ():
+            least = found.lower - share * scale
+            claim = LogitDifference(self.subject, found.output, found.rival, least)
+            progress(f"checking that the difference is at least {least:.6g}")
+            certificate = Certificate.of(theorem(claim, self.domain), self.proof(least))
+            problem = objection(certificate, self.subject.model)
+            spent = found.seconds + time.monotonic() - began
+            if problem is None:
+                return Proved(certificate, Setting(claim, self.domain, "real", "paths", spent))
+            reason = f"the independent checker does not accept the proof: {problem}"
+        spent = found.seconds + time.monotonic() - began
+        return Unknown(reason, size, Setting(claim, self.domain, "real", "paths", spent))
+
+    def proof(self, least: float) -> dict[str, object]:
+        """By rule `paths`: a group whose own bound is `least` or more is a leaf, whatever became of it."""
+        nodes = list(_leaves(self.root, least))
+        states = one_state(len(self.subject.codec.vocab)).transitions.tolist()
+        return {"rule": "paths", "states": states, "trees": [{"n": self.n, "tree": nodes}]}
+
+
+def _leaves(node: Node, least: float) -> Iterator[list[object]]:
+    """As certificates have it, in preorder."""
+    if node.split is None or not node.children or node.found.least >= least:
+        yield ["leaf", []]
+        return
+    yield list(node.split)
+    for child in node.children:
+        yield from _leaves(child, least)
 
 
 class _Search:
-    def __init__(self, subject: Subject, output: Value, rival: Value, domain: Language, began: float) -> None:
+    def __init__(self, subject: Subject, output: Value, rival: Value, domain: Language, gap: float) -> None:
         check_arithmetic()
-        outputs = subject.codec.outputs
-        for name, value in (("output", output), ("rival", rival)):
-            if value not in outputs:
-                raise InputError(
-                    f"{name} {value!r} is not among the model's outputs: {', '.join(map(str, outputs[:12]))}"
-                )
-        if output == rival:
-            raise InputError(f"the output and its rival are both {output!r}; their difference is 0")
+        require_pair(subject, output, rival)
         lengths = [n for n in domain.lengths if domain.size(n)]
         if len(lengths) != 1 or not domain.is_product():
             raise InputError("least_difference takes a product domain of one length, such as sequences(vocab, 10)")
         (self.n,) = lengths
         letters = np.array(sorted(token_places(subject, domain)), dtype=np.int64)
-        self.subject, self.output, self.rival, self.began = subject, output, rival, began
-        self.at = outputs.index(output), outputs.index(rival)
+        outputs = subject.codec.outputs
+        self.subject, self.output, self.rival, self.domain = subject, output, rival, domain
+        self.at, self.wanted, self.began = (outputs.index(output), outputs.index(rival)), gap, time.monotonic()
         self.model = BoundedModel(subject.model, self.n)
-        self.whole = whole_graph(np.zeros((1, len(subject.codec.vocab)), dtype=np.int64), letters, self.n)
-        self.letters, self.groups, self.upper = letters, 0, float("inf")
-        self.word = np.full(self.n, letters[0])
-        self.queue: list[tuple[float, tuple[Restriction, ...], Restriction | None]] = [(-float("inf"), (), None)]
-        self.settled = float("inf")
+        self.letters, self.groups = letters, 0
+        self.best = (math.inf, np.full(self.n, letters[0]))
+        """The float32 run's least difference so far, and its word."""
+        self._tried: set[bytes] = set()
+        self.root = Node(whole_graph(one_state(len(subject.codec.vocab)).transitions.astype(np.int64), letters, self.n))
+        self.queue: list[tuple[float, int, Node]] = []
+        self.settled = math.inf
         """The least bound of the groups that cannot be split: single words. The float32 run is no bound of theirs."""
+        self._order = itertools.count()
         self.identity = [subject.model.weights_sha256(), list(self.at), letters.tolist(), self.n]
 
     @property
-    def lower(self) -> float:
-        return min(self.queue[0][0] if self.queue else self.upper, self.settled, self.upper)
+    def upper(self) -> float:
+        return self.best[0]
 
-    def result(self) -> LeastDifference:
-        word = tuple(self.subject.codec.vocab[int(t)] for t in self.word)
+    def result(self, *, final: bool = False) -> LeastDifference:
+        """What the tree says, whatever was interrupted."""
+        word = tuple(self.subject.codec.vocab[int(t)] for t in self.best[1])
+        lower = min(_least_of(self.root, -math.inf), self.upper)
+        tree = _Tree(self.subject, self.domain, self.root, self.n) if final else None
         spent = time.monotonic() - self.began
-        return LeastDifference(self.output, self.rival, self.lower, self.upper, word, self.groups, spent)
+        return LeastDifference(self.output, self.rival, lower, self.upper, word, self.groups, spent, tree)
 
-    def run(self, gap: float, deadline: float, progress: Callable[[LeastDifference], None] | None) -> None:
+    def run(self, deadline: float, progress: Callable[[LeastDifference], None] | None) -> None:
         """Splits the group with the least bound, as long as that can raise it."""
         said = time.monotonic()
+        if not self.groups:
+            self._attack()
+            self.root.found = self._look(self.root)
+        self._wait(self.root, -math.inf)
         while self.queue and self.queue[0][0] < self.settled:
-            if self.upper - self.lower <= gap or time.monotonic() >= deadline:
+            if self.upper - self.queue[0][0] <= self.wanted or time.monotonic() >= deadline:
                 break
-            bound, limits, split = heapq.heappop(self.queue)
-            try:
-                found = [self._look(part) for part in (self._parts(limits, split) if split else [limits])]
-            except KeyboardInterrupt:
-                heapq.heappush(self.queue, (bound, limits, split))
-                raise
-            for least, part, choice in found:
-                least = max(least, bound)
-                if choice is None:
-                    self.settled = min(self.settled, least)
-                elif least < self.upper:
-                    heapq.heappush(self.queue, (least, part, choice))
+            bound, _, node = heapq.heappop(self.queue)
+            assert node.found.choice is not None
+            children = node.parts(node.found.choice)
+            for child in children:
+                child.found = self._look(child)
+            node.split = node.found.choice
+            node.children = children
+            for child in children:
+                self._wait(child, bound)
             if progress and time.monotonic() > said + 0.5:
                 said = time.monotonic()
                 progress(self.result())
 
-    def _parts(self, limits: tuple[Restriction, ...], split: Restriction) -> list[tuple[Restriction, ...]]:
-        """A split's tokens one by one at the query; elsewhere against the others."""
-        position, tokens = split
-        here = next((set(kept) for at, kept in limits if at == position), set(self.letters.tolist()))
-        others = tuple(item for item in limits if item[0] != position)
-        if position == self.n - 1:
-            return [(*others, (position, (token,))) for token in sorted(here)]
-        return [(*others, (position, tuple(sorted(part)))) for part in (set(tokens), here - set(tokens)) if part]
+    def _wait(self, node: Node, above: float) -> None:
+        """Puts the groups that may be split further in the queue."""
+        bound = max(above, node.found.least)
+        for child in node.children:
+            self._wait(child, bound)
+        if node.children or bound >= self.upper:
+            return
+        if node.found.choice is None:
+            self.settled = min(self.settled, bound)
+        else:
+            heapq.heappush(self.queue, (bound, next(self._order), node))
 
-    def _look(self, limits: tuple[Restriction, ...]) -> tuple[float, tuple[Restriction, ...], Restriction | None]:
+    def _look(self, node: Node) -> Found:
         """The least bound of a group, and how it would be split."""
-        graph = self.whole
-        for position, tokens in limits:
-            graph = graph.by_token(position, np.array(tokens, dtype=np.int64))
         self.groups += 1
-        found = PathBounds(self.model, graph).margins([self.at])
-        least = found.least()[:, 0]
-        group = int(least.argmin())
-        times = self.n if self.subject.model.config.readout == "mean" else 1
-        slack = 2 * self.model.rounding * magnitude(*found.of(group, 0))
-        bound = (float(least[group]) - slack) / times
+        found = PathBounds(self.model, node.graph).margins([self.at])
+        last = self.subject.model.config.readout == "last"
+        least = found.least()
+        bound = lowest(found, least) / (1 if last else self.n)
         bound -= abs(bound) * 2.0**-50
-        self._try(_least_word(found, group))
-        return bound, limits, self._split(graph, found, group)
+        self._try(_least_word(found, int(least[:, 0].argmin())))
+        goal = max((self.upper - self.wanted) * (1 if last else self.n), float(least.min()))
+        return Found(choice=_split(found, least[:, 0] <= goal), least=bound)
 
-    def _split(self, graph: WordGraph, found: Margins, group: int) -> Restriction | None:
-        """The last position first; then where leaving out the least word's token helps most. None: a single word."""
-        counts = [len(np.unique(edges.token)) for edges in graph.edges]
-        if max(counts) == 1:
-            return None
-        if counts[-1] > 1:
-            return self.n - 1, ()
-        const, tables = found.of(group, 0)
-        best: tuple[float, Restriction] | None = None
-        for j, (table, edges) in enumerate(zip(tables, graph.edges, strict=True)):
-            if counts[j] == 1:
-                continue
-            least = {int(t): float(table[torch.from_numpy(edges.token == t)].min()) for t in np.unique(edges.token)}
-            order = sorted(least, key=lambda t: (least[t], t))
-            spread = [least[t] for t in order]
-            gaps = [
-                (spread[k + 1] - spread[k]) * (1 - abs(2 * (k + 1) / len(order) - 1) / 2) for k in range(len(order) - 1)
-            ]
-            cut = int(np.argmax(gaps))
-            score = spread[-1] - spread[0] + gaps[cut]
-            if best is None or score > best[0]:
-                best = (score, (j, tuple(sorted(order[: cut + 1]))))
-        return best[1] if best else None
+    def _attack(self) -> None:
+        """Coordinate descent from the best of some random words: the sooner the upper bound is good, the fewer groups
+        have to be split."""
+        words = self.letters[
+            np.random.default_rng(0).integers(len(self.letters), size=(min(SAMPLES, self.root.graph.size), self.n))
+        ]
+        for at in self._differences(words).argsort()[:STARTS].tolist():
+            self._try(words[at])
 
     def _try(self, word: np.ndarray[Any, np.dtype[np.int64]]) -> None:
-        """Coordinate descent in the float32 run, from a word."""
+        """Coordinate descent in the float32 run, from a word, unless it comes to one that it has been at."""
         value = float(self._differences(word[None])[0])
-        while True:
+        while word.tobytes() not in self._tried:
+            self._tried.add(word.tobytes())
             if value < self.upper:
-                self.upper, self.word = value, word
+                self.best = (value, word)
             nearby = np.repeat(word[None], self.n * len(self.letters), 0)
             rows = np.arange(len(nearby))
             nearby[rows, rows // len(self.letters)] = np.tile(self.letters, self.n)
@@ -221,13 +278,14 @@ class _Search:
     # The file that a search is resumed from
 
     def to_json(self) -> dict[str, object]:
+        upper, word = self.best
+        nodes = [_node_to_json(node) for node in self.root.all()] if self.groups else []
         return {
             "identity": self.identity,
             "groups": self.groups,
-            "upper": self.upper,
-            "settled": self.settled,
-            "word": self.word.tolist(),
-            "queue": [[bound, limits, split] for bound, limits, split in sorted(self.queue, key=lambda x: x[:2])],
+            "upper": upper if nodes else None,
+            "word": word.tolist(),
+            "nodes": nodes,
         }
 
     def read(self, path: Path) -> None:
@@ -238,18 +296,52 @@ class _Search:
                 raise InputError(
                     f"{path} belongs to another search: other weights, outputs or domain; choose another file"
                 )
-            self.groups, self.upper, self.settled = int(data["groups"]), float(data["upper"]), float(data["settled"])
-            self.word = np.array(data["word"], dtype=np.int64)
-            self.queue = [
-                (
-                    float(b),
-                    tuple((int(p), tuple(t)) for p, t in limits),
-                    None if s is None else (int(s[0]), tuple(s[1])),
-                )
-                for b, limits, s in data["queue"]
-            ]
-        except (ValueError, KeyError, TypeError, OSError) as error:
+            word = np.array(data["word"], dtype=np.int64)
+            if data["nodes"]:
+                nodes = iter(data["nodes"])
+                _rebuild(self.root, nodes)
+                if next(nodes, None) is not None:
+                    raise ValueError("its tree has nodes to spare")
+                self.groups, self.best = int(data["groups"]), (float(data["upper"]), word)
+        except (ValueError, KeyError, TypeError, IndexError, StopIteration, OSError) as error:
             raise InputError(f"{path} is no file of an interrupted search ({error}); remove it to begin anew") from None
+
+
+def _least_of(node: Node, above: float) -> float:
+    """The least bound of a node's leaves, each the best of its own and of those above it."""
+    here = max(above, node.found.least)
+    return min((_least_of(child, here) for child in node.children), default=here)
+
+
+def _node_to_json(node: Node) -> list[object]:
+    """Its bound, whether it is split, and how it is or would be."""
+    return [node.found.least, bool(node.children), node.found.choice]
+
+
+def _rebuild(node: Node, nodes: Iterator[Any]) -> None:
+    """The node, and what is below it, from its items in preorder."""
+    least, split, choice = next(nodes)
+    node.found = Found(choice=None if choice is None else split_of(choice), least=float(least))
+    if split:
+        assert node.found.choice is not None
+        node.split, node.children = node.found.choice, node.parts(node.found.choice)
+        for child in node.children:
+            _rebuild(child, nodes)
+
+
+def _split(found: Margins, low: Tensor) -> Split | None:
+    """How a group is split, of whose groups of paths some have too `low` a bound: each of the last tokens of these by
+    itself, against the others; then as `choose_split` does. None: a single word."""
+    graph = found.graph
+    if graph.size == 1:
+        return None
+    tokens = graph.edges[-1].token
+    if len(low) == len(tokens) > 1 and len(every := np.unique(tokens)) > 1:
+        alone = np.unique(tokens[low.numpy()])
+        parts = [[token] for token in alone.tolist()]
+        others = np.setdiff1d(every, alone).tolist()
+        return "tokens", graph.n - 1, [*parts, others] if others else parts
+    return choose_split(found, found.least(), low.to(torch.int64).tolist())
 
 
 def _least_word(found: Margins, group: int) -> np.ndarray[Any, np.dtype[np.int64]]:

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from .verifier.claims import Invariant as Invariant
     from .verifier.claims import Margin as Margin
     from .verifier.claims import NeverOutputs as NeverOutputs
+    from .verifier.logit_difference import LogitDifference as LogitDifference
     from .verifier.necessity import edge_needed as edge_needed
     from .verifier.portfolio import prove as prove
     from .verifier.program_claims import AtMostOne as AtMostOne
@@ -144,6 +145,7 @@ _NAMES: dict[str, str] = {
     "Invariant": "verifier.claims",
     "Margin": "verifier.claims",
     "Labels": "verifier.task_claims",
+    "LogitDifference": "verifier.logit_difference",
     "NeverOutputs": "verifier.claims",
     "Proved": "verifier.verdicts",
     "Refuted": "verifier.verdicts",
