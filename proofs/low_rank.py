@@ -22,9 +22,10 @@ from .theorem import COUNTED, Theorem
 MAX_WORDS = 2**20
 MAX_RANK = 2**12
 MAX_OUTPUTS = 2**12
+MAX_NUMBERS = 2**26
 MAX_WORK = 2**42
 BATCH = 2**22
-KEYS = ("rule", "ranks", "narrow", "widen", "read", "write", "words")
+KEYS = ("rule", "ranks", "narrow", "widen", "read", "write", "middle", "words")
 
 
 def check_low_rank(theorem: Theorem, proof: dict[str, Json], work: Work | None = None) -> None:
@@ -74,31 +75,39 @@ def _scope(theorem: Theorem) -> Labels | LabelMargin:
 
 
 def read_factors(item: dict[str, Json], config: Config) -> Factors:
-    """The four matrices of the proof: float32 numbers, little-endian, in hex."""
-    ranks = listing(item["ranks"], "ranks", 2, 2)
-    inner, outer = (integer(rank, "a rank", 1, MAX_RANK) for rank in ranks)
-    d, hidden = config.d_model, config.layers[0].d_mlp + inner
+    """The matrices of the proof: float32 numbers, little-endian, in hex."""
+    inner, used, outer = (integer(x, "a rank", 0, MAX_RANK) for x in listing(item["ranks"], "ranks", 3, 3))
+    require(used <= inner, f"{used} coordinates are used, of {inner}")
+    d, hidden = config.d_model, config.layers[0].d_mlp
     return Factors(
         _matrix(item["narrow"], "narrow", d, inner),
         _matrix(item["widen"], "widen", inner, d),
         _matrix(item["read"], "read", hidden, outer),
         _matrix(item["write"], "write", outer, config.d_vocab_out),
+        _matrix(item["middle"], "middle", 1, hidden),
+        used,
     )
 
 
 def _matrix(data: Json, what: str, rows: int, columns: int) -> Floats:
     good = isinstance(data, str) and len(data) == 8 * rows * columns and set(data) <= set("0123456789abcdef")
     require(good, f"{what} must be {8 * rows * columns} digits of 0-9a-f, for {rows} x {columns} float32 numbers")
-    found = np.frombuffer(bytes.fromhex(str(data)), "<f4").reshape(rows, columns).astype(np.float64)
+    content = np.frombuffer(bytearray.fromhex(str(data)), "<f4") if data else np.zeros(0)
+    found = content.reshape(rows, columns).astype(np.float64)
     require(bool(np.isfinite(found).all()), f"{what} holds a NaN or an infinity")
     return found
 
 
 def _proved(theorem: Theorem, part: Labels | LabelMargin, layer: Layer, n: int, leaders: Ints) -> int:
-    """How many words of length n are proved to get their label."""
+    """How many words of length n are proved to get their label.
+
+    The neurons are calculated once for each leader, from the coordinates that are used of its own, and for the others
+    from what is usual among the words (any point will do: how far each word is from it is bounded).
+    """
     own = leaders >= 0
     require(bool((leaders <= np.arange(len(leaders))).all()), "a leader comes after its word")
     require(bool((leaders[leaders[own]] == leaders[own]).all()), "a leader is not its own leader")
+    require(len(leaders) * max(n, len(layer.R.mid)) <= MAX_NUMBERS, "too many words for their length and the ranks")
     ids = np.array([theorem.codec.token(token) for token in theorem.domain.vocab], dtype=np.int64)
     words = ids[np.concatenate(list(theorem.domain.words(n, MAX_WORDS)))]
     labels = _labels(part, words)
@@ -110,7 +119,9 @@ def _proved(theorem: Theorem, part: Labels | LabelMargin, layer: Layer, n: int, 
     if not counted.size:
         return 0
     lead = leaders[counted]
-    apart = Near(inner[counted] - inner[lead], 0.0, layer.work)
+    used, fixed = layer.used, inner[counted, layer.used :].mean(axis=0, keepdims=True)
+    point = np.concatenate([inner[lead, :used], np.repeat(fixed, len(lead), axis=0)], axis=1)
+    apart = Near(inner[counted] - point, 0.0, layer.work)
     apart = Near(apart.mid, float(up(UNIT * apart.norm())), layer.work)
     outputs = theorem.model.config.d_vocab_out
     pairs, pair = np.unique(lead * outputs + labels[counted], return_inverse=True)
@@ -124,7 +135,7 @@ def _proved(theorem: Theorem, part: Labels | LabelMargin, layer: Layer, n: int, 
     step = max(1, BATCH // (layer.d_mlp + outputs))
     for first in range(0, len(points), step):
         here = np.flatnonzero((which >= first) & (which < first + step))
-        found = tables.logits(inner[points[first : first + step]])
+        found = tables.logits(inner[points[first : first + step], :used], fixed)
         for some in np.array_split(here, -(-len(here) // step)):
             leads = found.leads(which[some] - first, pairs[some] % outputs, worst[some])
             won[some] = leads >= least if least > 0 else leads > 0

@@ -1,7 +1,7 @@
 """What rule `low_rank` computes of a model (section 13 of the specification); the names of the matrices are those there.
 
-At the last position the stream before the neurons is x = mean + cR + e, with the few coordinates c = (x - mean)P. The
-neurons read w + cRW_in + eW_in. What they and c write to the logits is (relu(w + cRW_in), c) read V + (the rest).
+At the last position the stream before the neurons is x = mean + cR + e, with few coordinates c = (x - mean)P. The neurons
+read w + cRW_in + eW_in, and write W_out W_U = UV + E to the logits, with few columns of U.
 """
 
 from __future__ import annotations
@@ -19,13 +19,15 @@ from .network import Network
 
 @dataclass(frozen=True, eq=False)
 class Factors:
-    """P [d_model, inner], R [inner, d_model], what reads the neurons and coordinates [d_mlp + inner, outer], and V
-    [outer, output]: any numbers."""
+    """P [d_model, inner], R [inner, d_model], U [d_mlp, outer], V [outer, output] and typical neurons [1, d_mlp]: any
+    numbers. `used`: so many of the coordinates vary in what the neurons are calculated from."""
 
     narrow: Floats
     widen: Floats
     read: Floats
     write: Floats
+    middle: Floats
+    used: int
 
 
 class Layer:
@@ -37,6 +39,7 @@ class Layer:
         self.d_mlp = model.config.layers[0].d_mlp
         self.P, self.R = self.exact(factors.narrow), self.exact(factors.widen)
         self.U, self.V = self.exact(factors.read), self.exact(factors.write)
+        self.middle, self.used = self.exact(factors.middle), factors.used
         self.W_in, self.W_out = self.weight("mlp.W_in", self.d, self.d_mlp), self.weight("mlp.W_out", self.d_mlp, self.d)
         self.W_U = self.exact(self.network.weights["unembed.W_U"])
 
@@ -60,31 +63,35 @@ class Layer:
         return self.W_in @ self.W_in.T + self.exact(np.eye(self.d))
 
     @cached_property
+    def D(self) -> Near:
+        """R W_U: what the coordinates write to the logits past the neurons."""
+        return self.R @ self.W_U
+
+    @cached_property
     def inner_gram(self) -> Near:
         """Of coordinates: the square of |(cW, cR)|."""
         return self.W @ self.W.T + self.R @ self.R.T
 
     @cached_property
-    def outputs(self) -> Near:
-        """(W_out W_U; W_U): what neurons and stream write to the logits."""
-        return stacked(self.W_out @ self.W_U, self.W_U)
+    def written(self) -> Near:
+        """W_out W_U."""
+        return self.W_out @ self.W_U
 
     @cached_property
     def far(self) -> Floats:
-        """[output]: |the column of `outputs` less that of any other| is at most the sum of the two's numbers."""
-        mid = self.outputs.mid
-        centred = mid - mid.mean(axis=1, keepdims=True)
-        self.work.spend(3 * mid.size)
-        return up(up(np.sqrt(np.square(centred).sum(axis=0))) + self.outputs.err)
+        """[output]: |the column of (W_out W_U; W_U) less that of any other| is at most the sum of the two's numbers."""
+        both = stacked(self.written, self.W_U)
+        centred = both.mid - both.mid.mean(axis=1, keepdims=True)
+        self.work.spend(3 * centred.size)
+        return up(up(np.sqrt(np.square(centred).sum(axis=0))) + both.err)
 
     @cached_property
     def apart(self) -> Floats:
-        """[y, w]: at least the distance of columns y and w of (W_out W_U; R W_U) - U V, what the factors leave out."""
-        hidden = Near(self.outputs.mid[: self.d_mlp], self.outputs.err, self.work)
-        rest = stacked(hidden, self.R @ self.W_U) - self.U @ self.V
+        """[y, w]: at least the distance of columns y and w of E."""
+        rest = self.written - self.U @ self.V
         gram = rest.mid.T @ rest.mid
         self.work.spend(gram.size * (len(rest.mid) + 4))
-        own = up(np.sqrt(up(np.square(rest.mid).sum(axis=0))))
+        own = up(np.sqrt(np.square(rest.mid).sum(axis=0)))
         squares = np.diag(gram)[:, None] + np.diag(gram) - 2 * gram
         slack = (len(rest.mid) + 8) * UNIT * np.square(own[:, None] + own)
-        return up(np.sqrt(up(np.maximum(squares, 0) + up(slack))) + 2 * rest.err)
+        return up(np.sqrt(up(np.maximum(squares, 0) + slack)) + 2 * rest.err)

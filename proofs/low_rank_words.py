@@ -133,30 +133,38 @@ class Tables:
         self.work.spend(len(self.each) * rows.size * (inner.shape[1] + 3) + inner.size)
         return Coordinates(inner, up(up(left) + self.rough), good)
 
-    def logits(self, inner: Floats) -> Logits:
-        """At these coordinates [point, rank], without what the coordinates leave out."""
+    def logits(self, inner: Floats, fixed: Floats) -> Logits:
+        """At coordinates of which the first are given [point, used] and the others are the same for all [1, others]."""
         layer, work = self.layer, self.work
-        ranks = inner.shape[1]
+        used = inner.shape[1]
+        fix = layer.exact(fixed)
+        base = self.read + fix @ _part(layer.W, slice(used, None))
+        constant = self.constant + fix @ _part(layer.D, slice(used, None)) + layer.middle @ layer.written
+        seen, direct = _part(layer.W, slice(used)), _part(layer.D, slice(used))
         inner_size = up(np.sqrt(np.square(inner).sum(axis=1)))
-        before = inner @ layer.W.mid + self.read.mid
-        off = inner_size * layer.W.err + self.read.err
-        off = off + (ranks + 4) * UNIT * (inner_size * layer.W.norm() + self.read.norm())
-        hidden = np.concatenate([np.maximum(before, 0), inner], axis=1)
+        before = inner @ seen.mid + base.mid
+        off = inner_size * seen.err + base.err + (used + 4) * UNIT * (inner_size * seen.norm() + base.norm())
+        hidden = np.maximum(before, 0) - layer.middle.mid
         size = up(np.sqrt(np.square(hidden).sum(axis=1)))
         read = hidden @ layer.U.mid
-        read_size = up(np.sqrt(np.square(read).sum(axis=1)))
-        wide = float(layer.V.T.rows().max())
-        found = read @ layer.V.mid + self.constant.mid
-        most = float(np.abs(self.constant.mid).max())
-        off_read = (hidden.shape[1] + 4) * UNIT * size * layer.U.norm()
-        slack = 2 * wide * (off_read + (read.shape[1] + 16) * UNIT * read_size) + 2 * self.constant.err + 16 * UNIT * most
-        work.spend(hidden.size * (read.shape[1] + 2) + before.size * (ranks + 2) + found.size * (read.shape[1] + 1))
-        return Logits(found, size, up(off), up(slack), layer)
+        found = read @ layer.V.mid + inner @ direct.mid + constant.mid
+        read_size, most = up(np.sqrt(np.square(read).sum(axis=1))), float(np.abs(constant.mid).max())
+        wide, straight = float(layer.V.T.rows().max()), direct.norm()
+        rounding = (hidden.shape[1] + 4) * UNIT * size * layer.U.norm() * wide
+        rounding = rounding + (read.shape[1] + 32) * UNIT * read_size * wide
+        rounding = rounding + inner_size * (direct.err + (used + 32) * UNIT * straight) + 32 * UNIT * most + constant.err
+        work.spend(hidden.size * (used + read.shape[1] + 4) + found.size * (used + read.shape[1] + 2))
+        return Logits(found, size, up(off + UNIT * size), up(2 * rounding), layer)
+
+
+def _part(matrix: Near, rows: slice) -> Near:
+    """Some rows."""
+    return Near(matrix.mid[rows], matrix.err, matrix.work)
 
 
 @dataclass(frozen=True, eq=False)
 class Logits:
-    """At some points: `found` [point, output] is what the factors give; `size` [point] = |(neurons, coordinates)|;
+    """At some points: `found` [point, output] is what the factors give; `size` [point] = |neurons - middle|;
     `off` [point]: how far the neurons are from these, at most; `slack` [point]: rounding of a difference of logits."""
 
     found: Floats

@@ -12,8 +12,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
 
 from ..models.languages import Language
 from .claims import Claim
@@ -24,13 +26,15 @@ from .low_rank_model import Folded, Operations, TokenTables, obstacle
 from .theorems import domain_to_json
 from .verdicts import Certificate
 
+Flags = npt.NDArray[np.bool_]
 SAMPLE = 256
 BATCH = 2**12
 JOINED = 0.1
 """An input joins an earlier one if that costs at most about this share of what most sampled inputs lead by."""
 NEIGHBOURS = 8
-GIVEN_UP = 0.25
-"""Of the least lead of a sampled input, this share may be lost to the rank of what the neurons read."""
+GIVEN_UP = 0.1
+"""This share of a sampled input's lead may be lost to the coordinates that are left out, and twice it with those that are
+kept but fixed."""
 SLACK = 1e-6
 """Of all that is lost: what the checker's rounding may add."""
 TRIES = 6
@@ -38,9 +42,11 @@ TRIES = 6
 
 @dataclass(frozen=True)
 class Ranks:
-    """Of what the neurons read, and of what they write to the logits."""
+    """How many coordinates of what the neurons read are kept, for how many of these the neurons are calculated (the
+    others, which hardly vary, cost no neurons), and of what they write to the logits."""
 
     inner: int
+    used: int
     outer: int
 
 
@@ -72,14 +78,16 @@ class _Length:
 
 @dataclass(frozen=True, eq=False)
 class _Factors:
-    """P, R, the read-out's left and right factor, rounded to float32; R W_in; and for two outputs how far apart they
-    are in what the factors leave out."""
+    """P, R, the read-out's left and right factor, typical neurons, all rounded to float32; R W_in and R W_U; and for two
+    outputs how far apart they are in what the factors leave out."""
 
     narrow: Floats
     widen: Floats
     read: Floats
     write: Floats
+    middle: Floats
     seen: Floats
+    direct: Floats
     left_over: Floats
 
 
@@ -93,7 +101,7 @@ def prove_low_rank(
     if found is None:
         return None, why
     if found.proved < enough:
-        at = f"at ranks {found.ranks.inner} and {found.ranks.outer}"
+        at = f"at {found.ranks}"
         return None, f"{found.proved / total:.6f} of the inputs are proved right, {at}"
     return Certificate.of({**claim.theorem(), "domain": domain_to_json(domain)}, found.proof), ""
 
@@ -122,15 +130,28 @@ def factorise(
     tried = ranks or search.ranks(enough / domain.size())
     for attempt in range(TRIES):
         found = search.attempt(tried)
-        progress(
-            f"low rank: {found.proved / found.total:.4%} proved right, at ranks {tried.inner} and {tried.outer}"
-        )
-        most = Ranks(search.folded.d, min(search.folded.d_mlp + tried.inner, search.outputs))
+        progress(f"low rank: {found.proved / found.total:.4%} proved right, at {tried}")
+        most = Ranks(search.folded.d, search.folded.d, search.most)
         if ranks or found.proved >= enough or tried == most or time.monotonic() > deadline or attempt == TRIES - 1:
             break
-        raised = Ranks(tried.inner + 1 + tried.inner // 8, tried.outer + 1 + tried.outer // 4)
-        tried = Ranks(min(raised.inner, most.inner), min(raised.outer, most.outer))
+        tried = Ranks(
+            min(tried.inner + 1 + tried.inner // 8, most.inner),
+            min(tried.used + 1 + tried.used // 8, most.used),
+            min(tried.outer + 1 + tried.outer // 4, most.outer),
+        )
     return found, ""
+
+
+@dataclass(frozen=True, eq=False)
+class _Sample:
+    """Of some labelled words: logits [word, output], neurons, all coordinates [word, d_model], and the length of what
+    each rank leaves out of them, at most [word, rank]."""
+
+    logits: Floats
+    hidden: Floats
+    inner: Floats
+    lost: Floats
+    labels: Integers
 
 
 class _Search:
@@ -138,27 +159,31 @@ class _Search:
 
     def __init__(self, body: LabelsBody | LabelMarginBody, domain: Language) -> None:
         self.operations = Operations()
-        self.folded = Folded(body.subject.model, self.operations)
+        self.folded = folded = Folded(body.subject.model, self.operations)
         self.needed = float(getattr(body, "at_least", 0.0))
         self.outputs, self.total = len(body.subject.codec.outputs), domain.size()
-        self.places = np.array([body.subject.codec.index[token] for token in domain.vocab], dtype=np.int64)
-        words = {n: np.concatenate(list(domain.batches(BATCH, [n]))) for n in domain.lengths if domain.size(n)}
-        tables = {n: TokenTables(self.folded, self.places[ids]) for n, ids in words.items()}
+        places = np.array([body.subject.codec.index[token] for token in domain.vocab], dtype=np.int64)
+        words = {n: places[np.concatenate(list(domain.batches(BATCH, [n])))] for n in domain.lengths if domain.size(n)}
+        tables = {n: TokenTables(folded, ids) for n, ids in words.items()}
         attention = {n: table.attention(slice(None)) for n, table in tables.items()}
         self._find_directions(tables, attention)
         self.lengths = []
         for n, ids in words.items():
-            lost = [self._lost(table @ self.folded.W_O[h]) for h, table in enumerate(tables[n].values)]
-            labels = body.machine.run(self.places[ids])
-            self.lengths.append(_Length(n, tables[n], labels, attention[n], lost, self._lost(tables[n].base)))
-        written = np.concatenate([self.folded.written, self.folded.W_U])
-        centred = written - written.mean(axis=1, keepdims=True)
-        self.far = np.sqrt(np.square(self.operations.of(centred, 3)).sum(axis=0))
+            lost = [self._lost(self.operations.product(x, w)) for x, w in zip(tables[n].values, folded.W_O, strict=True)]
+            base_lost = self._lost(tables[n].base)
+            self.lengths.append(_Length(n, tables[n], body.machine.run(ids), attention[n], lost, base_lost))
+        both = np.concatenate([folded.written, folded.W_U])
+        centred = self.operations.of(both - both.mean(axis=1, keepdims=True), 3)
+        self.far = np.sqrt(np.square(centred).sum(axis=0))
         self.sample = [self._sampled(length) for length in self.lengths]
+        hidden = np.concatenate([sample.hidden for sample in self.sample])
+        self.middle = _float32(hidden.mean(axis=0)) if len(hidden) else np.zeros(folded.d_mlp)
+        self.most = min(max(1, folded.d_mlp), self.outputs)
         self.joined = self._joined()
 
     def _find_directions(self, tables: dict[int, TokenTables], attention: dict[int, Floats]) -> None:
-        """`into` [d_model, d_model] and its inverse `back`: their first k columns (rows) are the P (the R) of rank k."""
+        """`into` [d_model, d_model] and its inverse `back`: coordinates in which lengths are those that neurons and
+        logits see, those first along which the tables' rows are longest, weighted by their mean attention."""
         product = self.operations.product
         rows = []
         for n, table in tables.items():
@@ -169,8 +194,7 @@ class _Search:
                 rows.append(written * np.sqrt(np.nan_to_num(seen))[:, None])
         values, vectors = self.operations.symmetric(self.folded.metric)
         root = np.sqrt(np.maximum(values, 1.0))
-        spread = np.concatenate(rows) @ (vectors * root)
-        self.operations.count += spread.size * self.folded.d
+        spread = product(np.concatenate(rows), vectors * root)
         _, turned = self.operations.symmetric(product(spread.T, spread))
         self.into = product(vectors * root, turned)
         self.back = product(turned.T, (vectors / root).T)
@@ -181,30 +205,21 @@ class _Search:
         tail = np.cumsum(self.operations.of(squares, 2)[:, ::-1], axis=1)[:, ::-1]
         return np.sqrt(np.concatenate([tail, np.zeros((len(tail), 1))], axis=1))
 
-    def _sampled(self, length: _Length) -> tuple[Floats, Floats, Floats, Integers]:
-        """Of some words with a label: logits, |(neurons, stream)|, what each rank leaves out, and labels."""
-        folded, product = self.folded, self.operations.product
+    def _sampled(self, length: _Length) -> _Sample:
+        folded, product, tables = self.folded, self.operations.product, length.tables
         labelled = np.flatnonzero(length.labels >= 0)
         most = max(16, SAMPLE * len(labelled) // self.total)
         some = labelled[np.linspace(0, len(labelled) - 1, min(most, len(labelled))).astype(np.int64)]
-        tables, attention = length.tables, length.attention[:, some]
-        written = [product(value, folded.W_O[h]) for h, value in enumerate(tables.values)]
-        query = tables.query[some]
-        varied = tables.base[query] + (tables.summed(written, attention, some) if written else 0.0)
+        attention, query = length.attention[:, some], tables.query[some]
+        varied, lost = tables.base[query], length.base_lost[query]
+        if folded.n_heads:
+            written = [product(value, folded.W_O[h]) for h, value in enumerate(tables.values)]
+            varied = varied + tables.summed(written, attention, some)
+            lost = lost + tables.summed(length.lost, attention, some)
         stream = tables.mean + varied
         hidden = np.maximum(product(stream, folded.W_in) + folded.b_in, 0)
         logits = product(hidden, folded.written) + product(stream + folded.b_out, folded.W_U) + folded.b_U
-        lost = length.base_lost[query] + (tables.summed(length.lost, attention, some) if written else 0.0)
-        inner = product(varied, self.into)
-        size = np.sqrt(np.square(hidden).sum(axis=1) + np.square(inner).sum(axis=1))
-        return logits, size, lost, length.labels[some]
-
-    def _joined(self) -> float:
-        """How far apart two words may be that share their neurons."""
-        room = [self._room(logits, label) for logits, _, _, label in self.sample]
-        least = np.concatenate([(lead / far).min(axis=1, initial=np.inf) for lead, far in room])
-        least = least[least > 0]
-        return JOINED * float(np.median(least)) if least.size and np.isfinite(least).all() else 0.0
+        return _Sample(logits, hidden, product(varied, self.into), lost, length.labels[some])
 
     def _room(self, logits: Floats, label: Integers) -> tuple[Floats, Floats]:
         """[word, output]: by how much more than needed the label leads (infinite against itself), and what a unit of
@@ -213,144 +228,208 @@ class _Search:
         lead[np.arange(len(label)), label] = np.inf
         return lead, np.maximum(self.far + self.far[label][:, None], 2.0**-500)
 
+    def _joined(self) -> float:
+        """How far apart two words may be that share their neurons."""
+        room = [self._room(sample.logits, sample.labels) for sample in self.sample]
+        least = np.concatenate([(lead / far).min(axis=1, initial=np.inf) for lead, far in room])
+        least = least[(least > 0) & np.isfinite(least)]
+        return JOINED * float(np.median(least)) if least.size else 0.0
+
+    # Ranks
+
     def ranks(self, share: float) -> Ranks:
         """The least ranks at which this share of the sampled words would be proved, or as many as can be."""
-        rooms = [(*self._room(logits, label), size, lost, label) for logits, size, lost, label in self.sample]
-        count = sum(len(label) for *_, label in rooms)
+        rooms = [self._room(sample.logits, sample.labels) for sample in self.sample]
+        wanted = int(np.ceil(share * sum(len(sample.labels) for sample in self.sample)))
 
-        def held(inner: int) -> int:
-            return sum(int((lead * GIVEN_UP > lost[:, inner, None] * far).all(1).sum()) for lead, far, _, lost, _ in rooms)
+        def held(part: float, off: list[Floats]) -> int:
+            """Sampled words of which no more than a part of the lead is lost, if this is left out."""
+            pairs = zip(rooms, off, strict=True)
+            return sum(int((lead * part > left[:, None] * far).all(axis=1).sum()) for (lead, far), left in pairs)
 
-        best = min(held(self.folded.d), -(-int(share * 2**20) * count // 2**20))
-        inner = _least(1, self.folded.d, lambda rank: held(rank) >= best)
-        left, values = self._readout(inner)
-        squares = np.cumsum((np.square(left) * values)[:, ::-1], axis=1)[:, ::-1]  # [output, rank]: its column's square
+        def kept(inner: int) -> list[Floats]:
+            return [sample.lost[:, inner] for sample in self.sample]
+
+        best = min(held(GIVEN_UP, kept(self.folded.d)), wanted)
+        inner = _least(1, self.folded.d, lambda rank: held(GIVEN_UP, kept(rank)) >= best)
+        tail = self._tails(inner)
+        best = min(held(2 * GIVEN_UP, [x + t[:, inner] for x, t in zip(kept(inner), tail, strict=True)]), best)
+
+        def short(used: int) -> list[Floats]:
+            return [x + t[:, used] for x, t in zip(kept(inner), tail, strict=True)]
+
+        used = _least(1, inner, lambda rank: held(2 * GIVEN_UP, short(rank)) >= best)
+        right, values = self._readout
+        sizes = [np.sqrt(np.square(sample.hidden - self.middle).sum(axis=1)) for sample in self.sample]
 
         def proved(outer: int) -> int:
-            if outer < left.shape[1]:
-                some = left[:, outer:] * np.sqrt(values[outer:])
-                gram = self.operations.product(some, some.T)
-                apart = np.sqrt(np.maximum(squares[:, outer, None] + squares[:, outer] - 2 * gram, 0))
-            else:
-                apart = np.zeros((self.outputs, self.outputs))
+            some = right[:, outer:] * np.sqrt(values[outer:])
+            apart = _distances(self.operations.product(some, some.T))
             found = 0
-            for lead, far, size, lost, label in rooms:
-                need = (lost[:, inner, None] + self.joined) * far + size[:, None] * apart[label]
+            for sample, (lead, far), left, size in zip(self.sample, rooms, short(used), sizes, strict=True):
+                need = (left[:, None] + self.joined) * far + size[:, None] * apart[sample.labels]
                 found += int((lead > need).all(axis=1).sum())
             return found
 
-        most = left.shape[1]
-        best = min(proved(most), best)
-        return Ranks(inner, _least(1, most, lambda rank: proved(rank) >= best))
+        best = min(proved(self.most), wanted)
+        return Ranks(inner, used, _least(1, self.most, lambda rank: proved(rank) >= best))
 
-    def _readout(self, inner: int) -> tuple[Floats, Floats]:
-        """Right singular vectors [output, rank] and squared singular values of (W_out W_U; R W_U), without what all
-        outputs have in common."""
-        stack = self._stack(inner)
-        values, vectors = self.operations.symmetric(self.operations.product(stack.T, stack))
-        most = min(stack.shape)
-        return vectors[:, :most], np.maximum(values[:most], 0)
+    def _tails(self, inner: int) -> list[Floats]:
+        """[word, used]: how far a sampled word is from one with the usual coordinates from there on."""
+        turn, usual = self._turn(inner)
+        found = []
+        for sample in self.sample:
+            squares = np.square(self.operations.product(sample.inner[:, :inner], turn) - usual)
+            tail = np.cumsum(self.operations.of(squares, 2)[:, ::-1], axis=1)[:, ::-1]
+            found.append(np.sqrt(np.concatenate([tail, np.zeros((len(tail), 1))], axis=1)))
+        return found
 
-    def _stack(self, inner: int) -> Floats:
-        seen = self.operations.product(self.back[:inner], self.folded.W_U)
-        stack = np.concatenate([self.folded.written, seen])
-        return self.operations.of(stack - stack.mean(axis=1, keepdims=True), 2)
+    def _turn(self, inner: int) -> tuple[Floats, Floats]:
+        """A rotation of the first coordinates: those first in which words differ most; and the mean word's."""
+        coordinates = np.concatenate([sample.inner[:, :inner] for sample in self.sample])
+        usual = coordinates.mean(axis=0) if len(coordinates) else np.zeros(inner)
+        centred = coordinates - usual
+        _, turn = self.operations.symmetric(self.operations.product(centred.T, centred))
+        return turn, usual @ turn
 
-    def factors(self, ranks: Ranks) -> _Factors:
-        product = self.operations.product
-        narrow, widen = _float32(self.into[:, : ranks.inner]), _float32(self.back[: ranks.inner])
-        right, _ = self._readout(ranks.inner)
-        write = _float32(right[:, : ranks.outer].T)
-        read = _float32(product(self._stack(ranks.inner), write.T))
-        stack = np.concatenate([self.folded.written, product(widen, self.folded.W_U)])
-        rest = stack - product(read, write)
-        rest = self.operations.of(rest - rest.mean(axis=1, keepdims=True), 3)
-        gram = product(rest.T, rest)
-        apart = np.sqrt(np.maximum(np.diag(gram)[:, None] + np.diag(gram) - 2 * gram, 0))
-        return _Factors(narrow, widen, read, write, product(widen, self.folded.W_in), apart)
+    @cached_property
+    def _readout(self) -> tuple[Floats, Floats]:
+        """Right singular vectors [output, rank] and squared singular values of W_out W_U, without what all outputs have
+        in common."""
+        centred = self.folded.written - self.folded.written.mean(axis=1, keepdims=True)
+        values, vectors = self.operations.symmetric(self.operations.product(centred.T, centred))
+        return vectors[:, : self.most], np.maximum(values[: self.most], 0)
+
+    def _factors(self, ranks: Ranks) -> _Factors:
+        product, written = self.operations.product, self.folded.written
+        turn, _ = self._turn(ranks.inner)
+        narrow = _float32(product(self.into[:, : ranks.inner], turn))
+        widen = _float32(product(turn.T, self.back[: ranks.inner]))
+        write = _float32(self._readout[0][:, : ranks.outer].T)
+        read = _float32(product(written, write.T))
+        rest = written - product(read, write)
+        apart = _distances(product(rest.T, rest))
+        seen, direct = product(widen, self.folded.W_in), product(widen, self.folded.W_U)
+        return _Factors(narrow, widen, read, write, self.middle, seen, direct, apart)
+
+    # Proofs
 
     def attempt(self, ranks: Ranks) -> Factored:
         """The proof with factors of these ranks."""
-        factors = self.factors(ranks)
+        factors = self._factors(ranks)
         entries, proved, points = [], 0, 0
         for length in self.lengths:
             leaders = self._leaders(length, factors, ranks)
             entries.append({"n": length.n, "leaders": leaders.tolist()})
             proved += int((leaders >= 0).sum())
             points += int((leaders == np.arange(len(leaders))).sum())
-        matrices = ("narrow", factors.narrow), ("widen", factors.widen), ("read", factors.read), ("write", factors.write)
-        proof: dict[str, object] = {"rule": "low_rank", "ranks": [ranks.inner, ranks.outer], "words": entries}
-        proof |= {name: matrix.astype("<f4").tobytes().hex() for name, matrix in matrices}
-        return Factored(ranks, proof, proved, self.total, points, self.operations.count)
+        proof: dict[str, object] = {"rule": "low_rank", "ranks": [ranks.inner, ranks.used, ranks.outer]}
+        for name in ("narrow", "widen", "read", "write", "middle"):
+            proof[name] = getattr(factors, name).astype("<f4").tobytes().hex()
+        return Factored(ranks, proof | {"words": entries}, proved, self.total, points, self.operations.count)
 
     def _leaders(self, length: _Length, factors: _Factors, ranks: Ranks) -> Integers:
         """For each word that is proved the first of those that it shares neurons with; for each other -1."""
-        tables, product = length.tables, self.operations.product
-        folded, query = self.folded, length.tables.query
+        tables, product, query = length.tables, self.operations.product, length.tables.query
         inner = product(tables.base, factors.narrow)[query]
-        values = [product(value, product(folded.W_O[h], factors.narrow)) for h, value in enumerate(tables.values)]
         left = length.base_lost[query, ranks.inner]
-        if values:
+        if self.folded.n_heads:
+            into = [product(w, factors.narrow) for w in self.folded.W_O]
+            values = [product(value, w) for value, w in zip(tables.values, into, strict=True)]
             inner = inner + tables.summed(values, length.attention, slice(None))
             lost = [table[:, ranks.inner, None] for table in length.lost]
             left = left + tables.summed(lost, length.attention, slice(None))[:, 0]
-        root = np.concatenate([factors.seen, factors.widen], axis=1)
-        gram = product(root, root.T)
         usable = (length.labels >= 0) & np.isfinite(inner).all(axis=1) & np.isfinite(left)
-        leaders = self._join(inner, gram, np.where(usable, length.labels, -1))
-        good = self._won(length, factors, inner, left, gram, leaders)
-        alone = np.where((leaders >= 0) & ~good, np.arange(len(leaders)), -1)
-        alone[np.bincount(leaders[leaders >= 0], minlength=len(leaders))[np.maximum(leaders, 0)] == 1] = -1
-        again = self._won(length, factors, inner, left, gram, alone)
+        if not usable.any():
+            return np.full(len(inner), -1)
+        fixed = inner[usable, ranks.used :].mean(axis=0)
+        plan = _Plan(self, length, factors, inner, left, fixed)
+        leaders = plan.joined(np.where(usable, length.labels, -1), self.joined)
+        good = plan.won(leaders)
+        number = np.bincount(leaders[leaders >= 0], minlength=len(leaders))
+        alone = np.where((leaders >= 0) & ~good & (number[leaders] > 1), np.arange(len(leaders)), -1)
+        again = plan.won(alone)
         return np.where(good, leaders, np.where(again, alone, -1))
 
-    def _join(self, inner: Floats, gram: Floats, labels: Integers) -> Integers:
+
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """The words of one length with their coordinates `inner`, `left` what these leave out, and `fixed` the coordinates
+    that are not used."""
+
+    search: _Search
+    length: _Length
+    factors: _Factors
+    inner: Floats
+    left: Floats
+    fixed: Floats
+
+    @cached_property
+    def gram(self) -> Floats:
+        """Lengths of differences of coordinates, as neurons and logits see them."""
+        root = np.concatenate([self.factors.seen, self.factors.widen], axis=1)
+        return self.search.operations.product(root, root.T)
+
+    def lengths(self, apart: Floats) -> Floats:
+        return np.sqrt(np.maximum((self.search.operations.product(apart, self.gram) * apart).sum(axis=1), 0))
+
+    def joined(self, labels: Integers, most: float) -> Integers:
         """Leaders: of words of one label that lie side by side along the first coordinate, and are near each other."""
         leaders = np.where(labels >= 0, np.arange(len(labels)), -1)
-        order = np.lexsort((inner[:, 0], labels))
+        order = np.lexsort((self.inner[:, 0], labels))
         order = order[labels[order] >= 0]
-        near: list[tuple[int, int]] = []
         for step in range(1, min(NEIGHBOURS, len(order) - 1) + 1):
-            first, second = order[:-step], order[step:]
-            apart = inner[first] - inner[second]
-            length = np.sqrt(np.maximum((self.operations.product(apart, gram) * apart).sum(axis=1), 0))
-            close = (labels[first] == labels[second]) & (length <= self.joined)
-            near += zip(first[close].tolist(), second[close].tolist(), strict=True)
-        for pair in near:
-            low, high = min(pair), max(pair)
-            if leaders[low] == low and leaders[high] == high:
-                leaders[high] = low
-        # a word that others follow may itself have joined one later: then they go their own way
-        chained = (leaders >= 0) & (leaders[np.maximum(leaders, 0)] != leaders)
-        return np.where(chained, np.arange(len(leaders)), leaders)
+            low, high = np.sort([order[:-step], order[step:]], axis=0)
+            same = labels[low] == labels[high]
+            low, high = low[same], high[same]
+            close = self.lengths(self.inner[low] - self.inner[high]) <= most
+            for first, second in zip(low[close].tolist(), high[close].tolist(), strict=True):
+                if leaders[first] == first and leaders[second] == second:
+                    leaders[second] = first
+        chained = leaders[np.maximum(leaders, 0)] != leaders  # it has joined one that then joined another
+        return np.where((leaders >= 0) & chained, np.arange(len(leaders)), leaders)
 
-    def _won(
-        self, length: _Length, factors: _Factors, inner: Floats, left: Floats, gram: Floats, leaders: Integers
-    ) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    def won(self, leaders: Integers) -> Flags:
         """Which words are proved, with their leaders' neurons."""
+        used = self.inner.shape[1] - len(self.fixed)
         followers = np.flatnonzero(leaders >= 0)
-        apart = inner[followers] - inner[leaders[followers]]
-        off = left[followers] + np.sqrt(np.maximum((self.operations.product(apart, gram) * apart).sum(axis=1), 0))
+        apart = self.inner[followers].copy()
+        apart[:, :used] -= self.inner[leaders[followers], :used]
+        apart[:, used:] -= self.fixed
         worst = np.zeros(len(leaders))
-        np.maximum.at(worst, leaders[followers], off)
+        np.maximum.at(worst, leaders[followers], self.left[followers] + self.lengths(apart))
         won = np.zeros(len(leaders), dtype=np.bool_)
         points = np.flatnonzero(leaders == np.arange(len(leaders)))
-        folded, tables, product = self.folded, length.tables, self.operations.product
-        read = tables.mean @ folded.W_in + folded.b_in
-        constant = (tables.mean + folded.b_out) @ folded.W_U + folded.b_U
-        for some in np.array_split(points, -(-len(points) // BATCH)) if len(points) else []:
-            hidden = np.concatenate([np.maximum(product(inner[some], factors.seen) + read, 0), inner[some]], axis=1)
-            size = np.sqrt(np.square(self.operations.of(hidden, 4)).sum(axis=1))
-            logits = product(product(hidden, factors.read), factors.write) + constant
-            lead, far = self._room(logits, length.labels[some])
-            lost = worst[some, None] * far + size[:, None] * factors.left_over[length.labels[some]]
+        for first in range(0, len(points), BATCH):
+            some = points[first : first + BATCH]
+            logits, size = self._logits(some, used)
+            label = self.length.labels[some]
+            lead, far = self.search._room(logits, label)
+            lost = worst[some, None] * far + size[:, None] * self.factors.left_over[label]
             rounding = 1e-9 * (1.0 + np.abs(logits).max(axis=1, keepdims=True))
-            won[some] = (self.operations.of(lead, 8) > lost * (1 + SLACK) + rounding).all(axis=1)
+            won[some] = (self.search.operations.of(lead, 8) > lost * (1 + SLACK) + rounding).all(axis=1)
         return np.asarray((leaders >= 0) & won[np.maximum(leaders, 0)])
+
+    def _logits(self, points: Integers, used: int) -> tuple[Floats, Floats]:
+        """What the factors give at some words' coordinates, and how far their neurons are from typical ones."""
+        folded, tables, product = self.search.folded, self.length.tables, self.search.operations.product
+        factors, inner = self.factors, self.inner[points, :used]
+        read = tables.mean @ folded.W_in + folded.b_in + self.fixed @ factors.seen[used:]
+        constant = (tables.mean + folded.b_out) @ folded.W_U + folded.b_U + self.fixed @ factors.direct[used:]
+        hidden = np.maximum(product(inner, factors.seen[:used]) + read, 0) - factors.middle
+        size = np.sqrt(np.square(self.search.operations.of(hidden, 4)).sum(axis=1))
+        logits = product(product(hidden, factors.read), factors.write) + product(inner, factors.direct[:used])
+        return logits + constant + factors.middle @ folded.written, size
 
 
 def _float32(matrix: Floats) -> Floats:
     return matrix.astype(np.float32).astype(np.float64)
+
+
+def _distances(gram: Floats) -> Floats:
+    """[i, j]: the distance of columns i and j of a matrix X, from X^T X."""
+    own = np.diag(gram)
+    return np.sqrt(np.maximum(own[:, None] + own - 2 * gram, 0))
 
 
 def _least(low: int, high: int, good: Callable[[int], bool]) -> int:
