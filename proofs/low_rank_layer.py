@@ -1,7 +1,7 @@
-"""What rule `low_rank` computes of a model (section 13 of the specification); the names of the matrices are those there.
+"""What rule `low_rank` computes of a model (section 13 of the specification, whose names of matrices it uses).
 
-At the last position the stream before the neurons is x = mean + cR + e, with few coordinates c = (x - mean)P. The neurons
-read w + cRW_in + eW_in, and write W_out W_U = UV + E to the logits, with few columns of U.
+At the last position the stream before the neurons is x = mean + cR + e, with few coordinates c = (x - mean)P. The
+neurons read w + cRW_in + eW_in, and write W_out W_U = UV + E to the logits, with few columns of U.
 """
 
 from __future__ import annotations
@@ -40,7 +40,10 @@ class Layer:
         self.P, self.R = self.exact(factors.narrow), self.exact(factors.widen)
         self.U, self.V = self.exact(factors.read), self.exact(factors.write)
         self.middle, self.used = self.exact(factors.middle), factors.used
-        self.W_in, self.W_out = self.weight("mlp.W_in", self.d, self.d_mlp), self.weight("mlp.W_out", self.d_mlp, self.d)
+        self.W_in, self.W_out = (
+            self.weight("mlp.W_in", self.d, self.d_mlp),
+            self.weight("mlp.W_out", self.d_mlp, self.d),
+        )
         self.W_U = self.exact(self.network.weights["unembed.W_U"])
 
     def exact(self, array: Floats) -> Near:

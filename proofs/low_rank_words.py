@@ -80,7 +80,7 @@ class Tables:
         e = layer.config.layers[0].d_head
 
         def weight(letter: str) -> Near:
-            return layer.weight(f"attn.W_{letter}", head=number, *((e, d) if letter == "O" else (d, e)))
+            return layer.weight(f"attn.W_{letter}", *((e, d) if letter == "O" else (d, e)), head=number)
 
         query = last @ weight("Q") + layer.weight("attn.b_Q", 1, e, head=number)
         scores = (query @ weight("K").T) @ x.T  # a score's part that no key changes is left out
@@ -118,7 +118,9 @@ class Tables:
 
     def coordinates(self, words: Ints) -> Coordinates:
         """Of words of token ids [word, n]."""
-        places = np.stack([np.searchsorted(found, column) for found, column in zip(self.tokens, words.T, strict=True)], 1)
+        places = np.stack(
+            [np.searchsorted(found, column) for found, column in zip(self.tokens, words.T, strict=True)], 1
+        )
         query = places[:, -1]
         rows = places + self.starts[:-1]
         inner, left = self.base.mid[query], self.base_left[query]
@@ -152,7 +154,9 @@ class Tables:
         wide, straight = float(layer.V.T.rows().max()), direct.norm()
         rounding = (hidden.shape[1] + 4) * UNIT * size * layer.U.norm() * wide
         rounding = rounding + (read.shape[1] + 32) * UNIT * read_size * wide
-        rounding = rounding + inner_size * (direct.err + (used + 32) * UNIT * straight) + 32 * UNIT * most + constant.err
+        rounding = (
+            rounding + inner_size * (direct.err + (used + 32) * UNIT * straight) + 32 * UNIT * most + constant.err
+        )
         work.spend(hidden.size * (used + read.shape[1] + 4) + found.size * (used + read.shape[1] + 2))
         return Logits(found, size, up(off + UNIT * size), up(2 * rounding), layer)
 

@@ -1,7 +1,7 @@
 """Matrices known up to the Frobenius norm of their error: rigorous products at the price of plain ones.
 
-|fl(sum x_i y_i) - sum x_i y_i| <= n 2^-52 sum |x_i y_i| + n 2^-1074 (see `balls`), so with the Cauchy-Schwarz inequality
-the error of a product XY, n the inner dimension, has a Frobenius norm of at most n 2^-52 |X| |Y|, up to underflow.
+|fl(sum x_i y_i) - sum x_i y_i| <= n 2^-52 sum |x_i y_i| + n 2^-1074 (see `balls`), so by Cauchy-Schwarz the error of a
+product XY, n the inner dimension, has a Frobenius norm of at most n 2^-52 |X| |Y|, up to underflow.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Near:
         """The sum; a matrix of one row is added to every row."""
         mid = self.mid + other.mid
         self.work.spend(2 * mid.size)
-        copies = [mid.shape[0] / x.mid.shape[0] for x in (self, other)]
+        copies = [mid.shape[0] / max(1, x.mid.shape[0]) for x in (self, other)]
         err = self.err * copies[0] ** 0.5 + other.err * copies[1] ** 0.5
         return Near(mid, float(up(err + UNIT * float(np.sqrt(np.square(mid).sum())))), self.work)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property, partial
 
 import numpy as np
 import numpy.typing as npt
@@ -27,14 +27,15 @@ from .theorems import domain_to_json
 from .verdicts import Certificate
 
 Flags = npt.NDArray[np.bool_]
-SAMPLE = 256
+SAMPLE = 128
 BATCH = 2**12
 JOINED = 0.1
 """An input joins an earlier one if that costs at most about this share of what most sampled inputs lead by."""
-NEIGHBOURS = 8
+NEIGHBOURS = 4
 GIVEN_UP = 0.1
-"""This share of a sampled input's lead may be lost to the coordinates that are left out, and twice it with those that are
-kept but fixed."""
+"""This share of a sampled input's lead may be lost to the coordinates that are left out: these cost no neurons."""
+SPARE = 1.1
+"""So much more than a sampled input loses it has to lead by: others may lead by less."""
 SLACK = 1e-6
 """Of all that is lost: what the checker's rounding may add."""
 TRIES = 6
@@ -78,8 +79,8 @@ class _Length:
 
 @dataclass(frozen=True, eq=False)
 class _Factors:
-    """P, R, the read-out's left and right factor, typical neurons, all rounded to float32; R W_in and R W_U; and for two
-    outputs how far apart they are in what the factors leave out."""
+    """P, R, the read-out's left and right factor, typical neurons, all rounded to float32; R W_in and R W_U; and for
+    two outputs how far apart they are in what the factors leave out."""
 
     narrow: Floats
     widen: Floats
@@ -169,7 +170,7 @@ class _Search:
         self._find_directions(tables, attention)
         self.lengths = []
         for n, ids in words.items():
-            lost = [self._lost(self.operations.product(x, w)) for x, w in zip(tables[n].values, folded.W_O, strict=True)]
+            lost = [self._lost(written) for written in tables[n].written]
             base_lost = self._lost(tables[n].base)
             self.lengths.append(_Length(n, tables[n], body.machine.run(ids), attention[n], lost, base_lost))
         both = np.concatenate([folded.written, folded.W_U])
@@ -188,9 +189,8 @@ class _Search:
         rows = []
         for n, table in tables.items():
             rows.append(table.base)
-            for h, weights in enumerate(attention[n]):
-                seen = np.bincount(table.rows.reshape(-1), weights.reshape(-1), len(table.values[h])) / len(table.rows)
-                written = product(table.values[h], self.folded.W_O[h])
+            for written, weights in zip(table.written, attention[n], strict=True):
+                seen = np.bincount(table.rows.reshape(-1), weights.reshape(-1), len(written)) / len(table.rows)
                 rows.append(written * np.sqrt(np.nan_to_num(seen))[:, None])
         values, vectors = self.operations.symmetric(self.folded.metric)
         root = np.sqrt(np.maximum(values, 1.0))
@@ -203,7 +203,7 @@ class _Search:
         """[row, rank from 0 to d_model]: the length of what a rank leaves out of these rows of the stream."""
         squares = np.square(self.operations.product(stream, self.into))
         tail = np.cumsum(self.operations.of(squares, 2)[:, ::-1], axis=1)[:, ::-1]
-        return np.sqrt(np.concatenate([tail, np.zeros((len(tail), 1))], axis=1))
+        return np.asarray(np.sqrt(np.concatenate([tail, np.zeros((len(tail), 1))], axis=1)))
 
     def _sampled(self, length: _Length) -> _Sample:
         folded, product, tables = self.folded, self.operations.product, length.tables
@@ -213,8 +213,7 @@ class _Search:
         attention, query = length.attention[:, some], tables.query[some]
         varied, lost = tables.base[query], length.base_lost[query]
         if folded.n_heads:
-            written = [product(value, folded.W_O[h]) for h, value in enumerate(tables.values)]
-            varied = varied + tables.summed(written, attention, some)
+            varied = varied + tables.summed(tables.written, attention, some)
             lost = lost + tables.summed(length.lost, attention, some)
         stream = tables.mean + varied
         hidden = np.maximum(product(stream, folded.W_in) + folded.b_in, 0)
@@ -242,37 +241,43 @@ class _Search:
         rooms = [self._room(sample.logits, sample.labels) for sample in self.sample]
         wanted = int(np.ceil(share * sum(len(sample.labels) for sample in self.sample)))
 
-        def held(part: float, off: list[Floats]) -> int:
-            """Sampled words of which no more than a part of the lead is lost, if this is left out."""
-            pairs = zip(rooms, off, strict=True)
-            return sum(int((lead * part > left[:, None] * far).all(axis=1).sum()) for (lead, far), left in pairs)
+        def held(inner: int) -> int:
+            """Sampled words that lose little of their lead to this rank."""
+            pairs = [(*room, sample.lost[:, inner, None]) for room, sample in zip(rooms, self.sample, strict=True)]
+            return sum(int((lead * GIVEN_UP > lost * far).all(axis=1).sum()) for lead, far, lost in pairs)
 
-        def kept(inner: int) -> list[Floats]:
-            return [sample.lost[:, inner] for sample in self.sample]
-
-        best = min(held(GIVEN_UP, kept(self.folded.d)), wanted)
-        inner = _least(1, self.folded.d, lambda rank: held(GIVEN_UP, kept(rank)) >= best)
-        tail = self._tails(inner)
-        best = min(held(2 * GIVEN_UP, [x + t[:, inner] for x, t in zip(kept(inner), tail, strict=True)]), best)
-
-        def short(used: int) -> list[Floats]:
-            return [x + t[:, used] for x, t in zip(kept(inner), tail, strict=True)]
-
-        used = _least(1, inner, lambda rank: held(2 * GIVEN_UP, short(rank)) >= best)
+        best = min(held(self.folded.d), wanted)
+        inner = _least(1, self.folded.d, lambda rank: held(rank) >= best)
+        tails = self._tails(inner)
         right, values = self._readout
         sizes = [np.sqrt(np.square(sample.hidden - self.middle).sum(axis=1)) for sample in self.sample]
 
-        def proved(outer: int) -> int:
+        @cache
+        def apart(outer: int) -> Floats:
             some = right[:, outer:] * np.sqrt(values[outer:])
-            apart = _distances(self.operations.product(some, some.T))
+            return _distances(self.operations.product(some, some.T))
+
+        def proved(used: int, outer: int) -> int:
             found = 0
-            for sample, (lead, far), left, size in zip(self.sample, rooms, short(used), sizes, strict=True):
-                need = (left[:, None] + self.joined) * far + size[:, None] * apart[sample.labels]
-                found += int((lead > need).all(axis=1).sum())
+            for sample, (lead, far), tail, size in zip(self.sample, rooms, tails, sizes, strict=True):
+                left = sample.lost[:, inner] + tail[:, used] + self.joined
+                need = left[:, None] * far + size[:, None] * apart(outer)[sample.labels]
+                found += int((self.operations.of(lead, 4) > SPARE * need).all(axis=1).sum())
             return found
 
-        best = min(proved(self.most), wanted)
-        return Ranks(inner, used, _least(1, self.most, lambda rank: proved(rank) >= best))
+        best = min(proved(inner, self.most), wanted)
+
+        def enough(used: int, outer: int) -> bool:
+            return proved(used, outer) >= best
+
+        found = Ranks(inner, inner, self.most)
+        for used in range(inner, 0, -1):
+            if not enough(used, self.most):
+                break
+            outer = _least(1, self.most, partial(enough, used))
+            if used + outer <= found.used + found.outer:
+                found = Ranks(inner, used, outer)
+        return found
 
     def _tails(self, inner: int) -> list[Floats]:
         """[word, used]: how far a sampled word is from one with the usual coordinates from there on."""
@@ -334,8 +339,7 @@ class _Search:
         inner = product(tables.base, factors.narrow)[query]
         left = length.base_lost[query, ranks.inner]
         if self.folded.n_heads:
-            into = [product(w, factors.narrow) for w in self.folded.W_O]
-            values = [product(value, w) for value, w in zip(tables.values, into, strict=True)]
+            values = [product(written, factors.narrow) for written in tables.written]
             inner = inner + tables.summed(values, length.attention, slice(None))
             lost = [table[:, ranks.inner, None] for table in length.lost]
             left = left + tables.summed(lost, length.attention, slice(None))[:, 0]
@@ -371,7 +375,7 @@ class _Plan:
         return self.search.operations.product(root, root.T)
 
     def lengths(self, apart: Floats) -> Floats:
-        return np.sqrt(np.maximum((self.search.operations.product(apart, self.gram) * apart).sum(axis=1), 0))
+        return np.asarray(np.sqrt(np.maximum((self.search.operations.product(apart, self.gram) * apart).sum(axis=1), 0)))
 
     def joined(self, labels: Integers, most: float) -> Integers:
         """Leaders: of words of one label that lie side by side along the first coordinate, and are near each other."""

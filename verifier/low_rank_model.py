@@ -1,4 +1,4 @@
-"""A one-layer model as engine `low_rank` sees it: tables of its tokens, in float64 without bounds (the checker's affair).
+"""A one-layer model as engine `low_rank` sees it: tables of its tokens, in float64 (bounds are the checker's affair).
 
 Nanda et al., Progress measures for grokking via mechanistic interpretability, 2023: what the neurons of such a model
 read and write spans few directions. With x the stream before them at the last position, x = mean + base + sum over
@@ -7,19 +7,19 @@ heads and positions of attention times value.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import torch
 
 from ..models.config import TransformerConfig
-from .balls import ReadsWeights
+from ..models.transformer import Transformer
 from .first_layer import Floats, Integers
 
 
 class Operations:
     """How many so far: multiply-adds of products, and numbers computed otherwise. A decomposition of a symmetric n x n
-    matrix counts as 9 n^3 (Golub and Van Loan, Matrix Computations, section 8.3.3)."""
+    matrix counts as 4.5 n^3 multiply-adds (Golub and Van Loan, Matrix Computations, section 8.3)."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -36,7 +36,7 @@ class Operations:
 
     def symmetric(self, matrix: Floats) -> tuple[Floats, Floats]:
         """Eigenvalues, the greatest first, and eigenvectors as columns."""
-        self.count += 9 * len(matrix) ** 3
+        self.count += 9 * len(matrix) ** 3 // 2
         values, vectors = np.linalg.eigh(matrix)
         return values[::-1], vectors[:, ::-1]
 
@@ -57,7 +57,7 @@ def obstacle(config: TransformerConfig) -> str | None:
 class Folded:
     """The parameters in float64, parts that the model lacks as zeros."""
 
-    def __init__(self, model: ReadsWeights, operations: Operations) -> None:
+    def __init__(self, model: Transformer, operations: Operations) -> None:
         self.config, self.operations = model.config, operations
         layer, d = model.config.layers[0], model.config.d_model
         self.n_heads, self.d_mlp, self.d = layer.n_heads, layer.d_mlp, d
@@ -67,11 +67,11 @@ class Folded:
             if lacks:
                 return np.zeros(shape)
             stored = name if "embed" in name else f"blocks.0.{name}"
-            return np.asarray(model.parameter(stored).detach().numpy().astype(np.float64))
+            return model.parameter(stored).detach().to(torch.float64).numpy()
 
         self.embed = weight("embed.W_E")
         self.position = weight("pos_embed.W_pos") if model.config.positional == "learned" else None
-        heads = {letter: (layer.n_heads, d, layer.d_head) for letter in "QKV"}
+        heads = dict.fromkeys("QKV", (layer.n_heads, d, layer.d_head))
         self.attn = {letter: weight(f"attn.W_{letter}", *shape) for letter, shape in heads.items()}
         self.bias = {letter: weight(f"attn.b_{letter}", layer.n_heads, layer.d_head) for letter in "QKV"}
         self.W_O, self.b_O = weight("attn.W_O", layer.n_heads, layer.d_head, d), weight("attn.b_O", d)
@@ -90,19 +90,10 @@ class Folded:
         return self.operations.product(self.W_out, self.W_U)
 
 
-@dataclass(frozen=True, eq=False)
-class Words:
-    """The words of one length: `rows` [word, n] into the tables, `query` [word] the last token's place."""
-
-    n: int
-    rows: Integers
-    query: Integers
-    labels: Integers
-
-
 class TokenTables:
-    """Of each token at each position: power of its score [head, query, row], value [head, row, d_head] less the head's
-    mean, and of each query what it adds to the stream always, less the mean [query, d_model]."""
+    """Of each token at each position a row: the power of its score [head][query, row], what its value, less the head's
+    mean value, writes to the stream (`written` [head][row, d_model]), and of each query what it adds to the stream
+    always, less the `mean` [query, d_model]. Of each word `rows` [word, n] and `query` [word]."""
 
     def __init__(self, folded: Folded, ids: Integers) -> None:
         self.folded, self.operations, self.n = folded, folded.operations, ids.shape[1]
@@ -110,7 +101,10 @@ class TokenTables:
         tokens = [np.unique(column) for column in ids.T]
         starts = np.cumsum([0, *(len(found) for found in tokens)])
         self.rows = np.stack(
-            [start + np.searchsorted(found, column) for start, found, column in zip(starts, tokens, ids.T, strict=False)],
+            [
+                start + np.searchsorted(found, column)
+                for start, found, column in zip(starts, tokens, ids.T, strict=False)
+            ],
             axis=1,
         )
         self.query = self.rows[:, -1] - starts[-2]
@@ -120,16 +114,16 @@ class TokenTables:
         last = x[starts[-2] :]
         base = last + folded.b_O
         scale = folded.config.scale(0) if folded.n_heads else 1.0
-        powers, values = [], []
+        self.powers: list[Floats] = []
+        self.written: list[Floats] = []
         for h in range(folded.n_heads):
             query = product(last, folded.attn["Q"][h]) + folded.bias["Q"][h]
             scores = product(product(query, folded.attn["K"][h].T), x.T) * scale
-            powers.append(self.operations.of(np.exp(scores - scores.max(axis=1, keepdims=True)), 40))
+            self.powers.append(self.operations.of(np.exp(scores - scores.max(axis=1, keepdims=True)), 40))
             value = product(x, folded.attn["V"][h]) + folded.bias["V"][h]
             middle = value.mean(axis=0)
-            values.append(value - middle)
+            self.written.append(product(value - middle, folded.W_O[h]))
             base = base + middle @ folded.W_O[h]
-        self.powers, self.values = powers, values
         self.mean = base.mean(axis=0)
         self.base = base - self.mean
 
