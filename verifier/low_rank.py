@@ -15,18 +15,16 @@ from dataclasses import dataclass
 from functools import cache, cached_property, partial
 
 import numpy as np
-import numpy.typing as npt
 
 from ..models.languages import Language
 from .claims import Claim
 from .enumeration import MAX_INPUTS
 from .first_layer import Floats, Integers
 from .label_bodies import LabelMarginBody, LabelsBody, not_compared
-from .low_rank_model import Folded, Operations, TokenTables, obstacle
+from .low_rank_model import Flags, Folded, Operations, TokenTables, obstacle
 from .theorems import domain_to_json
 from .verdicts import Certificate
 
-Flags = npt.NDArray[np.bool_]
 SAMPLE = 128
 BATCH = 2**12
 JOINED = 0.1
@@ -66,7 +64,8 @@ class Factored:
 
 @dataclass(frozen=True, eq=False)
 class _Length:
-    """The words of one length, and what of them does not depend on the ranks. `lost` [head][row, rank] and `base_lost`
+    """The words of one length, and what of them does not depend on the ranks. `labels`: -1 for words that are not looked
+    at. `lost` [head][row, rank] and `base_lost`
     [query, rank]: what that rank leaves out, as neurons and logits see it."""
 
     n: int
@@ -125,6 +124,8 @@ def factorise(
     why = not_compared(body.subject) or obstacle(body.subject.model.config)
     if why is None and domain.size() > MAX_INPUTS:
         why = f"each of at most 2^20 inputs is looked at; there are {domain.size()}"
+    if why is None and any(token not in body.subject.codec.index for token in domain.vocab):
+        why = "the domain's vocabulary has tokens that the model does not know"
     if why:
         return None, why
     search = _Search(body, domain)
@@ -166,13 +167,15 @@ class _Search:
         places = np.array([body.subject.codec.index[token] for token in domain.vocab], dtype=np.int64)
         words = {n: places[np.concatenate(list(domain.batches(BATCH, [n])))] for n in domain.lengths if domain.size(n)}
         tables = {n: TokenTables(folded, ids) for n, ids in words.items()}
-        attention = {n: table.attention(slice(None)) for n, table in tables.items()}
+        found = {n: table.attention() for n, table in tables.items()}
+        attention = {n: shares for n, (shares, _) in found.items()}
         self._find_directions(tables, attention)
         self.lengths = []
         for n, ids in words.items():
             lost = [self._lost(written) for written in tables[n].written]
             base_lost = self._lost(tables[n].base)
-            self.lengths.append(_Length(n, tables[n], body.machine.run(ids), attention[n], lost, base_lost))
+            labels = np.where(found[n][1], body.machine.run(ids), -1)
+            self.lengths.append(_Length(n, tables[n], labels, attention[n], lost, base_lost))
         both = np.concatenate([folded.written, folded.W_U])
         centred = self.operations.of(both - both.mean(axis=1, keepdims=True), 3)
         self.far = np.sqrt(np.square(centred).sum(axis=0))
@@ -191,7 +194,7 @@ class _Search:
             rows.append(table.base)
             for written, weights in zip(table.written, attention[n], strict=True):
                 seen = np.bincount(table.rows.reshape(-1), weights.reshape(-1), len(written)) / len(table.rows)
-                rows.append(written * np.sqrt(np.nan_to_num(seen))[:, None])
+                rows.append(written * np.sqrt(seen)[:, None])
         values, vectors = self.operations.symmetric(self.folded.metric)
         root = np.sqrt(np.maximum(values, 1.0))
         spread = product(np.concatenate(rows), vectors * root)

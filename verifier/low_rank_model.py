@@ -10,11 +10,16 @@ from __future__ import annotations
 from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from ..models.config import TransformerConfig
 from ..models.transformer import Transformer
 from .first_layer import Floats, Integers
+
+
+Flags = npt.NDArray[np.bool_]
+LEAST_SUM = 2.0**-390
 
 
 class Operations:
@@ -127,12 +132,15 @@ class TokenTables:
         self.mean = base.mean(axis=0)
         self.base = base - self.mean
 
-    def attention(self, some: Integers | slice) -> Floats:
-        """[head, word, position] of some of the words."""
-        rows, query = self.rows[some], self.query[some]
-        power = np.array([found[query[:, None], rows] for found in self.powers]).reshape(-1, *rows.shape)
-        with np.errstate(all="ignore"):
-            return self.operations.of(power / power.sum(axis=-1, keepdims=True), 2)
+    def attention(self) -> tuple[Floats, Flags]:
+        """[head, word, position]; and of which words it is known: all scores of the others are too far below the
+        greatest of any token."""
+        power = np.zeros((len(self.powers), *self.rows.shape))
+        for head, found in enumerate(self.powers):
+            power[head] = found[self.query[:, None], self.rows]
+        total = power.sum(axis=-1, keepdims=True)
+        known = total > LEAST_SUM
+        return self.operations.of(power / np.where(known, total, 1.0), 2), np.asarray(known[..., 0].all(axis=0))
 
     def summed(self, tables: list[Floats], attention: Floats, some: Integers | slice) -> Floats:
         """[word, ...]: sum over heads and positions of attention times a table's rows."""
