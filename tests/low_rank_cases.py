@@ -81,9 +81,7 @@ def exact_logits(model: Transformer, word: tuple[int, ...]) -> list[flint.arb]:
     scale = flint.arb(stated) if isinstance(stated, float) else 1 / flint.arb(max(1, layer.d_head)).sqrt()
     stream = x[-1].copy()
     for h in range(layer.n_heads):
-        q, k, v = (
-            [a @ of(w[f"blocks.0.attn.W_{c}"][h]) + of(w[f"blocks.0.attn.b_{c}"][h]) for a in x] for c in "QKV"
-        )
+        q, k, v = ([a @ of(w[f"blocks.0.attn.W_{c}"][h]) + of(w[f"blocks.0.attn.b_{c}"][h]) for a in x] for c in "QKV")
         scores = [scale * (q[-1] @ key) for key in k]
         powers = [(score - scores[0]).exp() for score in scores]
         mixed = sum(p * value for p, value in zip(powers, v, strict=True)) / sum(powers[1:], powers[0])
@@ -191,7 +189,7 @@ class Case:
     def right(self) -> int:
         """How many words have their label (with the margin), exactly."""
         count = 0
-        with precision(600):
+        with precision(256):
             for ids in self.domain.batches(1000):
                 for word, label in zip(ids.tolist(), self.machine.run(ids).tolist(), strict=True):
                     if label >= 0:

@@ -17,6 +17,7 @@ from certiformer.models.config import LayerConfig, TransformerConfig
 from certiformer.models.transformer import Transformer
 from certiformer.proofs import Invalid, Valid, check
 from certiformer.proofs.format import canonical_json, seal
+from certiformer.verifier.low_rank import Factored
 
 from .low_rank_cases import Case, random_case
 
@@ -27,14 +28,17 @@ MATRICES = ("narrow", "widen", "read", "write", "middle")
 @pytest.fixture(scope="module")
 def case() -> Case:
     """Most words are right, and some are not."""
-    return random_case(next(seed for seed in range(100, 200) if _fits(seed)), wrong=0.15, scale=1.0)
+    case = random_case(232, wrong=0.15, scale=1.0)
+    layer = case.model.config.layers[0]
+    assert layer.d_mlp == 5 and layer.n_heads == 3 and len(case.outputs) == 4
+    return case
 
 
-def _fits(seed: int) -> bool:
-    case = random_case(seed, wrong=0.15, scale=1.0)
-    layer, found = case.model.config.layers[0], case.find()
-    big = layer.d_mlp > 3 and layer.n_heads > 1 and case.domain.size() > 20 and len(case.outputs) > 2
-    return big and 0.5 * found.total < found.proved < found.total
+@pytest.fixture(scope="module")
+def found(case: Case) -> Factored:
+    found = case.find()
+    assert 0.5 * found.total < found.proved < found.total == 30
+    return found
 
 
 def numbers(proof: Proof, name: str) -> np.ndarray[Any, Any]:
@@ -45,26 +49,26 @@ def put(proof: Proof, name: str, values: np.ndarray[Any, Any]) -> Proof:
     return {**proof, name: values.astype("<f4").tobytes().hex()}
 
 
-def test_factors_changed_at_random_prove_nothing_false(case: Case, tmp_path: Path) -> None:
+def test_factors_changed_at_random_prove_nothing_false(case: Case, found: Factored, tmp_path: Path) -> None:
     """Any numbers are factors; what they leave out is bounded from the weights, whatever the certificate says."""
-    proof, right, rng = case.find().proof, case.right(), np.random.default_rng(1)
+    proof, right, rng = found.proof, case.right(), np.random.default_rng(1)
     rejected = 0
-    for trial in range(60):
+    for trial in range(40):
         name = MATRICES[trial % 5]
         values = numbers(proof, name)
         size = (1e-3, 0.3, 1.0, 30.0, 1e8, 1e30)[trial % 6]
         some = rng.random(values.shape) < (0.1, 1.0)[trial % 2]
         forged = put(proof, name, np.where(some, values * (1 - size) + rng.normal(size=values.shape) * size, values))
         assert isinstance(case.check(forged, right + 1, tmp_path), Invalid)
-        rejected += isinstance(case.check(forged, case.find().proved, tmp_path), Invalid)
-    assert rejected > 20
+        rejected += isinstance(case.check(forged, found.proved, tmp_path), Invalid)
+    assert rejected > 14
 
 
-def test_leaders_at_random_prove_nothing_false(case: Case, tmp_path: Path) -> None:
+def test_leaders_at_random_prove_nothing_false(case: Case, found: Factored, tmp_path: Path) -> None:
     """Words far apart, or of other labels, may be listed together: that proves less, not more."""
-    proof, right, rng = case.find().proof, case.right(), np.random.default_rng(2)
+    proof, right, rng = found.proof, case.right(), np.random.default_rng(2)
     fewer = 0
-    for trial in range(40):
+    for trial in range(30):
         entries = []
         for entry in proof["words"]:
             size = len(entry["leaders"])
@@ -77,14 +81,14 @@ def test_leaders_at_random_prove_nothing_false(case: Case, tmp_path: Path) -> No
         forged = {**proof, "words": entries}
         outcome = case.check(forged, right + 1, tmp_path)
         assert isinstance(outcome, Invalid) and "proved to hold on only" in outcome.why
-        fewer += isinstance(case.check(forged, case.find().proved, tmp_path), Invalid)
-    assert fewer > 10
+        fewer += isinstance(case.check(forged, found.proved, tmp_path), Invalid)
+    assert fewer > 8
 
 
-def test_a_proof_about_other_weights_is_not_one_about_these(case: Case, tmp_path: Path) -> None:
+def test_a_proof_about_other_weights_is_not_one_about_these(case: Case, found: Factored, tmp_path: Path) -> None:
     """With the theorem bound to the changed weights, only what is true of those can be proved."""
-    proof, rng = case.find().proof, np.random.default_rng(3)
-    for trial in range(40):
+    proof, rng = found.proof, np.random.default_rng(3)
+    for trial in range(20):
         model = Transformer(case.model.config)
         model.load_state_dict(case.model.state_dict())
         names = [name for name, _ in model.named_parameters()]
@@ -101,8 +105,7 @@ def test_a_proof_about_other_weights_is_not_one_about_these(case: Case, tmp_path
         assert outcome is None or (isinstance(outcome, Invalid) and "weights_sha256" in outcome.why)
 
 
-def test_a_raised_share_or_margin_is_refused(case: Case, tmp_path: Path) -> None:
-    found = case.find()
+def test_a_raised_share_or_margin_is_refused(case: Case, found: Factored, tmp_path: Path) -> None:
     assert isinstance(case.check(found.proof, found.proved, tmp_path), Valid)
     for more in range(found.proved + 1, found.total + 1):
         assert isinstance(case.check(found.proof, more, tmp_path), Invalid)
@@ -154,14 +157,14 @@ MALFORMED: dict[str, tuple[Callable[[Proof], Proof], str]] = {
 
 
 @pytest.mark.parametrize("name", MALFORMED)
-def test_malformed_proofs_are_refused(name: str, case: Case, tmp_path: Path) -> None:
+def test_malformed_proofs_are_refused(name: str, case: Case, found: Factored, tmp_path: Path) -> None:
     change, why = MALFORMED[name]
-    found = refusal(case, change(case.find().proof), tmp_path)
-    assert any(part in found for part in why.split("|")), found
+    said = refusal(case, change(found.proof), tmp_path)
+    assert any(part in said for part in why.split("|")), said
 
 
-def test_words_without_an_entry_prove_nothing(case: Case, tmp_path: Path) -> None:
-    proof = {**case.find().proof, "words": []}
+def test_words_without_an_entry_prove_nothing(case: Case, found: Factored, tmp_path: Path) -> None:
+    proof = {**found.proof, "words": []}
     assert "proved to hold on only 0 of" in refusal(case, proof, tmp_path)
 
 
@@ -174,19 +177,19 @@ SHAPES: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_other_models_are_refused(name: str, case: Case, tmp_path: Path) -> None:
+def test_other_models_are_refused(name: str, case: Case, found: Factored, tmp_path: Path) -> None:
     changes, why = SHAPES[name]
     shape = {"layers": (LayerConfig(1, 2, 3),), "readout": "last", **changes}
     config = case.model.config
     other = TransformerConfig(config.d_model, config.n_ctx, config.d_vocab, config.d_vocab_out, **shape)
     changed = replace(case, model=Transformer.initialised(other, 0))
-    assert why in refusal(changed, case.find().proof, tmp_path)
+    assert why in refusal(changed, found.proof, tmp_path)
     verdict = cf.prove(changed.claim(Fraction(1, 100)), case.domain, engines={"low_rank"})
     assert isinstance(verdict, cf.Unknown) and "low_rank: low-rank factors are for" in verdict.reason
 
 
-def test_other_claims_are_refused(case: Case, tmp_path: Path) -> None:
-    proof = case.find().proof
+def test_other_claims_are_refused(case: Case, found: Factored, tmp_path: Path) -> None:
+    proof = found.proof
     theorem = case.certificate(proof, 1).theorem
     assert "forall and at_least only" in refusal(case, proof, tmp_path, {**theorem, "quantifier": "at_most"})
     both = {"kind": "and", "parts": [theorem["body"], theorem["body"]]}

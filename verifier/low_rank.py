@@ -64,8 +64,8 @@ class Factored:
 
 @dataclass(frozen=True, eq=False)
 class _Length:
-    """The words of one length, and what of them does not depend on the ranks. `labels`: -1 for words that are not looked
-    at. `lost` [head][row, rank] and `base_lost`
+    """The words of one length, and what of them does not depend on the ranks. `labels`: -1 for words that are not
+    looked at. `lost` [head][row, rank] and `base_lost`
     [query, rank]: what that rank leaves out, as neurons and logits see it."""
 
     n: int
@@ -129,18 +129,21 @@ def factorise(
     if why:
         return None, why
     search = _Search(body, domain)
-    tried = ranks or search.ranks(enough / domain.size())
+    tried, most = ranks or search.ranks(enough / domain.size()), Ranks(search.folded.d, search.folded.d, search.most)
     for attempt in range(TRIES):
+        tried = Ranks(
+            min(tried.inner, most.inner), min(tried.used, tried.inner, most.used), min(tried.outer, most.outer)
+        )
         found = search.attempt(tried)
         progress(f"low rank: {found.proved / found.total:.4%} proved right, at {tried}")
-        most = Ranks(search.folded.d, search.folded.d, search.most)
         if ranks or found.proved >= enough or tried == most or time.monotonic() > deadline or attempt == TRIES - 1:
             break
-        tried = Ranks(
-            min(tried.inner + 1 + tried.inner // 8, most.inner),
-            min(tried.used + 1 + tried.used // 8, most.used),
-            min(tried.outer + 1 + tried.outer // 4, most.outer),
+        inner, used, outer = (
+            tried.inner + 1 + tried.inner // 8,
+            tried.used + 1 + tried.used // 8,
+            tried.outer * 5 // 4 + 1,
         )
+        tried = Ranks(inner, used, outer)
     return found, ""
 
 
@@ -378,7 +381,9 @@ class _Plan:
         return self.search.operations.product(root, root.T)
 
     def lengths(self, apart: Floats) -> Floats:
-        return np.asarray(np.sqrt(np.maximum((self.search.operations.product(apart, self.gram) * apart).sum(axis=1), 0)))
+        return np.asarray(
+            np.sqrt(np.maximum((self.search.operations.product(apart, self.gram) * apart).sum(axis=1), 0))
+        )
 
     def joined(self, labels: Integers, most: float) -> Integers:
         """Leaders: of words of one label that lie side by side along the first coordinate, and are near each other."""

@@ -17,7 +17,6 @@ from ..models.config import TransformerConfig
 from ..models.transformer import Transformer
 from .first_layer import Floats, Integers
 
-
 Flags = npt.NDArray[np.bool_]
 LEAST_SUM = 2.0**-390
 
