@@ -120,14 +120,15 @@ def float_run(model: Any, task: Any) -> dict[str, Any]:
 @contextmanager
 def counted() -> Iterator[dict[str, int]]:
     """Operations: numbers that the prover computes in torch, multiply-adds of products of matrices for these; and the
-    checker's, in numpy: multiply-adds, or in rule `paths` the steps that it charges itself."""
+    checker's, in numpy: multiply-adds, or in rules `paths` and `low_rank` the steps that it charges itself."""
     import numpy as np
 
     from certiformer.proofs.balls import Ball
+    from certiformer.proofs.near import Work
     from certiformer.proofs.paths import _Checker
 
     counts = {"proof_ops": 0, "check_ops": 0}
-    multiply, spend = Ball.__matmul__, _Checker._spend
+    multiply, spend, charge = Ball.__matmul__, _Checker._spend, Work.spend
 
     def counting(left: Any, right: Any) -> Any:
         found = multiply(left, right)
@@ -139,8 +140,12 @@ def counted() -> Iterator[dict[str, int]]:
         counts["check_ops"] += work
         spend(checker, work)
 
+    def charging(work: Work, operations: int) -> None:
+        counts["check_ops"] += operations
+        charge(work, operations)
+
     patches = mock.patch.object(Ball, "__matmul__", counting), mock.patch.object(_Checker, "_spend", spending)
-    with patches[0], patches[1], _operations() as operations:
+    with patches[0], patches[1], mock.patch.object(Work, "spend", charging), _operations() as operations:
         yield counts
     counts["proof_ops"] = operations.count
 

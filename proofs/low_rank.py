@@ -1,6 +1,6 @@
 """Rule `low_rank`: inputs of a one-layer model labelled rightly, by low-rank factors of what neurons read and write.
 
-Section 13 of the specification. The factors and the leaders come from the certificate; what they leave out is bounded
+Section 15 of the specification. The factors and the leaders come from the certificate; what they leave out is bounded
 here, from the weights, in float64 (`near`).
 """
 

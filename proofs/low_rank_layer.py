@@ -1,4 +1,4 @@
-"""What rule `low_rank` computes of a model (section 13 of the specification, whose names of matrices it uses).
+"""What rule `low_rank` computes of a model (section 15 of the specification, whose names of matrices it uses).
 
 At the last position the stream before the neurons is x = mean + cR + e, with few coordinates c = (x - mean)P. The
 neurons read w + cRW_in + eW_in, and write W_out W_U = UV + E to the logits, with few columns of U.
