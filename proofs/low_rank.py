@@ -115,11 +115,12 @@ def _proved(theorem: Theorem, part: Labels | LabelMargin, layer: Layer, n: int, 
     step = max(1, BATCH // (n * (len(layer.R.mid) + 4)))
     parts = [tables.coordinates(words[first : first + step]) for first in range(0, len(words), step)]
     inner, left = np.concatenate([part.inner for part in parts]), np.concatenate([part.left for part in parts])
-    counted = np.flatnonzero(own & (labels >= 0) & np.concatenate([part.good for part in parts]))
+    usable = (labels >= 0) & np.concatenate([part.good for part in parts])
+    counted = np.flatnonzero(own & usable)
     if not counted.size:
         return 0
     lead = leaders[counted]
-    used, fixed = layer.used, inner[counted, layer.used :].mean(axis=0, keepdims=True)
+    used, fixed = layer.used, inner[usable, layer.used :].mean(axis=0, keepdims=True)
     point = np.concatenate([inner[lead, :used], np.repeat(fixed, len(lead), axis=0)], axis=1)
     apart = Near(inner[counted] - point, 0.0, layer.work)
     apart = Near(apart.mid, float(up(UNIT * apart.norm())), layer.work)

@@ -64,7 +64,7 @@ class Tables:
             head, middle = self._head(number, x, last)
             self.each.append(head)
             base = base + middle
-        mean = layer.exact(base.mid.mean(axis=0, keepdims=True))
+        self.mean = mean = layer.exact(base.mid.mean(axis=0, keepdims=True))
         varied = base - mean
         self.base = varied @ layer.P
         self.base_left = (varied - self.base @ layer.R).lengths(layer.stream_gram)

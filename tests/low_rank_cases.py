@@ -66,33 +66,42 @@ def precision(bits: int) -> Iterator[None]:
         flint.ctx.prec = saved
 
 
-def exact_logits(model: Transformer, word: tuple[int, ...]) -> list[flint.arb]:
-    """The formula of the specification, in balls of the precision that is set."""
+def exact(array: Array) -> Array:
+    """Float64 numbers as balls."""
+    return np.vectorize(lambda x: flint.arb(float(x)), otypes=[object])(array) if array.size else array
+
+
+def exact_stream(model: Transformer, word: tuple[int, ...]) -> Array:
+    """At the last position before the neurons, in balls of the precision that is set."""
     w = {name: x.detach().numpy().astype(np.float64) for name, x in model.named_parameters()}
     config, layer = model.config, model.config.layers[0]
 
-    def of(array: Array) -> Array:
-        return np.vectorize(lambda x: flint.arb(float(x)), otypes=[object])(array) if array.size else array
-
-    x = [of(w["embed.W_E"][t]) for t in word]
+    x = [exact(w["embed.W_E"][t]) for t in word]
     if config.positional == "learned":
-        x = [a + of(w["pos_embed.W_pos"][i]) for i, a in enumerate(x)]
+        x = [a + exact(w["pos_embed.W_pos"][i]) for i, a in enumerate(x)]
     stated = config.attention_scale
     scale = flint.arb(stated) if isinstance(stated, float) else 1 / flint.arb(max(1, layer.d_head)).sqrt()
     stream = x[-1].copy()
     for h in range(layer.n_heads):
-        q, k, v = ([a @ of(w[f"blocks.0.attn.W_{c}"][h]) + of(w[f"blocks.0.attn.b_{c}"][h]) for a in x] for c in "QKV")
+        q, k, v = (
+            [a @ exact(w[f"blocks.0.attn.W_{c}"][h]) + exact(w[f"blocks.0.attn.b_{c}"][h]) for a in x] for c in "QKV"
+        )
         scores = [scale * (q[-1] @ key) for key in k]
         powers = [(score - scores[0]).exp() for score in scores]
         mixed = sum(p * value for p, value in zip(powers, v, strict=True)) / sum(powers[1:], powers[0])
-        stream = stream + mixed @ of(w["blocks.0.attn.W_O"][h])
-    if layer.n_heads:
-        stream = stream + of(w["blocks.0.attn.b_O"])
-    if layer.d_mlp:
-        pre = stream @ of(w["blocks.0.mlp.W_in"]) + of(w["blocks.0.mlp.b_in"])
+        stream = stream + mixed @ exact(w["blocks.0.attn.W_O"][h])
+    return stream + exact(w["blocks.0.attn.b_O"]) if layer.n_heads else stream
+
+
+def exact_logits(model: Transformer, word: tuple[int, ...]) -> list[flint.arb]:
+    """The formula of the specification, in balls of the precision that is set."""
+    w = {name: x.detach().numpy().astype(np.float64) for name, x in model.named_parameters()}
+    stream = exact_stream(model, word)
+    if model.config.layers[0].d_mlp:
+        pre = stream @ exact(w["blocks.0.mlp.W_in"]) + exact(w["blocks.0.mlp.b_in"])
         active = np.array([x.max(flint.arb(0)) for x in pre], dtype=object)
-        stream = stream + active @ of(w["blocks.0.mlp.W_out"]) + of(w["blocks.0.mlp.b_out"])
-    return list(stream @ of(w["unembed.W_U"]) + of(w["unembed.b_U"]))
+        stream = stream + active @ exact(w["blocks.0.mlp.W_out"]) + exact(w["blocks.0.mlp.b_out"])
+    return list(stream @ exact(w["unembed.W_U"]) + exact(w["unembed.b_U"]))
 
 
 def lead(logits: list[flint.arb], label: int) -> flint.arb:

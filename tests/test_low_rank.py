@@ -23,7 +23,16 @@ from certiformer.proofs.near import Near, Work, up
 from certiformer.verifier.low_rank import Ranks, factorise
 from certiformer.verifier.verdicts import Proved
 
-from .low_rank_cases import exact_logits, lead, precision, random_case, random_factors, random_model
+from .low_rank_cases import (
+    exact,
+    exact_logits,
+    exact_stream,
+    lead,
+    precision,
+    random_case,
+    random_factors,
+    random_model,
+)
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -137,3 +146,110 @@ def test_modular_addition_of_113(tmp_path: Path) -> None:
     assert few is not None and 0.4 < few.proved / few.total < 0.9 and few.points < 0.6 * few.proved
     share = cf.Accuracy(found.model, found.task, at_least=Fraction(few.proved, few.total))
     assert isinstance(cf.prove(share, found.task.domain, engines={"low_rank"}), Proved)
+
+
+def test_nothing_is_said_of_words_whose_scores_are_all_far_below_the_greatest(tmp_path: Path) -> None:
+    """Scores 0, -689 and -691: of the words without the first token powers are lost, and with these the mean."""
+    model = Transformer(TransformerConfig(2, 2, 3, 2, (LayerConfig(1, 1, 0),), readout="last", positional="none"))
+    with torch.no_grad():
+        for _, weight in model.named_parameters():
+            weight.zero_()
+        model.parameter("embed.W_E").copy_(torch.tensor([[0.0, 0.0], [-689.0, 1.0], [-691.0, 2.0]]))
+        model.parameter("blocks.0.attn.b_Q").fill_(1.0)
+        model.parameter("blocks.0.attn.W_K")[0, 0] = 1.0
+        model.parameter("blocks.0.attn.W_V")[0, 1] = 1.0
+        model.parameter("blocks.0.attn.W_O")[0, 0, 1] = 1.0
+        model.parameter("unembed.W_U")[1, 0] = 1.0
+    model.save(tmp_path / "m")
+    nothing = np.zeros((0, 1)), np.zeros((1, 2)), np.zeros((1, 0))
+    layer = Layer(read_model(tmp_path / "m"), Factors(np.eye(2), np.eye(2), *nothing, 2), Work())
+    words = np.array(list(itertools.product(range(3), repeat=2)))
+    tables = Tables(layer, [np.arange(3), np.arange(3)])
+    with np.errstate(all="ignore"):
+        found = tables.coordinates(words)
+        bounds = tables.logits(found.inner, np.zeros((1, 0))).leads(np.arange(9), np.zeros(9, dtype=int), found.left)
+    assert found.good.tolist() == [0 in word for word in words.tolist()]
+    with precision(300):
+        for word, bound, good in zip(words.tolist(), bounds.tolist(), found.good.tolist(), strict=True):
+            exact = lead(exact_logits(model, tuple(word)), 0)
+            assert not good or (flint.arb(bound) <= exact and exact - bound < 1e-9)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_rounding_of_coordinates_and_logits_is_covered(seed: int, tmp_path: Path) -> None:
+    """c as it is calculated against c = (x - mean)P, and without neurons the logits of a point against c D + rest."""
+    rng = np.random.default_rng(seed)
+    model = random_model(rng, scale=1.0)
+    factors = random_factors(rng, model)
+    model.save(tmp_path / "m")
+    words = np.array(list(itertools.product(range(model.config.d_vocab), repeat=2)))[:30]
+    layer = Layer(read_model(tmp_path / "m"), factors, Work())
+    tables = Tables(layer, [np.unique(column) for column in words.T])
+    found = tables.coordinates(words)
+    weights = {name: x.detach().numpy().astype(np.float64) for name, x in model.named_parameters()}
+    with precision(300):
+        mean, narrow, widen = exact(tables.mean.mid[0]), exact(factors.narrow), exact(factors.widen)
+        seen = widen @ exact(weights.get("blocks.0.mlp.W_in", np.zeros((len(factors.narrow), 0))))
+        for word, inner in zip(words, found.inner, strict=True):
+            off = (exact_stream(model, tuple(word)) - mean) @ narrow - exact(inner)
+            squares = [x * x for side in (seen, widen) if off.size for x in off @ side if side.size]
+            assert sum(squares, flint.arb(0)) <= flint.arb(tables.rough) ** 2
+        if layer.d_mlp:
+            return
+        used = factors.used
+        fixed = found.inner[:1, used:]
+        logits = tables.logits(found.inner[:, :used], fixed)
+        direct = widen @ exact(weights["unembed.W_U"])
+        rest = mean @ exact(weights["unembed.W_U"]) + exact(weights["unembed.b_U"])
+        for row, inner in enumerate(found.inner):
+            point = exact(np.concatenate([inner[:used], fixed[0]]))
+            true = rest + point @ direct if point.size else rest
+            for y, w in itertools.permutations(range(len(true)), 2):
+                gap = flint.arb(logits.found[row, y]) - flint.arb(logits.found[row, w]) - (true[y] - true[w])
+                assert abs(gap) <= flint.arb(logits.slack[row])
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_products_and_lengths_contain_the_exact_ones(seed: int) -> None:
+    """Of matrices anywhere within the stated errors, in rational numbers."""
+    rng = np.random.default_rng(seed)
+    rows, inner, columns = rng.integers(1, 6, 3)
+    work = Work()
+
+    def near(*shape: int) -> tuple[Near, list[list[Fraction]]]:
+        mid = rng.normal(size=shape) * 10.0 ** rng.integers(-6, 7, shape)
+        err = float(rng.choice([0.0, 1e-9, 1e-2]))
+        moved = rng.normal(size=shape)
+        moved *= err * 0.999 / max(1e-300, float(np.sqrt(np.square(moved).sum())))
+        exact = [
+            [Fraction(float(a)) + Fraction(float(b)) for a, b in zip(*pair, strict=True)]
+            for pair in zip(mid, moved, strict=True)
+        ]
+        return Near(mid, err, work), exact
+
+    def product(x: list[list[Fraction]], y: list[list[Fraction]]) -> list[list[Fraction]]:
+        return [
+            [sum((a * b for a, b in zip(row, column, strict=True)), Fraction(0)) for column in zip(*y, strict=True)]
+            for row in x
+        ]
+
+    def inside(exact: list[list[Fraction]], found: Near) -> bool:
+        pairs = [
+            (a, Fraction(float(b)))
+            for left, right in zip(exact, found.mid, strict=True)
+            for a, b in zip(left, right, strict=False)
+        ]
+        return sum((a - b) ** 2 for a, b in pairs) <= Fraction(found.err) ** 2
+
+    (x, true_x), (y, true_y), (z, true_z) = near(rows, inner), near(inner, columns), near(1, columns)
+    both = product(true_x, true_y)
+    assert inside(both, x @ y)
+    summed = [[a + b for a, b in zip(row, true_z[0], strict=True)] for row in both]
+    assert inside(summed, x @ y + z)
+    assert inside([[a - b for a, b in zip(row, true_z[0], strict=True)] for row in both], x @ y - z)
+    gram = y @ y.T
+    for row, length in zip(product(true_x, true_y), x.lengths(gram), strict=True):
+        assert sum(a * a for a in row) <= Fraction(float(length)) ** 2
+    for row, length in zip(true_x, x.rows(), strict=True):
+        assert sum(a * a for a in row) <= Fraction(float(length)) ** 2
+    assert sum(a * a for row in true_x for a in row) <= Fraction(x.norm()) ** 2

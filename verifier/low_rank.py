@@ -30,9 +30,9 @@ BATCH = 2**12
 JOINED = 0.1
 """An input joins an earlier one if that costs at most about this share of what most sampled inputs lead by."""
 NEIGHBOURS = 4
-GIVEN_UP = 0.1
+GIVEN_UP = 0.2
 """This share of a sampled input's lead may be lost to the coordinates that are left out: these cost no neurons."""
-SPARE = 1.1
+SPARE = 1.5
 """So much more than a sampled input loses it has to lead by: others may lead by less."""
 SLACK = 1e-6
 """Of all that is lost: what the checker's rounding may add."""
