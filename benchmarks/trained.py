@@ -91,10 +91,7 @@ def float_run(model: Any, task: Any) -> dict[str, Any]:
     multiply-adds of all of them."""
     import torch
 
-    words = next(iter(task.domain.batches(16)))
-    with torch.no_grad(), _operations() as operations:
-        model(torch.from_numpy(words))
-    each = operations.count // len(words)
+    each = operations_each(model, task)
     seen, right, least = 0, 0, float("inf")
     watch = Watch()
     with torch.no_grad():
@@ -115,6 +112,16 @@ def float_run(model: Any, task: Any) -> dict[str, Any]:
         "float_all": seen == task.domain.size(),
         "brute_ops": each * task.domain.size(),
     }
+
+
+def operations_each(model: Any, task: Any) -> int:
+    """Of the float32 run, for one input."""
+    import torch
+
+    words = next(iter(task.domain.batches(16)))
+    with torch.no_grad(), _operations() as operations:
+        model(torch.from_numpy(words))
+    return int(operations.count // len(words))
 
 
 @contextmanager

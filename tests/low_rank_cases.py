@@ -195,17 +195,25 @@ class Case:
         self.model.save(folder / "model")
         return check(self.certificate(proof, right).to_bytes(), folder / "model")
 
-    def right(self) -> int:
-        """How many words have their label (with the margin), exactly."""
-        count = 0
+    def which(self) -> Array:
+        """Which words have their label (with the margin), exactly."""
+        found = []
         with precision(256):
             for ids in self.domain.batches(1000):
                 for word, label in zip(ids.tolist(), self.machine.run(ids).tolist(), strict=True):
-                    if label >= 0:
-                        lead_of = lead(exact_logits(self.model, tuple(word)), label) if len(self.outputs) > 1 else None
-                        margin = flint.arb(self.margin.numerator) / self.margin.denominator
-                        count += lead_of is None or (lead_of >= margin if self.margin else lead_of > 0)
-        return count
+                    found.append(label >= 0 and self._holds(tuple(word), label))
+        return np.array(found)
+
+    def _holds(self, word: tuple[int, ...], label: int) -> bool:
+        if len(self.outputs) == 1:
+            return True
+        ahead = lead(exact_logits(self.model, word), label)
+        margin = flint.arb(self.margin.numerator) / self.margin.denominator
+        return bool(ahead >= margin if self.margin else ahead > 0)
+
+    def right(self) -> int:
+        """How many these are."""
+        return int(self.which().sum())
 
 
 def random_case(seed: int, wrong: float = 0.2, scale: float | None = None) -> Case:

@@ -14,10 +14,13 @@ import torch
 
 import certiformer as cf
 from certiformer.models.config import LayerConfig, TransformerConfig
+from certiformer.models.labels import LabelMachine
 from certiformer.models.transformer import Transformer
 from certiformer.proofs import Invalid, Valid, check
 from certiformer.proofs.format import canonical_json, seal
-from certiformer.verifier.low_rank import Factored
+from certiformer.verifier.low_rank import Factored, factorise
+from certiformer.verifier.theorems import domain_to_json
+from certiformer.verifier.verdicts import Certificate
 
 from .low_rank_cases import Case, random_case
 
@@ -196,3 +199,102 @@ def test_other_claims_are_refused(case: Case, found: Factored, tmp_path: Path) -
     assert "one `labels` or `label_margin` body" in refusal(case, proof, tmp_path, {**theorem, "body": both})
     outputs = {"kind": "never_outputs", "outputs": [0]}
     assert "one `labels` or `label_margin` body" in refusal(case, proof, tmp_path, {**theorem, "body": outputs})
+
+
+def proved(case: Case, proof: Proof, folder: Path) -> int:
+    """How many inputs the checker takes to be proved."""
+    total = case.domain.size()
+    outcome = case.check(proof, total, folder)
+    if isinstance(outcome, Valid):
+        return total
+    assert isinstance(outcome, Invalid) and outcome.why.endswith(f"of {total} inputs"), outcome
+    return int(outcome.why.split("only ")[1].split()[0])
+
+
+def test_of_what_is_claimed_only_right_words_are_proved(case: Case, found: Factored, tmp_path: Path) -> None:
+    """The words of the certificate less some, led at random: each proof is of right words among those claimed."""
+    rng = np.random.default_rng(4)
+    words = np.concatenate(list(case.domain.batches(1000)))
+    assert len(found.proof["words"]) == 1
+    right = case.which()
+    for trial in range(40):
+        claimed = rng.random(len(words)) < np.where(right, (0.1, 0.5)[trial % 2], 0.9)
+        leaders = np.full(len(words), -1)
+        roots: list[int] = []
+        for i in np.flatnonzero(claimed).tolist():
+            if not roots or rng.random() < 0.5:
+                roots.append(i)
+            leaders[i] = i if roots[-1] == i else roots[rng.integers(len(roots))]
+        forged = {**found.proof, "words": [{**found.proof["words"][0], "leaders": leaders.tolist()}]}
+        assert proved(case, forged, tmp_path) <= int((right & claimed).sum())
+
+
+def hand_made(labels: list[int]) -> Case:
+    """One token: the logits are (1, 0), (0, 1) and (1, 0)."""
+    model = Transformer(TransformerConfig(2, 1, 3, 2, (LayerConfig(0, 0, 0),), readout="last", positional="none"))
+    with torch.no_grad():
+        model.parameter("embed.W_E").copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]))
+        model.parameter("unembed.W_U").copy_(torch.eye(2))
+        model.parameter("unembed.b_U").zero_()
+    machine = LabelMachine(np.array([[1, 2, 3]] + [[0, 0, 0]] * 3, dtype=np.int32), np.array([-1, *labels]))
+    return Case(model, machine, cf.sequences(range(3), 1))
+
+
+@pytest.mark.parametrize(
+    ("labels", "leaders", "expected"),
+    [
+        ([0, 0, 0], [0, 1, 2], 2),
+        ([0, 0, 0], [0, 1, 0], 2),
+        ([0, 0, 0], [0, 0, 0], 0),
+        ([0, 0, 0], [-1, 1, 2], 1),
+        ([0, 1, 0], [0, 1, 0], 3),
+        ([0, 1, 0], [0, 0, 0], 2),
+        ([0, 1, 1], [0, 1, 0], 2),
+        ([0, 1, -1], [0, 1, 0], 2),
+        ([-1, 1, 0], [0, 1, 0], 2),
+        ([1, 0, 1], [0, 0, 0], 0),
+    ],
+)
+def test_words_with_one_leader_stand_and_fall_together(
+    labels: list[int], leaders: list[int], expected: int, tmp_path: Path
+) -> None:
+    """Those of the same label do, by what the worst of them loses; a label is each word's own."""
+    case, eye = hand_made(labels), np.eye(2).astype("<f4").tobytes().hex()
+    proof = {"rule": "low_rank", "ranks": [2, 2, 0], "narrow": eye, "widen": eye, "read": "", "write": "", "middle": ""}
+    entry = {"n": 1, "leaders": leaders}
+    assert proved(case, {**proof, "words": [entry]}, tmp_path) == expected <= case.right()
+
+
+def test_a_machine_that_reads_the_last_token_first(tmp_path: Path) -> None:
+    """Labels as the claim has them: of two tokens, the last, which the model says, or the first, which it does not."""
+    model = Transformer(TransformerConfig(2, 2, 2, 2, (LayerConfig(0, 0, 0),), readout="last", positional="none"))
+    with torch.no_grad():
+        model.parameter("embed.W_E").copy_(torch.eye(2))
+        model.parameter("unembed.W_U").copy_(torch.eye(2))
+        model.parameter("unembed.b_U").zero_()
+    transitions = np.array([[1, 2], [1, 1], [2, 2]], dtype=np.int32)  # the label is the token that is read first
+    for last_first, right in ((True, 4), (False, 2)):
+        machine = LabelMachine(transitions, np.array([-1, 0, 1]), last_first)
+        case = Case(model, machine, cf.sequences(range(2), 2))
+        found = case.find()
+        assert case.right() == found.proved == right == proved(case, found.proof, tmp_path)
+
+
+def test_circuits_and_codecs_with_bos_are_refused(case: Case, found: Factored, tmp_path: Path) -> None:
+    """What the rule calculates is neither a circuit's output nor that of a model which reads BOS."""
+    task = cf.get_task("quotes", length=3, letters=1)
+    config = TransformerConfig(3, 4, 4, 2, (LayerConfig(1, 2, 3),), readout="last")
+    model = Transformer.initialised(config, 0)
+    circuit = cf.Circuit.from_edges(["input->a0.h0<v>", "a0.h0->logits"])
+    claim = cf.Labels(model, task, circuit=circuit, ablation="zero")
+    refused, why = factorise(claim, task.domain, 0)
+    assert refused is None and "not circuits" in why
+    plain, _ = factorise(cf.Labels(model, task), task.domain, 0)
+    assert plain is not None
+    with_bos = cf.Labels(model, task, codec=replace(task.codec, bos=True))
+    assert factorise(with_bos, task.domain, 0)[0] is None
+    for stated, reason in ((claim, "not for circuits"), (with_bos, "codecs without BOS")):
+        theorem = {**stated.at_least(0).theorem(), "domain": domain_to_json(task.domain)}
+        model.save(tmp_path / "m")
+        outcome = check(Certificate.of(theorem, plain.proof).to_bytes(), tmp_path / "m")
+        assert isinstance(outcome, Invalid) and reason in outcome.why, outcome

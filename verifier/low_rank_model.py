@@ -51,7 +51,7 @@ def obstacle(config: TransformerConfig) -> str | None:
         return f"low-rank factors are for one layer; the model has {len(config.layers)}"
     if config.layer_norm is not None:
         return "low-rank factors are for models without LayerNorm"
-    if config.layers[0].d_mlp and config.activation != "relu":
+    if config.activation != "relu":
         return f"low-rank factors are for the activation 'relu'; the model has {config.activation!r}"
     if config.readout != "last":
         return f"low-rank factors are for the read-out 'last'; the model has {config.readout!r}"
