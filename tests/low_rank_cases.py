@@ -147,7 +147,7 @@ def labels_of(model: Transformer, lengths: tuple[int, ...], rng: np.random.Gener
     said = {}
     for word in words_of(model.config.d_vocab, lengths):
         with torch.no_grad():
-            said[word] = int(model(torch.tensor([word]))[0, 0].argmax())
+            said[word] = int(model(torch.tensor([word]))[0].argmax())
         if rng.random() < wrong:
             said[word] = int(rng.integers(-1, model.config.d_vocab_out))
     start: tuple[int, ...] = ()

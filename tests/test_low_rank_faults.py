@@ -31,16 +31,16 @@ MATRICES = ("narrow", "widen", "read", "write", "middle")
 @pytest.fixture(scope="module")
 def case() -> Case:
     """Most words are right, and some are not."""
-    case = random_case(232, wrong=0.15, scale=1.0)
+    case = random_case(360, wrong=0.15, scale=1.0)
     layer = case.model.config.layers[0]
-    assert layer.d_mlp == 5 and layer.n_heads == 3 and len(case.outputs) == 4
+    assert layer.d_mlp == 8 and layer.n_heads == 4 and len(case.outputs) == 4
     return case
 
 
 @pytest.fixture(scope="module")
 def found(case: Case) -> Factored:
     found = case.find()
-    assert 0.5 * found.total < found.proved < found.total == 30
+    assert 0.5 * found.total < found.proved < found.total == 42
     return found
 
 

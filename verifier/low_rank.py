@@ -37,6 +37,8 @@ SPARE = 1.5
 SLACK = 1e-6
 """Of all that is lost: what the checker's rounding may add."""
 TRIES = 6
+HOPE = 0.5
+"""Where less than this part of what is wanted is proved, higher ranks are not tried."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,10 @@ class Ranks:
     inner: int
     used: int
     outer: int
+
+    def raised(self) -> Ranks:
+        """Each a little higher."""
+        return Ranks(self.inner * 9 // 8 + 1, self.used * 9 // 8 + 1, self.outer * 5 // 4 + 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,21 +135,14 @@ def factorise(
     if why:
         return None, why
     search = _Search(body, domain)
-    tried, most = ranks or search.ranks(enough / domain.size()), Ranks(search.folded.d, search.folded.d, search.most)
-    for attempt in range(TRIES):
-        tried = Ranks(
-            min(tried.inner, most.inner), min(tried.used, tried.inner, most.used), min(tried.outer, most.outer)
-        )
+    tried = search.possible(ranks or search.ranks(enough / domain.size()))
+    for _ in range(1 if ranks else TRIES):
         found = search.attempt(tried)
         progress(f"low rank: {found.proved / found.total:.4%} proved right, at {tried}")
-        if ranks or found.proved >= enough or tried == most or time.monotonic() > deadline or attempt == TRIES - 1:
+        higher = search.possible(tried.raised())
+        if found.proved >= enough or found.proved < HOPE * enough or higher == tried or time.monotonic() > deadline:
             break
-        inner, used, outer = (
-            tried.inner + 1 + tried.inner // 8,
-            tried.used + 1 + tried.used // 8,
-            tried.outer * 5 // 4 + 1,
-        )
-        tried = Ranks(inner, used, outer)
+        tried = higher
     return found, ""
 
 
@@ -241,6 +240,11 @@ class _Search:
         return JOINED * float(np.median(least)) if least.size else 0.0
 
     # Ranks
+
+    def possible(self, ranks: Ranks) -> Ranks:
+        """These, or the greatest that there are."""
+        inner = min(ranks.inner, self.folded.d)
+        return Ranks(inner, min(ranks.used, inner), min(ranks.outer, self.most))
 
     def ranks(self, share: float) -> Ranks:
         """The least ranks at which this share of the sampled words would be proved, or as many as can be."""
