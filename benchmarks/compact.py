@@ -15,8 +15,8 @@ from .trained import counted, float_run
 
 MODEL = "modular-addition-113"
 OUTER = (2, 4, 5, 6, 7, 8, 9, 10, 12, 16)
-"""Ranks of the read-out, at the other ranks that the engine takes."""
-OTHERS = ((16, 8, 10), (8, 8, 12), (12, 8, 12), (32, 16, 12))
+"""Ranks of the read-out, with all of 16 coordinates kept and 9 of them used."""
+OTHERS = ((16, 8, 12), (16, 7, 12), (8, 8, 12), (12, 8, 12), (32, 16, 12))
 MARGINS = (1.0, 2.0, 3.0)
 LESS = 10
 """The proof and its check together are to take so many times fewer operations than the float32 run."""
@@ -85,7 +85,7 @@ def measure(options: Options) -> Section:
     inner, used, outer = best["ranks"]
     rows = {"the ranks that the engine takes": best}
     for rank in OUTER[1::4] if options.quick else OUTER:
-        rows[f"read-out of rank {rank}"] = prove_and_check(claim, domain, model, Ranks(inner, used, rank))
+        rows[f"read-out of rank {rank}"] = prove_and_check(claim, domain, model, Ranks(16, 9, rank))
     for ranks in () if options.quick else OTHERS:
         rows[f"ranks {ranks[0]}, {ranks[1]}, {ranks[2]}"] = prove_and_check(claim, domain, model, Ranks(*ranks))
     for margin in () if options.quick else MARGINS:
