@@ -34,7 +34,7 @@ GIVEN_UP = 0.2
 """This share of a sampled input's lead may be lost to the coordinates that are left out: these cost no neurons."""
 SPARE = 1.5
 """So much more than a sampled input loses it has to lead by: others may lead by less."""
-SLACK = 1e-6
+SLACK = 3e-5
 """Of all that is lost: what the checker's rounding may add."""
 TRIES = 6
 HOPE = 0.5
