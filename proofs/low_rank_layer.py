@@ -97,4 +97,5 @@ class Layer:
         own = up(np.sqrt(np.square(rest.mid).sum(axis=0)))
         squares = np.diag(gram)[:, None] + np.diag(gram) - 2 * gram
         slack = (len(rest.mid) + 8) * UNIT * np.square(own[:, None] + own)
-        return up(np.sqrt(up(np.maximum(squares, 0) + slack)) + 2 * rest.err)
+        squares = np.where(np.isfinite(squares), np.maximum(squares, 0), np.inf)
+        return up(np.sqrt(up(squares + slack)) + 2 * rest.err)

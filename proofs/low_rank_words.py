@@ -186,6 +186,7 @@ class Logits:
         far = (left + self.off[point])[:, None] * (layer.far + layer.far[label][:, None])
         lost = up(up(self.size[point][:, None] * layer.apart[label] + up(far)) + self.slack[point][:, None])
         lead = own - found - lost
+        lead = np.where(np.isfinite(lead), lead, -np.inf)  # what overflows is greater than nothing
         lead = np.where(np.arange(found.shape[1]) == label[:, None], np.inf, lead)
         layer.work.spend(8 * found.size)
         return np.asarray(lead.min(axis=1))

@@ -83,7 +83,8 @@ class Near:
         own = up(np.square(self.mid).sum(axis=1))
         size = gram.norm()
         slack = own * (gram.err + 4 * (width + 2) * UNIT * size)
-        return up(np.sqrt(up(np.maximum(squares, 0) + slack)) + self.err * up(np.sqrt(size)))
+        squares = np.where(np.isfinite(squares), np.maximum(squares, 0), np.inf)
+        return up(np.sqrt(up(squares + slack)) + self.err * up(np.sqrt(size)))
 
 
 def stacked(upper: Near, lower: Near) -> Near:

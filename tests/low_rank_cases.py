@@ -31,6 +31,7 @@ from certiformer.verifier.verdicts import Certificate
 
 Array = np.ndarray[Any, Any]
 
+SIZES = (1.0, 1e-3, 1e5)
 SCALES = (0.2, 1.0, 6.0, 60.0, 1e6)
 
 
@@ -113,14 +114,38 @@ def lead(logits: list[flint.arb], label: int) -> flint.arb:
     return least
 
 
-def random_factors(rng: np.random.Generator, model: Transformer) -> Factors:
+def rounded(array: Array) -> Array:
+    """To float32 numbers."""
+    return np.asarray(np.clip(array, -3e38, 3e38).astype(np.float32), dtype=np.float64)
+
+
+def huge_model(rng: np.random.Generator) -> Transformer:
+    """Weights near the end of float32's range (attention apart), whose products are beyond that of float64."""
+    config = TransformerConfig(
+        *(int(rng.integers(1, 4)), 3, int(rng.integers(2, 4)), int(rng.integers(2, 4))),
+        (LayerConfig(int(rng.integers(0, 2)) or 1, 1, int(rng.integers(0, 4))),),
+        positional="none",
+        attention_scale=0.0,
+        readout="last",
+    )
+    model = Transformer(config)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            size = 10.0 ** rng.integers(25, 39) if "attn" not in name or rng.random() < 0.5 else 1.0
+            weight.copy_(torch.from_numpy(np.clip(rng.normal(size=tuple(weight.shape)) * size, -3e38, 3e38)))
+    return model
+
+
+def random_factors(rng: np.random.Generator, model: Transformer, sizes: tuple[float, ...] = SIZES) -> Factors:
     """Right ones (a basis of everything), nearly right ones, and nonsense of any size."""
     d, hidden, outputs = model.config.d_model, model.config.layers[0].d_mlp, model.config.d_vocab_out
     inner, outer = int(rng.integers(0, d + 3)), int(rng.integers(0, 6))
-    size = (1.0, 1e-3, 1e5)[int(rng.integers(3))]
+    size = sizes[int(rng.integers(len(sizes)))]
 
     def matrix(rows: int, columns: int) -> Array:
-        return np.asarray((rng.normal(size=(rows, columns)) * size).astype(np.float32), dtype=np.float64)
+        return np.asarray(
+            np.clip(rng.normal(size=(rows, columns)) * size, -3e38, 3e38).astype(np.float32), dtype=np.float64
+        )
 
     narrow, widen = matrix(d, inner), matrix(inner, d)
     read, write = matrix(hidden, outer), matrix(outer, outputs)
@@ -131,9 +156,9 @@ def random_factors(rng: np.random.Generator, model: Transformer) -> Factors:
         narrow[:, :keep], widen[:keep] = turn[:, :keep], turn[:, :keep].T
     if hidden and rng.random() < 0.6:
         weights = dict(model.named_parameters())
-        written = (weights["blocks.0.mlp.W_out"] @ weights["unembed.W_U"]).detach().numpy().astype(np.float64)
+        written = (weights["blocks.0.mlp.W_out"].double() @ weights["unembed.W_U"].double()).detach().numpy()
         u, s, v = np.linalg.svd(written, full_matrices=False)
-        read, write = ((x[:, :outer]).astype(np.float32).astype(np.float64) for x in (u * s, v.T))
+        read, write = (rounded(x[:, :outer]) for x in (u * s, v.T))
         write = write.T
     return Factors(narrow, widen, read, write, matrix(1, hidden) * rng.integers(2), int(rng.integers(0, inner + 1)))
 

@@ -27,6 +27,7 @@ from .low_rank_cases import (
     exact,
     exact_logits,
     exact_stream,
+    huge_model,
     lead,
     precision,
     random_case,
@@ -39,14 +40,28 @@ from .low_rank_cases import (
 def test_every_bound_of_a_lead_holds_of_exact_logits(seed: int, tmp_path: Path) -> None:
     """At points of any kind: the word's own coordinates, another word's, and random ones."""
     rng = np.random.default_rng(seed)
-    model, n = random_model(rng), int(rng.integers(1, 4))
+    model = random_model(rng)
+    check_leads(rng, model, random_factors(rng, model), tmp_path)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_numbers_beyond_float64_prove_nothing_false(seed: int, tmp_path: Path) -> None:
+    """An infinity that is no number's enclosure is not greater than anything."""
+    rng = np.random.default_rng(seed)
+    model = huge_model(rng)
+    check_leads(rng, model, random_factors(rng, model, (1.0, 1e20, 1e38)), tmp_path)
+
+
+def check_leads(rng: np.random.Generator, model: Transformer, factors: Factors, tmp_path: Path) -> None:
+    """Bounds for random words, at random points, are at most the exact leads."""
+    n = int(rng.integers(1, 4))
     model.save(tmp_path / "m")
     tokens = model.config.d_vocab
     every = np.array(list(itertools.product(range(tokens), repeat=n)))
     words = every[np.sort(rng.permutation(len(every))[:24])]
     used, outputs = 0, model.config.d_vocab_out
     with np.errstate(all="ignore"):
-        layer = Layer(read_model(tmp_path / "m"), random_factors(rng, model), Work())
+        layer = Layer(read_model(tmp_path / "m"), factors, Work())
         try:
             tables = Tables(layer, [np.unique(column) for column in words.T])
         except Rejected as error:
