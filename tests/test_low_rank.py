@@ -24,10 +24,12 @@ from certiformer.verifier.low_rank import Ranks, factorise
 from certiformer.verifier.verdicts import Proved
 
 from .low_rank_cases import (
+    Case,
     exact,
     exact_logits,
     exact_stream,
     huge_model,
+    labels_of,
     lead,
     precision,
     random_case,
@@ -50,6 +52,20 @@ def test_numbers_beyond_float64_prove_nothing_false(seed: int, tmp_path: Path) -
     rng = np.random.default_rng(seed)
     model = huge_model(rng)
     check_leads(rng, model, random_factors(rng, model, (1.0, 1e20, 1e38)), tmp_path)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_engine_says_nothing_false_of_numbers_beyond_float64(seed: int, tmp_path: Path) -> None:
+    rng = np.random.default_rng(seed)
+    model = huge_model(rng)
+    machine = labels_of(model, (2,), rng, 0.3)
+    case = Case(model, machine, cf.sequences(range(model.config.d_vocab), 2))
+    found, why = factorise(case.claim(), case.domain, case.domain.size())
+    if found is None:
+        assert "too large for float64" in why
+    else:
+        right = case.right()
+        assert isinstance(case.check(found.proof, right + 1, tmp_path), Invalid) or right == found.total
 
 
 def check_leads(rng: np.random.Generator, model: Transformer, factors: Factors, tmp_path: Path) -> None:

@@ -134,8 +134,18 @@ def factorise(
         why = "the domain's vocabulary has tokens that the model does not know"
     if why:
         return None, why
-    search = _Search(body, domain)
-    tried = search.possible(ranks or search.ranks(enough / domain.size()))
+    try:
+        with np.errstate(all="ignore"):
+            return _at_rising_ranks(_Search(body, domain), enough, deadline, progress, ranks), ""
+    except np.linalg.LinAlgError:
+        return None, "the weights are too large for float64"
+
+
+def _at_rising_ranks(
+    search: _Search, enough: int, deadline: float, progress: Callable[[str], None], ranks: Ranks | None
+) -> Factored:
+    """Factors of higher and higher ranks."""
+    tried = search.possible(ranks or search.ranks(enough / search.total))
     for _ in range(1 if ranks else TRIES):
         found = search.attempt(tried)
         progress(f"low rank: {found.proved / found.total:.4%} proved right, at {tried}")
@@ -143,7 +153,7 @@ def factorise(
         if found.proved >= enough or found.proved < HOPE * enough or higher == tried or time.monotonic() > deadline:
             break
         tried = higher
-    return found, ""
+    return found
 
 
 @dataclass(frozen=True, eq=False)
