@@ -21,21 +21,18 @@ from .claims import Claim
 from .enumeration import MAX_INPUTS
 from .first_layer import Floats, Integers
 from .label_bodies import LabelMarginBody, LabelsBody, not_compared
-from .low_rank_model import Flags, Folded, Operations, TokenTables, obstacle
+from .low_rank_model import Folded, Operations, TokenTables, obstacle
+from .low_rank_words import BATCH, Length, Matrices, Plan, Room, distances, float32
 from .theorems import domain_to_json
 from .verdicts import Certificate
 
 SAMPLE = 128
-BATCH = 2**12
 JOINED = 0.1
 """An input joins an earlier one if that costs at most about this share of what most sampled inputs lead by."""
-NEIGHBOURS = 4
 GIVEN_UP = 0.2
 """This share of a sampled input's lead may be lost to the coordinates that are left out: these cost no neurons."""
 SPARE = 1.5
 """So much more than a sampled input loses it has to lead by: others may lead by less."""
-SLACK = 3e-5
-"""Of all that is lost: what the checker's rounding may add."""
 TRIES = 6
 HOPE = 0.5
 """Where less than this part of what is wanted is proved, higher ranks are not tried."""
@@ -66,35 +63,6 @@ class Factored:
     total: int
     points: int
     operations: int
-
-
-@dataclass(frozen=True, eq=False)
-class _Length:
-    """The words of one length, and what of them does not depend on the ranks. `labels`: -1 for words that are not
-    looked at. `lost` [head][row, rank] and `base_lost`
-    [query, rank]: what that rank leaves out, as neurons and logits see it."""
-
-    n: int
-    tables: TokenTables
-    labels: Integers
-    attention: Floats
-    lost: list[Floats]
-    base_lost: Floats
-
-
-@dataclass(frozen=True, eq=False)
-class _Factors:
-    """P, R, the read-out's left and right factor, typical neurons, all rounded to float32; R W_in and R W_U; and for
-    two outputs how far apart they are in what the factors leave out."""
-
-    narrow: Floats
-    widen: Floats
-    read: Floats
-    write: Floats
-    middle: Floats
-    seen: Floats
-    direct: Floats
-    left_over: Floats
 
 
 def prove_low_rank(
@@ -174,7 +142,6 @@ class _Search:
     def __init__(self, body: LabelsBody | LabelMarginBody, domain: Language) -> None:
         self.operations = Operations()
         self.folded = folded = Folded(body.subject.model, self.operations)
-        self.needed = float(getattr(body, "at_least", 0.0))
         self.outputs, self.total = len(body.subject.codec.outputs), domain.size()
         places = np.array([body.subject.codec.index[token] for token in domain.vocab], dtype=np.int64)
         words = {n: places[np.concatenate(list(domain.batches(BATCH, [n])))] for n in domain.lengths if domain.size(n)}
@@ -187,13 +154,13 @@ class _Search:
             lost = [self._lost(written) for written in tables[n].written]
             base_lost = self._lost(tables[n].base)
             labels = np.where(found[n][1], body.machine.run(ids), -1)
-            self.lengths.append(_Length(n, tables[n], labels, attention[n], lost, base_lost))
+            self.lengths.append(Length(n, tables[n], labels, attention[n], lost, base_lost))
         both = np.concatenate([folded.written, folded.W_U])
         centred = self.operations.of(both - both.mean(axis=1, keepdims=True), 3)
-        self.far = np.sqrt(np.square(centred).sum(axis=0))
+        self.room = Room(float(getattr(body, "at_least", 0.0)), np.sqrt(np.square(centred).sum(axis=0)))
         self.sample = [self._sampled(length) for length in self.lengths]
         hidden = np.concatenate([sample.hidden for sample in self.sample])
-        self.middle = _float32(hidden.mean(axis=0)) if len(hidden) else np.zeros(folded.d_mlp)
+        self.middle = float32(hidden.mean(axis=0)) if len(hidden) else np.zeros(folded.d_mlp)
         self.most = min(max(1, folded.d_mlp), self.outputs)
         self.joined = self._joined()
 
@@ -220,7 +187,7 @@ class _Search:
         tail = np.cumsum(self.operations.of(squares, 2)[:, ::-1], axis=1)[:, ::-1]
         return np.asarray(np.sqrt(np.concatenate([tail, np.zeros((len(tail), 1))], axis=1)))
 
-    def _sampled(self, length: _Length) -> _Sample:
+    def _sampled(self, length: Length) -> _Sample:
         folded, product, tables = self.folded, self.operations.product, length.tables
         labelled = np.flatnonzero(length.labels >= 0)
         most = max(16, SAMPLE * len(labelled) // self.total)
@@ -235,16 +202,9 @@ class _Search:
         logits = product(hidden, folded.written) + product(stream + folded.b_out, folded.W_U) + folded.b_U
         return _Sample(logits, hidden, product(varied, self.into), lost, length.labels[some])
 
-    def _room(self, logits: Floats, label: Integers) -> tuple[Floats, Floats]:
-        """[word, output]: by how much more than needed the label leads (infinite against itself), and what a unit of
-        change in neurons and stream may cost of it."""
-        lead = np.take_along_axis(logits, label[:, None], 1) - logits - self.needed
-        lead[np.arange(len(label)), label] = np.inf
-        return lead, np.maximum(self.far + self.far[label][:, None], 2.0**-500)
-
     def _joined(self) -> float:
         """How far apart two words may be that share their neurons."""
-        room = [self._room(sample.logits, sample.labels) for sample in self.sample]
+        room = [self.room.of(sample.logits, sample.labels) for sample in self.sample]
         least = np.concatenate([(lead / far).min(axis=1, initial=np.inf) for lead, far in room])
         least = least[(least > 0) & np.isfinite(least)]
         return JOINED * float(np.median(least)) if least.size else 0.0
@@ -258,7 +218,7 @@ class _Search:
 
     def ranks(self, share: float) -> Ranks:
         """The least ranks at which this share of the sampled words would be proved, or as many as can be."""
-        rooms = [self._room(sample.logits, sample.labels) for sample in self.sample]
+        rooms = [self.room.of(sample.logits, sample.labels) for sample in self.sample]
         wanted = int(np.ceil(share * sum(len(sample.labels) for sample in self.sample)))
 
         def held(inner: int) -> int:
@@ -275,7 +235,7 @@ class _Search:
         @cache
         def apart(outer: int) -> Floats:
             some = right[:, outer:] * np.sqrt(values[outer:])
-            return _distances(self.operations.product(some, some.T))
+            return distances(self.operations.product(some, some.T))
 
         def proved(used: int, outer: int) -> int:
             found = 0
@@ -325,17 +285,17 @@ class _Search:
         values, vectors = self.operations.symmetric(self.operations.product(centred.T, centred))
         return vectors[:, : self.most], np.maximum(values[: self.most], 0)
 
-    def _factors(self, ranks: Ranks) -> _Factors:
+    def _factors(self, ranks: Ranks) -> Matrices:
         product, written = self.operations.product, self.folded.written
         turn, _ = self._turn(ranks.inner)
-        narrow = _float32(product(self.into[:, : ranks.inner], turn))
-        widen = _float32(product(turn.T, self.back[: ranks.inner]))
-        write = _float32(self._readout[0][:, : ranks.outer].T)
-        read = _float32(product(written, write.T))
+        narrow = float32(product(self.into[:, : ranks.inner], turn))
+        widen = float32(product(turn.T, self.back[: ranks.inner]))
+        write = float32(self._readout[0][:, : ranks.outer].T)
+        read = float32(product(written, write.T))
         rest = written - product(read, write)
-        apart = _distances(product(rest.T, rest))
+        apart = distances(product(rest.T, rest))
         seen, direct = product(widen, self.folded.W_in), product(widen, self.folded.W_U)
-        return _Factors(narrow, widen, read, write, self.middle, seen, direct, apart)
+        return Matrices(narrow, widen, read, write, self.middle, seen, direct, apart)
 
     # Proofs
 
@@ -353,7 +313,7 @@ class _Search:
             proof[name] = getattr(factors, name).astype("<f4").tobytes().hex()
         return Factored(ranks, proof | {"words": entries}, proved, self.total, points, self.operations.count)
 
-    def _leaders(self, length: _Length, factors: _Factors, ranks: Ranks) -> Integers:
+    def _leaders(self, length: Length, factors: Matrices, ranks: Ranks) -> Integers:
         """For each word that is proved the first of those that it shares neurons with; for each other -1."""
         tables, product, query = length.tables, self.operations.product, length.tables.query
         inner = product(tables.base, factors.narrow)[query]
@@ -367,95 +327,13 @@ class _Search:
         if not usable.any():
             return np.full(len(inner), -1)
         fixed = inner[usable, ranks.used :].mean(axis=0)
-        plan = _Plan(self, length, factors, inner, left, fixed)
+        plan = Plan(self.folded, self.room, length, factors, inner, left, fixed)
         leaders = plan.joined(np.where(usable, length.labels, -1), self.joined)
         good = plan.won(leaders)
         number = np.bincount(leaders[leaders >= 0], minlength=len(leaders))
         alone = np.where((leaders >= 0) & ~good & (number[leaders] > 1), np.arange(len(leaders)), -1)
         again = plan.won(alone)
         return np.where(good, leaders, np.where(again, alone, -1))
-
-
-@dataclass(frozen=True, eq=False)
-class _Plan:
-    """The words of one length with their coordinates `inner`, `left` what these leave out, and `fixed` the coordinates
-    that are not used."""
-
-    search: _Search
-    length: _Length
-    factors: _Factors
-    inner: Floats
-    left: Floats
-    fixed: Floats
-
-    @cached_property
-    def gram(self) -> Floats:
-        """Lengths of differences of coordinates, as neurons and logits see them."""
-        root = np.concatenate([self.factors.seen, self.factors.widen], axis=1)
-        return self.search.operations.product(root, root.T)
-
-    def lengths(self, apart: Floats) -> Floats:
-        return np.asarray(
-            np.sqrt(np.maximum((self.search.operations.product(apart, self.gram) * apart).sum(axis=1), 0))
-        )
-
-    def joined(self, labels: Integers, most: float) -> Integers:
-        """Leaders: of words of one label that lie side by side along the first coordinate, and are near each other."""
-        leaders = np.where(labels >= 0, np.arange(len(labels)), -1)
-        order = np.lexsort((self.inner[:, 0], labels))
-        order = order[labels[order] >= 0]
-        for step in range(1, min(NEIGHBOURS, len(order) - 1) + 1):
-            low, high = np.sort([order[:-step], order[step:]], axis=0)
-            same = labels[low] == labels[high]
-            low, high = low[same], high[same]
-            close = self.lengths(self.inner[low] - self.inner[high]) <= most
-            for first, second in zip(low[close].tolist(), high[close].tolist(), strict=True):
-                if leaders[first] == first and leaders[second] == second:
-                    leaders[second] = first
-        chained = leaders[np.maximum(leaders, 0)] != leaders  # it has joined one that then joined another
-        return np.where((leaders >= 0) & chained, np.arange(len(leaders)), leaders)
-
-    def won(self, leaders: Integers) -> Flags:
-        """Which words are proved, with their leaders' neurons."""
-        used = self.inner.shape[1] - len(self.fixed)
-        followers = np.flatnonzero(leaders >= 0)
-        apart = self.inner[followers].copy()
-        apart[:, :used] -= self.inner[leaders[followers], :used]
-        apart[:, used:] -= self.fixed
-        worst = np.zeros(len(leaders))
-        np.maximum.at(worst, leaders[followers], self.left[followers] + self.lengths(apart))
-        won = np.zeros(len(leaders), dtype=np.bool_)
-        points = np.flatnonzero(leaders == np.arange(len(leaders)))
-        for first in range(0, len(points), BATCH):
-            some = points[first : first + BATCH]
-            logits, size = self._logits(some, used)
-            label = self.length.labels[some]
-            lead, far = self.search._room(logits, label)
-            lost = worst[some, None] * far + size[:, None] * self.factors.left_over[label]
-            rounding = 1e-9 * (1.0 + np.abs(logits).max(axis=1, keepdims=True))
-            won[some] = (self.search.operations.of(lead, 8) > lost * (1 + SLACK) + rounding).all(axis=1)
-        return np.asarray((leaders >= 0) & won[np.maximum(leaders, 0)])
-
-    def _logits(self, points: Integers, used: int) -> tuple[Floats, Floats]:
-        """What the factors give at some words' coordinates, and how far their neurons are from typical ones."""
-        folded, tables, product = self.search.folded, self.length.tables, self.search.operations.product
-        factors, inner = self.factors, self.inner[points, :used]
-        read = tables.mean @ folded.W_in + folded.b_in + self.fixed @ factors.seen[used:]
-        constant = (tables.mean + folded.b_out) @ folded.W_U + folded.b_U + self.fixed @ factors.direct[used:]
-        hidden = np.maximum(product(inner, factors.seen[:used]) + read, 0) - factors.middle
-        size = np.sqrt(np.square(self.search.operations.of(hidden, 4)).sum(axis=1))
-        logits = product(product(hidden, factors.read), factors.write) + product(inner, factors.direct[:used])
-        return logits + constant + factors.middle @ folded.written, size
-
-
-def _float32(matrix: Floats) -> Floats:
-    return matrix.astype(np.float32).astype(np.float64)
-
-
-def _distances(gram: Floats) -> Floats:
-    """[i, j]: the distance of columns i and j of a matrix X, from X^T X."""
-    own = np.diag(gram)
-    return np.sqrt(np.maximum(own[:, None] + own - 2 * gram, 0))
 
 
 def _least(low: int, high: int, good: Callable[[int], bool]) -> int:
