@@ -24,6 +24,7 @@ BENCHMARKS = (
     "mutations",
     "accuracy",
     "trained",
+    "compact",
     "paths",
     "radius",
     "heads",

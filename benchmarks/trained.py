@@ -92,10 +92,7 @@ def float_run(model: Any, task: Any) -> dict[str, Any]:
     multiply-adds of all of them."""
     import torch
 
-    words = next(iter(task.domain.batches(16)))
-    with torch.no_grad(), _operations() as operations:
-        model(torch.from_numpy(words))
-    each = operations.count // len(words)
+    each = operations_each(model, task)
     seen, right, least = 0, 0, float("inf")
     watch = Watch()
     with torch.no_grad():
@@ -118,17 +115,28 @@ def float_run(model: Any, task: Any) -> dict[str, Any]:
     }
 
 
+def operations_each(model: Any, task: Any) -> int:
+    """Of the float32 run, for one input."""
+    import torch
+
+    words = next(iter(task.domain.batches(16)))
+    with torch.no_grad(), _operations() as operations:
+        model(torch.from_numpy(words))
+    return int(operations.count // len(words))
+
+
 @contextmanager
 def counted() -> Iterator[dict[str, int]]:
     """Operations: numbers that the prover computes in torch, multiply-adds of products of matrices for these; and the
-    checker's, in numpy: multiply-adds, or in rule `paths` the steps that it charges itself."""
+    checker's, in numpy: multiply-adds, or in rules `paths` and `low_rank` the steps that it charges itself."""
     import numpy as np
 
     from certiformer.proofs.balls import Ball
+    from certiformer.proofs.near import Work
     from certiformer.proofs.paths import _Checker
 
     counts = {"proof_ops": 0, "check_ops": 0}
-    multiply, spend = Ball.__matmul__, _Checker._spend
+    multiply, spend, charge = Ball.__matmul__, _Checker._spend, Work.spend
 
     def counting(left: Any, right: Any) -> Any:
         found = multiply(left, right)
@@ -140,8 +148,12 @@ def counted() -> Iterator[dict[str, int]]:
         counts["check_ops"] += work
         spend(checker, work)
 
+    def charging(work: Work, operations: int) -> None:
+        counts["check_ops"] += operations
+        charge(work, operations)
+
     patches = mock.patch.object(Ball, "__matmul__", counting), mock.patch.object(_Checker, "_spend", spending)
-    with patches[0], patches[1], _operations() as operations:
+    with patches[0], patches[1], mock.patch.object(Work, "spend", charging), _operations() as operations:
         yield counts
     counts["proof_ops"] = operations.count
 

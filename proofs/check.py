@@ -31,6 +31,7 @@ from .format import (
     within,
 )
 from .interchange import check_interchange
+from .low_rank import check_low_rank
 from .model import Model, parse_model, read_model
 from .paths import check_paths
 from .program_check import check_program_certificate
@@ -128,6 +129,8 @@ def _check(data: Mapping[str, Json], model: Model) -> Outcome:
         check_enumeration(theorem, proof)
     elif rule in OWN_MODEL:
         OWN_MODEL[str(rule)](theorem, proof)
+    elif rule == "low_rank":
+        check_low_rank(theorem, proof)
     elif rule == "witness":
         check_witness(theorem, proof)
     elif rule == "hole":

@@ -16,7 +16,7 @@ from .bodies import InvariantBody
 from .circuit_bodies import FaithfulBody
 from .claims import Claim
 from .enumeration import MAX_INPUTS, Tally, enumerate_inputs, size_of
-from .label_bodies import LabelsBody, searched
+from .label_bodies import LabelMarginBody, LabelsBody, searched
 from .program_claims import EveryLength, ProgramClaim
 from .reading import FALSE, TRUE, Subject
 from .refute import Candidate, Hint, Search, search_for_failure
@@ -27,7 +27,7 @@ from .theorems import domain_to_json
 from .verdicts import Certificate, EmptyDomain, Proved, Refuted, Setting, Unknown, Vacuous, Verdict
 from .witness import Outcome, Semantics, Witness, show_value
 
-ENGINES = ("refute", "enumeration", "composition", "counting", "paths", "agreement")
+ENGINES = ("refute", "enumeration", "composition", "counting", "low_rank", "paths", "agreement")
 QUICK_SHARE, QUICK_SECONDS, SHRINK_SECONDS = 0.1, 1.0, 10.0
 PATHS_SHARE = 0.8
 AT_ONCE = 2**14
@@ -47,11 +47,12 @@ def prove(
     """Proves or refutes a claim on a domain, or says what is left.
 
     In order: a quick search for a counterexample (unless there are few inputs); enumeration, if there are at most
-    2^14; composition; counting (of shares of the inputs that a task labels); enumeration up to 2^20 inputs; paths (of
-    what a task labels, of outputs never given and of differences of logits); agreement (of a circuit and its model,
-    through a task's labels); a longer search. `engines` (of `refute`, `enumeration`, `composition`, `counting`,
-    `paths`, `agreement`) restricts this to those named. The weights are copied at the start. `progress` is called
-    with a line now and then. Ctrl-C gives `Unknown`. Once a proof is found, it is checked even if the time is up.
+    2^14; composition; counting (of shares of the inputs that a task labels); low-rank factors (of what a task labels);
+    enumeration up to 2^20 inputs; paths (of what a task labels, of outputs never given and of differences of logits);
+    agreement (of a circuit and its model, through a task's labels); a longer search. `engines` (of `refute`,
+    `enumeration`, `composition`, `counting`, `low_rank`, `paths`, `agreement`) restricts this to those named. The
+    weights are copied at the start. `progress` is called with a line now and then. Ctrl-C gives `Unknown`. Once a proof
+    is found, it is checked even if the time is up.
     `semantics`: what the verdict is about. `real`: the exact weights over the reals; inputs on which only the float32
     run fails are noted. `float32`: the model as it runs here, which can be refuted but not proved.
     `resume`: a file that engine `paths` goes on from if it is there, and writes what is left to (atomically, now and
@@ -204,6 +205,9 @@ class _Attempt:
                 return verdict
         if "counting" in self.engines and self.semantics == "real" and self.remaining > 0:
             if (verdict := self.count()) is not None:
+                return verdict
+        if "low_rank" in self.engines and self.semantics == "real" and self.remaining > 0:
+            if (verdict := self.low_rank()) is not None:
                 return verdict
         if "enumeration" in self.engines and not few and (verdict := self.enumerate(size)) is not None:
             return verdict
@@ -377,6 +381,20 @@ class _Attempt:
         if certificate is not None:
             return self.checked(certificate, self.setting("counting"))
         self.reasons.append(f"counting: {reason}")
+        return None
+
+    # Low rank
+
+    def low_rank(self) -> Verdict | None:
+        self.engine = "low_rank"
+        if not isinstance(self.claim.body, (LabelsBody, LabelMarginBody)) or not searched(self.claim):
+            return None
+        from .low_rank import prove_low_rank
+
+        certificate, reason = prove_low_rank(self.claim, self.domain, self.began + self.seconds, self.progress)
+        if certificate is not None:
+            return self.checked(certificate, self.setting("low_rank"))
+        self.reasons.append(f"low_rank: {reason}")
         return None
 
     # Paths
