@@ -219,9 +219,10 @@ def _scaled(weight: Tensor, factor: float, name: str) -> Tensor:
 
 
 def to_gpt2(model: Transformer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Weights and config.json of the same model in Hugging Face's names: logits at each position as `GPT2LMHeadModel`
-    (as many outputs as tokens, no bias) or `GPT2ForTokenClassification`; at the last as `GPT2ForSequenceClassification`.
+    """Weights and config.json of the same model in Hugging Face's names.
 
+    `GPT2LMHeadModel` has logits at each position, as many as tokens, without a bias; `GPT2ForTokenClassification` any
+    number, with one; `GPT2ForSequenceClassification` has those of the last position.
     Layers are made equal by heads and neurons of zero weight, which add nothing. Raises `InputError` listing all that
     GPT-2 cannot express.
     """
@@ -240,7 +241,9 @@ def to_gpt2(model: Transformer) -> tuple[dict[str, Tensor], dict[str, Any]]:
     heads = config.d_model // d_head
     state = {"wte.weight": own["embed.W_E"], "wpe.weight": own["pos_embed.W_pos"]}
     for index in range(config.n_layers):
-        block = {name.removeprefix(f"blocks.{index}."): w for name, w in own.items() if name.startswith(f"blocks.{index}.")}
+        block = {
+            name.removeprefix(f"blocks.{index}."): w for name, w in own.items() if name.startswith(f"blocks.{index}.")
+        }
         state |= {f"h.{index}.{name}": w for name, w in _block(block, config.d_model, heads, inner, factor).items()}
     state |= {"ln_f.weight": own["ln_final.w"], "ln_f.bias": own["ln_final.b"]}
     state = {f"transformer.{name}": weight.contiguous() for name, weight in state.items()}
@@ -275,7 +278,9 @@ def _inexpressible(config: TransformerConfig, d_head: int, biased: bool) -> list
     widths = sorted({layer.d_head for layer in config.layers if layer.n_heads})
     if len(widths) > 1:
         problems.append(f"heads of several widths (d_head {', '.join(map(str, widths))})")
-    elif config.d_model % d_head or max((layer.n_heads for layer in config.layers), default=0) > config.d_model // d_head:
+    elif (
+        config.d_model % d_head or max((layer.n_heads for layer in config.layers), default=0) > config.d_model // d_head
+    ):
         most = max(layer.n_heads for layer in config.layers)
         problems.append(f"{most} heads of d_head {d_head} where n_head d_head must be d_model = {config.d_model}")
     scale = config.attention_scale

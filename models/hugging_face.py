@@ -1,7 +1,7 @@
 """GPT-2-style Hugging Face checkpoints, in local folders: read as models of ours, and written.
 
-    found = load_hugging_face("gpt2")           # .model, .codec
-    save_hugging_face(model, "folder", codec)   # for `GPT2LMHeadModel.from_pretrained("folder")`
+found = load_hugging_face("gpt2")           # .model, .codec
+save_hugging_face(model, "folder", codec)   # for `GPT2LMHeadModel.from_pretrained("folder")`
 """
 
 from __future__ import annotations

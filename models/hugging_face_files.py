@@ -38,7 +38,7 @@ def is_checkpoint(path: str | Path) -> bool:
 
 
 def read_folder(path: str | Path) -> Checkpoint:
-    """All of a checkpoint. Raises `InputError` for one that brings code of its own, and for damaged or missing files."""
+    """All of a checkpoint. Raises `InputError` for one that brings code of its own, and for damaged files."""
     folder = Path(path)
     if not folder.is_dir():
         raise InputError(f"{path} is no folder; a Hugging Face checkpoint is a local folder with a config.json")
@@ -68,7 +68,9 @@ def _json(path: Path) -> dict[str, Any]:
 def _refuse_code(folder: Path, config: Mapping[str, Any]) -> None:
     """Of a model that is defined by code of its own, the weights alone do not say what it computes."""
     code = sorted(entry.name for entry in folder.iterdir() if entry.suffix in (".py", ".pyc", ".so"))
-    found = [f"config.json has {key}" for key in ("auto_map", "trust_remote_code", "custom_pipelines") if config.get(key)]
+    found = [
+        f"config.json has {key}" for key in ("auto_map", "trust_remote_code", "custom_pipelines") if config.get(key)
+    ]
     found += [f"it holds {name}" for name in code]
     settings = folder / "tokenizer_config.json"
     if settings.is_file() and _json(settings).get("auto_map"):

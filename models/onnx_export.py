@@ -23,7 +23,7 @@ from .edits import Edited
 from .errors import InputError
 from .files import write_atomically
 from .program import LOGITS, Operation, reads
-from .sites import select_sites
+from .sites import Site, select_sites, sites
 from .transformer import Transformer
 
 OPSET, IR_VERSION = 17, 8
@@ -42,14 +42,18 @@ def to_onnx(
     outputs: Sequence[str] = (LOGITS,),
     length: int | None = None,
     batch: int | None = None,
+    double: bool = False,
 ) -> None:
     """Writes an ONNX file, atomically: int64 `tokens` [batch, pos] in, float32 `logits` out, as `model.forward`.
 
     `start`: a site (such as `blocks.0.hook_resid_pre`, the sum of the embeddings; float32 [batch, pos, d_model]) that
     is the input instead of tokens; nothing before it is in the file. `outputs`: sites, in place of the logits.
-    `length`, `batch`: fixed sizes; default: any at run time. Raises `InputError`, also where onnx is not installed.
+    `length`, `batch`: fixed sizes; default: any at run time. `double`: all in float64, weights exactly (onnxruntime has
+    no Erf of float64, so that it runs no such file of a model with `gelu`). Raises `InputError`, also where onnx is not
+    installed.
     """
-    write_atomically(path, onnx_bytes(model, start=start, outputs=outputs, length=length, batch=batch))
+    made = onnx_bytes(model, start=start, outputs=outputs, length=length, batch=batch, double=double)
+    write_atomically(path, made)
 
 
 def onnx_bytes(
@@ -59,6 +63,7 @@ def onnx_bytes(
     outputs: Sequence[str] = (LOGITS,),
     length: int | None = None,
     batch: int | None = None,
+    double: bool = False,
     directions: Tensor | None = None,
 ) -> bytes:
     """What `to_onnx` writes; the same model gives the same bytes.
@@ -68,7 +73,15 @@ def onnx_bytes(
     onnx = _onnx()
     known = tuple(operation.output for operation in model.program)
     wanted = select_sites(outputs, known)
-    graph = Graph(onnx, model, TOKENS if start is None else start, wanted, _size("batch", batch), _length(model, length))
+    graph = Graph(
+        onnx,
+        model,
+        input=TOKENS if start is None else start,
+        outputs=wanted,
+        batch=_size("batch", batch),
+        length=_length(model, length),
+        kind=np.dtype(np.float64 if double else np.float32),
+    )
     if start is not None:
         select_sites((start,), known)
         if start in wanted:
@@ -80,8 +93,9 @@ def onnx_bytes(
     if directions is not None:
         rows = graph.constant("directions.W", directions.detach().to(torch.float32).T)
         graph.add("MatMul", (graph.values[LOGITS], rows), output=DIRECTIONS)
-        graph.outputs, graph.ranks[DIRECTIONS] = (DIRECTIONS,), graph.ranks[LOGITS]
-        graph.values[DIRECTIONS] = DIRECTIONS
+        graph.outputs, graph.values[DIRECTIONS] = (DIRECTIONS,), DIRECTIONS
+        logits = graph.sites[LOGITS]
+        graph.sites[DIRECTIONS] = Site(DIRECTIONS, logits.axes, (*logits.sizes[:-1], len(directions)))
     made = graph.finish()
     onnx.checker.check_model(made, full_check=True)
     return bytes(made.SerializeToString(deterministic=True))
@@ -127,7 +141,7 @@ def _between(program: ops.Program, start: str | None, outputs: Sequence[str]) ->
 
 @dataclass(eq=False)
 class Graph:
-    """An ONNX graph being made. `values`: the tensor of each site; `ranks`: of each site, how many axes."""
+    """An ONNX graph being made. `values`: the tensor of each site so far; `sites`: the axes of each."""
 
     onnx: Any
     model: Transformer | Edited
@@ -135,14 +149,16 @@ class Graph:
     outputs: tuple[str, ...]
     batch: int | None
     length: int | None
+    kind: np.dtype[Any]
     nodes: list[Any] = field(default_factory=list)
     constants: dict[str, Array] = field(default_factory=dict)
     values: dict[str, str] = field(default_factory=dict)
-    ranks: dict[str, int] = field(default_factory=dict)
+    sites: dict[str, Site] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.sites = sites(self.model.config, self.model.program)
         if self.input != TOKENS:
-            self.values[self.input], self.ranks[self.input] = self.input, 3
+            self.values[self.input] = self.input
 
     def add(self, kind: str, inputs: Sequence[str], *, output: str = "", **attributes: Any) -> str:
         """A node; the name of its output."""
@@ -161,11 +177,11 @@ class Graph:
     def constant(self, name: str, value: Any) -> str:
         """A stored tensor, once."""
         found = value.detach().cpu().contiguous().numpy() if isinstance(value, Tensor) else np.asarray(value)
-        self.constants[name] = found
+        self.constants[name] = found.astype(self.kind) if found.dtype.kind == "f" else found
         return name
 
     def number(self, value: float) -> str:
-        return self.constant(f"number {value!r}", np.asarray(value, dtype=np.float32))
+        return self.constant(f"number {value!r}", np.asarray(value, dtype=np.float64))
 
     def integers(self, *values: int) -> str:
         return self.constant(f"integers {values}", np.asarray(values, dtype=np.int64))
@@ -175,9 +191,6 @@ class Graph:
         value = _parameter(self.model, name)
         value = value if order is None else value.permute(order)
         return self.constant(name, value if shape is None else value.reshape(shape))
-
-    def set(self, site: str, tensor: str, rank: int) -> None:
-        self.values[site], self.ranks[site] = tensor, rank
 
     def positions(self) -> str:
         """How many positions there are, int64 [1]."""
@@ -192,9 +205,10 @@ class Graph:
     def finish(self) -> Any:
         """The model as a protocol buffer, with all that it needs and nothing else."""
         helper, kinds = self.onnx.helper, self.onnx.TensorProto
-        sizes: list[int | str] = [self.batch or "batch", self.length or "pos"]
-        width = _parameter(self.model, "embed.W_E").shape[1]
-        given = (kinds.INT64, sizes) if self.input == TOKENS else (kinds.FLOAT, [*sizes, width])
+        floats = helper.np_dtype_to_tensor_dtype(self.kind)
+        given = (kinds.INT64, [self.batch or "batch", self.length or "pos"])
+        if self.input != TOKENS:
+            given = (floats, self.sizes(self.input))
         for site in self.outputs:
             if self.values[site] != site:
                 self.add("Identity", (self.values[site],), output=site)
@@ -202,19 +216,23 @@ class Graph:
             self.nodes,
             "certiformer",
             [helper.make_tensor_value_info(self.input, *given)],
-            [helper.make_tensor_value_info(s, kinds.FLOAT, [None] * self.ranks[s]) for s in self.outputs],
+            [helper.make_tensor_value_info(site, floats, self.sizes(site)) for site in self.outputs],
             [self.onnx.numpy_helper.from_array(value, name) for name, value in self.constants.items()],
         )
-        made = helper.make_model(
+        return helper.make_model(
             graph,
             opset_imports=[helper.make_opsetid("", OPSET)],
             ir_version=IR_VERSION,
             producer_name="certiformer",
         )
-        inferred = self.onnx.shape_inference.infer_shapes(made, data_prop=True)
-        del made.graph.output[:]
-        made.graph.output.extend(inferred.graph.output)
-        return made
+
+    def sizes(self, site: str) -> list[int | str]:
+        """The shape of a site's tensor, with names for what is free."""
+        free: dict[str, int | str] = {"batch": self.batch or "batch"}
+        return [
+            free.get(axis, self.length or "pos") if size is None else size
+            for axis, size in zip(self.sites[site].axes, self.sites[site].sizes, strict=True)
+        ]
 
 
 def _parameter(model: Transformer | Edited, name: str) -> Tensor:
@@ -222,7 +240,7 @@ def _parameter(model: Transformer | Edited, name: str) -> Tensor:
 
 
 def _embed(op: ops.Embed, graph: Graph) -> None:
-    graph.set(op.output, graph.add("Gather", (graph.weight(op.weight), TOKENS), output=op.output), 3)
+    graph.values[op.output] = graph.add("Gather", (graph.weight(op.weight), TOKENS), output=op.output)
 
 
 def _position(op: ops.Position, graph: Graph) -> None:
@@ -233,31 +251,31 @@ def _position(op: ops.Position, graph: Graph) -> None:
         ends = (graph.integers(0), graph.positions(), graph.integers(0))
         rows = graph.add("Slice", (graph.weight(op.weight), *ends))
     shown = graph.everywhere(rows, table.shape[1], op.output) if op.output in graph.outputs else rows
-    graph.set(op.output, shown, 3)
+    graph.values[op.output] = shown
 
 
 def _add(op: ops.Add, graph: Graph) -> None:
     first, *others = (graph.values[site] for site in op.inputs)
     found = graph.chain(first, *(("Add", other) for other in others), output=op.output) if others else first
-    graph.set(op.output, found, graph.ranks[op.inputs[0]])
+    graph.values[op.output] = found
 
 
 def _linear(op: ops.Linear, graph: Graph) -> None:
     steps = (("MatMul", graph.weight(op.weight)), ("Add", graph.weight(op.bias)))
-    graph.set(op.output, graph.chain(graph.values[op.input], *steps, output=op.output), graph.ranks[op.input])
+    graph.values[op.output] = graph.chain(graph.values[op.input], *steps, output=op.output)
 
 
 def _head_linear(op: ops.HeadLinear, graph: Graph) -> None:
     heads, d_model, d_head = _parameter(graph.model, op.weight).shape
     x = graph.values[op.input]
-    if graph.ranks[op.input] == 4:
+    if len(graph.sites[op.input].axes) == 4:
         own = _per_head(graph, x, graph.weight(op.weight))
         found = graph.add("Add", (own, graph.weight(op.bias)), output=op.output)
     else:
         weight = graph.weight(op.weight, order=(1, 0, 2), shape=(d_model, heads * d_head))
         flat = graph.chain(x, ("MatMul", weight), ("Add", graph.weight(op.bias, shape=(heads * d_head,))))
         found = graph.add("Reshape", (flat, graph.integers(0, 0, heads, d_head)), output=op.output)
-    graph.set(op.output, found, 4)
+    graph.values[op.output] = found
 
 
 def _per_head(graph: Graph, x: str, weight: str, output: str = "") -> str:
@@ -275,13 +293,13 @@ def _scores(op: ops.Scores, graph: Graph) -> None:
         steps.append(("Mul", graph.number(op.scale)))
     if op.causal:
         steps.append(("Add", _future(graph)))
-    graph.set(op.output, graph.chain(query, *steps, output=op.output), 4)
+    graph.values[op.output] = graph.chain(query, *steps, output=op.output)
 
 
 def _future(graph: Graph) -> str:
     """[query, key]: minus infinity where the key comes later."""
     n = graph.length or graph.model.config.n_ctx
-    mask = graph.constant("future", np.triu(np.full((n, n), -np.inf, dtype=np.float32), 1))
+    mask = graph.constant("future", np.triu(np.full((n, n), -np.inf, dtype=np.float64), 1))
     if graph.length is not None:
         return mask
     if "future, cut" not in graph.values:
@@ -293,13 +311,13 @@ def _future(graph: Graph) -> str:
 
 
 def _softmax(op: ops.Softmax, graph: Graph) -> None:
-    graph.set(op.output, graph.add("Softmax", (graph.values[op.input],), output=op.output, axis=-1), 4)
+    graph.values[op.output] = graph.add("Softmax", (graph.values[op.input],), output=op.output, axis=-1)
 
 
 def _mix(op: ops.Mix, graph: Graph) -> None:
     value = graph.add("Transpose", (graph.values[op.value],), perm=(0, 2, 1, 3))
     mixed = graph.add("MatMul", (graph.values[op.pattern], value))
-    graph.set(op.output, graph.add("Transpose", (mixed,), output=op.output, perm=(0, 2, 1, 3)), 4)
+    graph.values[op.output] = graph.add("Transpose", (mixed,), output=op.output, perm=(0, 2, 1, 3))
 
 
 def _join(op: ops.Join, graph: Graph) -> None:
@@ -307,17 +325,17 @@ def _join(op: ops.Join, graph: Graph) -> None:
     flat = graph.add("Reshape", (graph.values[op.input], graph.integers(0, 0, heads * d_head)))
     weight = graph.constant(f"{op.weight}, flat", _parameter(graph.model, op.weight).reshape(-1, d_model))
     steps = (("MatMul", weight), ("Add", graph.weight(op.bias)))
-    graph.set(op.output, graph.chain(flat, *steps, output=op.output), 3)
+    graph.values[op.output] = graph.chain(flat, *steps, output=op.output)
 
 
 def _results(op: ops.Results, graph: Graph) -> None:
     found = _per_head(graph, graph.values[op.input], graph.weight(op.weight), op.output)
-    graph.set(op.output, found, 4)
+    graph.values[op.output] = found
 
 
 def _activation(op: ops.Activation, graph: Graph) -> None:
     x = graph.values[op.input]
-    graph.set(op.output, ACTIVATIONS[op.function](graph, x, op.output), graph.ranks[op.input])
+    graph.values[op.output] = ACTIVATIONS[op.function](graph, x, op.output)
 
 
 def _relu(graph: Graph, x: str, output: str) -> str:
@@ -349,16 +367,16 @@ def _normalise(op: ops.Normalise, graph: Graph) -> None:
     variance = graph.add("ReduceMean", (graph.add("Mul", (centred, centred)),), axes=(-1,))
     deviation = graph.chain(variance, ("Add", graph.number(op.eps)), ("Sqrt", None))
     steps = (("Div", deviation), ("Mul", graph.weight(op.weight)), ("Add", graph.weight(op.bias)))
-    graph.set(op.output, graph.chain(centred, *steps, output=op.output), graph.ranks[op.input])
+    graph.values[op.output] = graph.chain(centred, *steps, output=op.output)
 
 
 def _pool(op: ops.Pool, graph: Graph) -> None:
     x = graph.values[op.input]
     if op.how == "last":
         last = graph.constant("last", np.asarray(-1, dtype=np.int64))
-        graph.set(op.output, graph.add("Gather", (x, last), output=op.output, axis=1), 2)
+        graph.values[op.output] = graph.add("Gather", (x, last), output=op.output, axis=1)
     else:
-        graph.set(op.output, graph.add("ReduceMean", (x,), output=op.output, axes=(1,), keepdims=0), 2)
+        graph.values[op.output] = graph.add("ReduceMean", (x,), output=op.output, axes=(1,), keepdims=0)
 
 
 def _stored(graph: Graph, name: str) -> str:
@@ -369,27 +387,27 @@ def _stored(graph: Graph, name: str) -> str:
 
 def _constant(op: ops.Constant, graph: Graph) -> None:
     value = _stored(graph, op.constant)
-    graph.set(op.output, graph.everywhere(value, graph.constants[value].shape[-1], op.output), 3)
+    graph.values[op.output] = graph.everywhere(value, graph.constants[value].shape[-1], op.output)
 
 
 def _sum_heads(op: ops.SumHeads, graph: Graph) -> None:
     bias = graph.weight(op.bias)
     if not op.heads:
-        graph.set(op.output, graph.everywhere(bias, graph.constants[bias].shape[0], op.output), 3)
+        graph.values[op.output] = graph.everywhere(bias, graph.constants[bias].shape[0], op.output)
         return
     some = graph.add("Gather", (graph.values[op.input], graph.integers(*op.heads)), axis=2)
     total = graph.add("ReduceSum", (some, graph.integers(2)), keepdims=0)
-    graph.set(op.output, graph.add("Add", (total, bias), output=op.output), 3)
+    graph.values[op.output] = graph.add("Add", (total, bias), output=op.output)
 
 
 def _stack_heads(op: ops.StackHeads, graph: Graph) -> None:
     apart = [graph.add("Unsqueeze", (graph.values[site], graph.integers(2))) for site in op.inputs]
-    graph.set(op.output, graph.add("Concat", apart, output=op.output, axis=2), 4)
+    graph.values[op.output] = graph.add("Concat", apart, output=op.output, axis=2)
 
 
 def _replace(op: ops.Replace, graph: Graph) -> None:
     three = (_stored(graph, op.mask), _stored(graph, op.value), graph.values[op.input])
-    graph.set(op.output, graph.add("Where", three, output=op.output), graph.ranks[op.input])
+    graph.values[op.output] = graph.add("Where", three, output=op.output)
 
 
 def _project(op: ops.Project, graph: Graph) -> None:
@@ -399,17 +417,10 @@ def _project(op: ops.Project, graph: Graph) -> None:
     else:
         own = graph.add("Gather", (x, graph.constant(f"head {op.head}", np.asarray(op.head, dtype=np.int64))), axis=2)
         moved = graph.add("MatMul", (graph.add("Sub", (value, own)), projector))
-        only = np.zeros((int(op.head) + 1, 1), dtype=np.float32)
-        only[op.head] = 1.0
-        heads = _heads(graph, op)
-        chosen = graph.constant(f"only head {op.head}", np.pad(only, ((0, heads - len(only)), (0, 0))))
+        heads = graph.sites[op.output].sizes[2]
+        chosen = graph.constant(f"only head {op.head}", np.eye(int(heads or 0))[:, [op.head]])
         part = graph.add("Mul", (graph.add("Unsqueeze", (moved, graph.integers(2))), chosen))
-    graph.set(op.output, graph.add("Add", (x, part), output=op.output), graph.ranks[op.input])
-
-
-def _heads(graph: Graph, op: ops.Project) -> int:
-    """How many heads the layer of a site has."""
-    return graph.model.config.layers[int(op.output.split(".")[1])].n_heads
+    graph.values[op.output] = graph.add("Add", (x, part), output=op.output)
 
 
 ACTIVATIONS: dict[str, Callable[[Graph, str, str], str]] = {
