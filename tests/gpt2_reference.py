@@ -1,4 +1,4 @@
-"""GPT-2 in NumPy float64, from a checkpoint's folder: written from the definition in transformers, not from our code."""
+"""GPT-2 in NumPy float64, from a checkpoint: written from the definition in transformers, not from our code."""
 
 from __future__ import annotations
 
