@@ -59,7 +59,7 @@ def in_float64(model: Transformer | Edited, tokens: Tensor, sites: Sequence[str]
     return {site: found[site].numpy() for site in sites}
 
 
-def run_onnx(file: bytes, feeds: Mapping[str, Tensor | Array]) -> list[Array]:
+def session_of(file: bytes) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
@@ -67,9 +67,12 @@ def run_onnx(file: bytes, feeds: Mapping[str, Tensor | Array]) -> list[Array]:
     if any(entry.data_type == onnx.TensorProto.DOUBLE for entry in made.graph.initializer):
         # Fusing a product with its scale makes a float32 attribute of the scale.
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+
+
+def run_onnx(file: bytes, feeds: Mapping[str, Tensor | Array]) -> list[Array]:
     arrays = {name: x.numpy() if isinstance(x, Tensor) else x for name, x in feeds.items()}
-    return [np.asarray(found) for found in session.run(None, arrays)]
+    return [np.asarray(found) for found in session_of(file).run(None, arrays)]
 
 
 def difference(found: Array, wanted: Array) -> float:

@@ -41,6 +41,7 @@ from .stream_bodies import RobustBody
 
 LARGEST = 2_000_000
 """Numbers of one query, about."""
+GREATEST = Fraction(float(np.finfo(np.float32).max))
 Side = Literal["below", "above"]
 
 
@@ -201,13 +202,11 @@ def _box(middle: Tensor, radii: Sequence[Fraction]) -> list[tuple[Fraction, Frac
 
 def rounded(x: Fraction, *, up: bool) -> float:
     """The float32 number next to x, not below it (`up`) or not above it. Raises `InputError` beyond float32's range."""
-    with np.errstate(over="ignore"):
-        found = np.float32(float(x))
-    towards = np.float32(math.inf if up else -math.inf)
-    if math.isfinite(found) and (found < x if up else found > x):
-        found = np.nextafter(found, towards)
+    found = np.float32(float(x)) if abs(x) <= GREATEST else np.float32(math.inf)
+    if math.isfinite(found) and (Fraction(float(found)) < x if up else Fraction(float(found)) > x):
+        found = np.nextafter(found, np.float32(math.inf if up else -math.inf))
     if not math.isfinite(found):
-        raise InputError(f"a bound of {float(x):.3g} is beyond the range of float32, in which networks are")
+        raise InputError("a bound of this query is beyond the range of float32, in which networks are")
     return float(found)
 
 
@@ -229,7 +228,7 @@ def _query(
 ) -> Query:
     if len(box) + len(unsafe) > LARGEST:
         raise InputError(f"this query has {len(box) + len(unsafe)} numbers; ask about shorter words")
-    inexact = _rounded_constants(model.config)
+    inexact = _rounded_constants(model.config, site)
     lines = [f"; {what}", f"; weights {model.weights_sha256()}, from {site} on; the negation of the property"]
     lines += [f"; rounded to float32 in the network: {', '.join(inexact)}"] if inexact else []
     lines += [f"(declare-const X_{i} Real)" for i in range(len(box))]
@@ -241,20 +240,21 @@ def _query(
     return Query(name, site, network, "\n".join(lines) + "\n", inexact)
 
 
-def _rounded_constants(config: TransformerConfig) -> tuple[str, ...]:
-    """What the network has as the nearest float32 number only."""
-    found = {}
+def _rounded_constants(config: TransformerConfig, site: str) -> tuple[str, ...]:
+    """What the network, from a site of the residual stream on, has as the nearest float32 number only."""
+    first = 0 if site == input_site(config) else int(site.split(".")[1]) + site.endswith("post")
+    found, layers = [], config.layers[first:]
     for index, layer in enumerate(config.layers):
-        scale = float(np.float32(config.scale(index)))
-        given = config.attention_scale
+        if index < first or not layer.n_heads:
+            continue
+        scale, given = float(np.float32(config.scale(index))), config.attention_scale
         same = scale == given if isinstance(given, float) else Fraction(scale) ** 2 * layer.d_head == 1
-        if layer.n_heads and not same:
-            found[f"the scale {config.scale(index):.9g} of scores"] = None
+        found += [] if same else [f"the scale {config.scale(index):.9g} of scores"]
     if config.layer_norm is not None and float(np.float32(config.layer_norm)) != config.layer_norm:
-        found[f"LayerNorm's epsilon {config.layer_norm!r}"] = None
-    if config.activation in ("gelu", "gelu_new") and any(layer.d_mlp for layer in config.layers):
-        found[f"the constants of {config.activation}"] = None
-    return tuple(found)
+        found.append(f"LayerNorm's epsilon {config.layer_norm!r}")
+    if config.activation in ("gelu", "gelu_new") and any(layer.d_mlp for layer in layers):
+        found.append(f"the constants of {config.activation}")
+    return tuple(dict.fromkeys(found))
 
 
 def write_vnnlib(queries: Iterable[Query], folder: str | Path, seconds: float = 60.0) -> list[Path]:
