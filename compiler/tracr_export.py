@@ -228,10 +228,10 @@ def to_tracr_model(of: Coded) -> Any:
     def basis(label: str, values: Any) -> list[Any]:
         return [bases.BasisDirection(label, value) for value in values]
 
-    forward = hk.without_apply_rng(hk.transform(lambda tokens: compiled_model()(tokens, use_dropout=False)))
+    transformed: Any = hk.without_apply_rng(hk.transform(lambda tokens: compiled_model()(tokens, use_dropout=False)))
     tokens = sorted(shape.tokens, key=lambda value: shape.tokens[value])
     return assemble.AssembledTransformerModel(
-        forward=forward.apply,
+        forward=transformed.apply,
         get_compiled_model=compiled_model,
         params=jax.tree_util.tree_map(jax.numpy.asarray, {module: dict(held) for module, held in made.params.items()}),
         model_config=settings,
@@ -243,7 +243,7 @@ def to_tracr_model(of: Coded) -> Any:
             pad_token=shape.pad,
             max_seq_len=config.n_ctx,
         ),
-        output_encoder=encoder.CategoricalEncoder(basis("output", shape.outputs))
-        if categorical
-        else encoder.NumericalEncoder(),
+        output_encoder=(
+            encoder.CategoricalEncoder(basis("output", shape.outputs)) if categorical else encoder.NumericalEncoder()
+        ),
     )

@@ -196,8 +196,8 @@ def _ours(found: Mapping[str, Tensor], config: TransformerConfig, head: str) -> 
         for norm in (1, 2):
             ours[f"{block}.ln{norm}.w"] = found[f"h.{index}.ln_{norm}.weight"]
             ours[f"{block}.ln{norm}.b"] = found[f"h.{index}.ln_{norm}.bias"]
-        weights = found[f"h.{index}.attn.c_attn.weight"].split(d, dim=1)
-        biases = found[f"h.{index}.attn.c_attn.bias"].split(d)
+        weights = torch.split(found[f"h.{index}.attn.c_attn.weight"], d, dim=1)
+        biases = torch.split(found[f"h.{index}.attn.c_attn.bias"], d)
         for x, weight, bias in zip("QKV", weights, biases, strict=True):
             ours[f"{block}.attn.W_{x}"] = weight.reshape(d, h, e).permute(1, 0, 2).contiguous()
             ours[f"{block}.attn.b_{x}"] = bias.reshape(h, e)
