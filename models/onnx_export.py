@@ -86,7 +86,7 @@ def onnx_bytes(
         select_sites((start,), known)
         if start in wanted:
             raise InputError(f"{start} is the input; an output must be computed from it")
-    if model.config.n_parameters * 4 > LARGEST:
+    if model.config.n_parameters * graph.kind.itemsize > LARGEST:
         raise InputError(f"the model has {model.config.n_parameters} weights, more than one ONNX file can hold")
     for operation in _between(model.program, start, wanted):
         RULES[type(operation)](operation, graph)

@@ -157,6 +157,9 @@ def test_commands_on_a_checkpoint(imported: bool, tmp_path: Path, capsys: pytest
     options = ("--method", "patching", "--top", "3", "--pairs", "8", "--lengths", "2", "--vocab", "1,2,3")
     code, data, _ = run(capsys, "explain", used, *options, "-o", circuit)
     assert code == 0 and circuit.exists()
+    options = ("--ablation", "zero", "--seconds", 5, "--edge-seconds", 1, "--lengths", "1:2", "--vocab", "1,2,3")
+    code, data, _ = run(capsys, "judge", used, circuit, *options)
+    assert code in (0, 1) and data
 
 
 def test_radius_of_an_imported_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

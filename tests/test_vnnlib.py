@@ -113,7 +113,7 @@ MODELS: dict[str, tuple[Transformer, Codec]] = {
     "each": (make(1, causal=True, layers=(LayerConfig(1, 4, 5),)), CODEC),
     "layer norm": (make(2, layer_norm=1e-5, activation="silu", readout="mean"), CODEC),
     "bos": (make(3), Codec((0, 1, 2, 3), True, "categorical", ("a", "b", "c", "d"))),
-    "scalar": (make(4, d_vocab_out=1), Codec((0, 1, 2, 3, 4), False, "scalar", (3, 1, 2), (0.5, -0.5, 0.0))),
+    "scalar": (make(4, d_vocab_out=1), Codec((0, 1, 2, 3, 4), False, "scalar", (3, 1, 2, 4), (0.0, -0.5, -0.25, -1.0))),
 }
 
 
@@ -163,28 +163,36 @@ def test_points_of_a_proved_claim_do_not(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_the_query_is_the_claims_negation(name: str) -> None:
+@pytest.mark.parametrize("word", [[1, 2, 0], [3, 3], [0]], ids=str)
+def test_the_query_is_the_claims_negation(name: str, word: list[int]) -> None:
     """On any outputs Y: unsafe wherever another output is decoded, and else only in a tie."""
     model, codec = MODELS[name]
-    claim = cf.Robust(model, "blocks.0.hook_resid_pre", 0.5, codec=codec)
-    parsed = parse(robust_query(claim, [1, 2, 0]).text)
+    each, scalar = model.config.readout == "each", codec.kind == "scalar"
+    parsed = parse(robust_query(cf.Robust(model, "blocks.0.hook_resid_pre", 0.5, codec=codec), word).text)
     width = model.config.d_vocab_out
     with torch.no_grad():
-        before = codec.decode_indices(model(codec.encode([[1, 2, 0]])))
+        before = codec.decode_indices(model(codec.encode([word])))
+    own = before.reshape(-1).tolist()
     random = np.random.default_rng(0)
     seen = set()
-    pool = np.array(codec.points or [-1.0, 0.0, 1.0, 2.0])
-    pool = np.concatenate([pool, (pool[1:] + pool[:-1]) / 2, pool + 0.1])
-    for trial in range(400):
-        y = random.choice(pool, size=(parsed.outputs // width, width)).astype(np.float32)
-        if trial % 2:  # mostly the right outputs, so that both answers are seen
-            for place, own in enumerate(before.reshape(-1).tolist()):
-                row = place + (codec.bos if model.config.readout == "each" else 0)
-                y[row, 0 if codec.kind == "scalar" else own] = codec.points[own] if codec.points else 3.0
-        logits = torch.from_numpy(y)[None] if model.config.readout == "each" else torch.from_numpy(y)
-        changed = bool((codec.decode_indices(logits) != before).any())
-        seen.add((changed, parsed.unsafe(y)))
-    assert {(True, True), (False, False)} <= seen and (True, False) not in seen
+    pool = np.array(sorted(codec.points) or [-1.0, 0.0, 1.0, 2.0])
+    middles = (pool[1:] + pool[:-1]) / 2
+    for trial in range(300):
+        y = random.choice(np.concatenate([pool, middles, pool + 0.1]), size=(parsed.outputs // width, width))
+        y = y.astype(np.float32)
+        rows = y[int(codec.bos and each) :]
+        if trial % 2:  # the right outputs but at one position
+            for place in set(range(len(own))) - {trial % len(own)}:
+                rows[place, 0 if scalar else own[place]] = codec.points[own[place]] if scalar else 3.0
+        changed = bool(
+            (codec.decode_indices(torch.from_numpy(y)[None] if each else torch.from_numpy(y)) != before).any()
+        )
+        tied = bool(np.isin(rows, middles.astype(np.float32)).any()) if scalar else False
+        if not scalar:
+            tied = any((row == row[best]).sum() > 1 for row, best in zip(rows, own, strict=True))
+        assert parsed.unsafe(y) == changed or (tied and not changed), (y, own)
+        seen.add(changed)
+    assert seen == {True, False}
 
 
 def test_boxes_hold_all_that_the_claim_is_about() -> None:
