@@ -132,6 +132,8 @@ def load_trained_model(text: str | Path) -> Trained:
     """A trained model with its task and card, from a file of `certiformer train` or as `zoo:NAME`."""
     from ..models.cards import load_trained
 
+    if Path(text).is_dir():
+        raise BadInput(f"{text} is a folder; this needs a trained model, from `certiformer train` or as {ZOO}NAME")
     return load_trained(model_file(text))
 
 

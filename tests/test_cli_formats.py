@@ -151,6 +151,10 @@ def test_commands_on_a_checkpoint(imported: bool, tmp_path: Path, capsys: pytest
         code, data, _ = run(capsys, "prove", used, *options)
         assert data["verdict"] == expected and code == (expected == "refuted")
     assert run(capsys, "check", certificate, "--model", file)[0] == 0
+    code, _, err = run(capsys, "check", certificate, "--model", model)
+    assert code == 3 and "`certiformer import` makes a file" in err
+    code, _, err = run(capsys, "bound", model, "--output", "a", "--rival", "b")
+    assert code == 3 and "is a folder; this needs a trained model" in err
     code, _, err = run(capsys, "prove", used, "--claim", "computes")
     assert code == 3 and "its claims are margin, never-outputs, invariant, robust, monotone" in err
     circuit = tmp_path / "circuit.json"
