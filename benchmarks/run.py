@@ -37,6 +37,7 @@ BENCHMARKS = (
     "abstraction",
     "circuits",
     "property_testing",
+    "round_trips",
 )
 _MODULES = {"compile": "compile_times"}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from . import explain_command as explain_command
+from . import formats_command as formats_command
 from . import program_command as program_command
 from .app import execute as execute
 from .app import main as main

@@ -38,7 +38,11 @@ def _number(text: object) -> float:
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
 Model = Annotated[
-    Path, typer.Argument(metavar="MODEL", help="A model saved by `certiformer compile` or `train`, or zoo:NAME.")
+    Path,
+    typer.Argument(
+        metavar="MODEL",
+        help="A model saved by `certiformer compile`, `train` or `import`, zoo:NAME, or a GPT-2 checkpoint's folder.",
+    ),
 ]
 Certificate = Annotated[Path, typer.Argument(metavar="CERT", help="A certificate.")]
 AtMost = Annotated[str | None, typer.Option(help="For accuracy: the share that it does not exceed.")]

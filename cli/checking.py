@@ -160,6 +160,8 @@ def _where(error: Any) -> str:
 
 
 def _exists(path: Path) -> None:
+    if path.is_dir():
+        raise BadInput(f"{str(path)!r} is a folder; `certiformer import` makes a file of a checkpoint")
     if not path.is_file():
         raise BadInput(f"no file {str(path)!r}")
 

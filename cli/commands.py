@@ -17,9 +17,10 @@ from .output import BadInput, ExitCode, Screen, facts, grouped, sequence_text
 
 if TYPE_CHECKING:
     from ..compiler.compiled import Compiled
-    from ..models import Language
+    from ..models import Codec, Language
     from ..models.cards import Trained
     from ..verifier.claims import Claim
+    from ..verifier.reading import Subject
     from ..verifier.verdicts import EmptyDomain, Refuted, Unknown, Vacuous
 
 
@@ -107,6 +108,8 @@ def run_model(path: Path, tokens: Sequence[str], as_json: bool) -> int:
     from ..compiler.compiled import Compiled
     from ..compiler.core_evaluator import evaluate_core
 
+    if inputs.is_coded(path):
+        return _run_coded(path, tokens, as_json)
     compiled = Compiled.load(path)
     xs = inputs.parse_tokens(tokens, compiled.codec.vocab)
     found = compiled.run(xs)
@@ -118,6 +121,18 @@ def run_model(path: Path, tokens: Sequence[str], as_json: bool) -> int:
         *([] if agree else [f"its program gives  {sequence_text(wanted)}"]),
     )
     return ExitCode.OK if agree else ExitCode.NO
+
+
+def _run_coded(path: Path, tokens: Sequence[str], as_json: bool) -> int:
+    """What an imported model decodes; it has no program."""
+    import torch
+
+    found = inputs.load_coded(path)
+    xs = inputs.parse_tokens(tokens, found.codec.vocab)
+    with torch.no_grad():
+        output = found.codec.decode(found.model(found.codec.encode([xs])))[0]
+    Screen(as_json).show({"input": xs, "output": output}, sequence_text(output))
+    return ExitCode.OK
 
 
 def prove_claim(
@@ -164,6 +179,9 @@ def question(path: Path, wanted: Wanted) -> tuple[Claim, Language]:
     from ..models.cards import Trained
     from ..verifier.reading import Subject
 
+    if inputs.is_coded(path):
+        subject = subject_of_coded(path, f"--claim {wanted.claim}", wanted.claim in OF_EITHER)
+        return claim_of(subject, wanted), free_domain(subject.codec, subject.longest, wanted)
     of_task = wanted.claim in OF_TASKS or (wanted.claim in OF_EITHER and inputs.is_trained(path))
     model = inputs.load_trained_model(path) if of_task else Compiled.load(inputs.model_file(path))
     if isinstance(model, Trained) and wanted.claim in OF_EITHER:
@@ -171,6 +189,19 @@ def question(path: Path, wanted: Wanted) -> tuple[Claim, Language]:
         return claim_of(Subject(model.model, model.task.codec), asked), _task_domain(model, wanted)
     claim = claim_of(model, wanted)
     return claim, compiled_domain(model, wanted) if isinstance(model, Compiled) else _task_domain(model, wanted)
+
+
+def subject_of_coded(path: Path, what: str, goes: bool = True) -> Subject:
+    """An imported model to make a claim about. Raises `BadInput` unless `what` is asked of such models."""
+    from ..verifier.reading import Subject
+
+    if not goes:
+        raise BadInput(
+            f"{what} is about a program or a task, and {path} is an imported model, which has neither; its claims are "
+            f"{', '.join(OF_EITHER)}"
+        )
+    found = inputs.load_coded(path)
+    return Subject(found.model, found.codec)
 
 
 def not_proved(verdict: Refuted | Unknown | EmptyDomain | Vacuous, data: dict[str, object], screen: Screen) -> int:
@@ -216,15 +247,19 @@ def _task_domain(trained: Trained, wanted: Wanted) -> Language:
 
 def compiled_domain(compiled: Compiled, wanted: Wanted) -> Language:
     """The sequences the claim is about."""
+    return free_domain(compiled.codec, compiled.core.max_len, wanted)
+
+
+def free_domain(codec: Codec, longest: int, wanted: Wanted) -> Language:
+    """The sequences of all tokens and lengths that a model takes, or those that were asked for."""
     from ..models import sequences
 
-    longest = compiled.core.max_len
     lengths = inputs.parse_lengths(wanted.lengths) if wanted.lengths else range(1, longest + 1)
     if lengths[-1] > longest:
         raise BadInput(f"--lengths goes to {lengths[-1]}, but the model takes at most {longest} tokens")
-    vocab: Sequence[object] = compiled.codec.vocab
+    vocab: Sequence[object] = codec.vocab
     if wanted.vocab:
-        vocab = inputs.listed_tokens([item.strip() for item in wanted.vocab.split(",")], compiled.codec.vocab)
+        vocab = inputs.listed_tokens([item.strip() for item in wanted.vocab.split(",")], codec.vocab)
     return sequences(vocab=vocab, length=lengths)
 
 

@@ -97,9 +97,14 @@ def load(model: str | Path, wanted: Explaining) -> Explained:
     from ..compiler.compiled import METADATA_KEY, Compiled
     from ..models.cards import CARD_KEY, load_trained
     from ..models.transformer import Transformer
-    from .commands import Wanted, compiled_domain
+    from .commands import Wanted, compiled_domain, free_domain, subject_of_coded
 
     file = inputs.model_file(model)
+    if inputs.is_coded(model):
+        subject = subject_of_coded(file, "explain")
+        asked = Wanted("faithful", lengths=wanted.lengths, vocab=wanted.vocab)
+        domain = free_domain(subject.codec, subject.longest, asked)
+        return Explained(file.stem, subject.model, subject.codec, domain, None, subject.model)
     _, metadata = Transformer.load_with_metadata(file)
     if METADATA_KEY in metadata:
         compiled = Compiled.load(file)

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from ..compiler.programs import Entry
     from ..compiler.rasp import SOp
     from ..models.cards import Trained
+    from ..models.codec import Codec
+    from ..models.coded import CodedModel
+    from ..models.transformer import Transformer
     from ..models.values import Value
 
 NUMBER = re.compile(r"[+-]?((\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?|\d+/\d+)", re.ASCII)
@@ -129,6 +132,8 @@ def load_trained_model(text: str | Path) -> Trained:
     """A trained model with its task and card, from a file of `certiformer train` or as `zoo:NAME`."""
     from ..models.cards import load_trained
 
+    if Path(text).is_dir():
+        raise BadInput(f"{text} is a folder; this needs a trained model, from `certiformer train` or as {ZOO}NAME")
     return load_trained(model_file(text))
 
 
@@ -138,6 +143,35 @@ def is_trained(text: str | Path) -> bool:
     from ..models.transformer import Transformer
 
     return CARD_KEY in Transformer.load_with_metadata(model_file(text))[1]
+
+
+def is_coded(text: str | Path) -> bool:
+    """Whether a model is an imported one, or a Hugging Face checkpoint's folder."""
+    from ..models.coded import is_coded
+
+    return is_coded(model_file(text))
+
+
+def load_coded(text: str | Path) -> CodedModel:
+    """An imported model, or a Hugging Face checkpoint, with its codec."""
+    from ..models.coded import CodedModel
+
+    return CodedModel.load(model_file(text))
+
+
+def load_any(text: str | Path) -> tuple[Transformer, Codec | None]:
+    """Any model, and its codec if it has one."""
+    from ..compiler.compiled import METADATA_KEY, Compiled
+    from ..models.transformer import Transformer
+
+    if is_coded(text):
+        found = load_coded(text)
+        return found.model, found.codec
+    if is_trained(text):
+        trained = load_trained_model(text)
+        return trained.model, trained.task.codec
+    model, metadata = Transformer.load_with_metadata(model_file(text))
+    return model, Compiled.load(model_file(text)).codec if METADATA_KEY in metadata else None
 
 
 def parse_vocab(text: str, entry: Entry | None = None) -> tuple[Value, ...]:

@@ -113,9 +113,12 @@ class Judged:
 def _judged(path: Path, options: Judging) -> Judged:
     """A trained model on its task's domain, or a compiled one on all that it takes."""
     from ..compiler.compiled import Compiled
-    from .commands import Wanted, _task_domain, compiled_domain
+    from .commands import Wanted, _task_domain, compiled_domain, free_domain, subject_of_coded
 
     wanted = Wanted("faithful", lengths=options.lengths, vocab=options.vocab)
+    if inputs.is_coded(path):
+        subject = subject_of_coded(path, "judge")
+        return Judged(subject.model, subject.codec, free_domain(subject.codec, subject.longest, wanted))
     if not inputs.is_trained(path):
         compiled = Compiled.load(inputs.model_file(path))
         return Judged(compiled.model, compiled.codec, compiled_domain(compiled, wanted))

@@ -37,6 +37,8 @@ COMMANDS = [
     "radius",
     "bound",
     "explain",
+    "import",
+    "export",
 ]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(certiformer.__file__).parents[1])}
 Run = Callable[..., tuple[int, str, str]]

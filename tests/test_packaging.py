@@ -32,7 +32,15 @@ LAYERS: dict[str, set[str]] = {
 }
 # Names on an index, where they differ from the module's.
 DISTRIBUTION = {"z3": "z3-solver", "flint": "python-flint"}
-EXTRAS_ONLY = {"jax", "haiku", "tracr", "hypothesis", "pytest"}
+# Where the packages of extras are imported, and nowhere else.
+EXTRAS_ONLY: dict[str, tuple[str, ...]] = {
+    "jax": ("compiler/tracr", "models/jax_export.py"),
+    "haiku": ("compiler/tracr",),
+    "tracr": ("compiler/tracr",),
+    "onnx": ("models/onnx_export.py",),
+    "hypothesis": ("testing/",),
+    "pytest": ("testing/",),
+}
 
 
 def sources(package: str) -> Iterator[Path]:
@@ -127,14 +135,14 @@ def test_every_third_party_import_is_declared() -> None:
             if level == 0
         }
         - STDLIB
-        - EXTRAS_ONLY
+        - set(EXTRAS_ONLY)
     )
     missing = {DISTRIBUTION.get(name, name) for name in used} - declared
     assert not missing, f"imported, but no dependency in pyproject.toml: {sorted(missing)}"
 
 
 def test_extras_are_imported_where_they_are_asked_for() -> None:
-    """Hypothesis and pytest by `testing` alone, Tracr's packages by the importers of Tracr alone."""
+    """Hypothesis and pytest by `testing` alone, JAX, ONNX and Tracr by what reads or writes their models."""
     wrong = [
         f"{path.relative_to(ROOT)}: {name}"
         for package in LAYERS
@@ -142,7 +150,7 @@ def test_extras_are_imported_where_they_are_asked_for() -> None:
         for level, name in imports(path)
         if level == 0
         and (top := name.split(".")[0]) in EXTRAS_ONLY
-        and not (package == "testing" if top in ("hypothesis", "pytest") else path.name.startswith("tracr"))
+        and not str(path.relative_to(ROOT)).startswith(EXTRAS_ONLY[top])
     ]
     assert not wrong, wrong
 
@@ -169,6 +177,12 @@ def modules_after(code: str) -> set[str]:
 )
 def test_starts_without_torch_or_z3(code: str) -> None:
     assert not modules_after(code) & {"torch", "z3", "sympy", "networkx"}
+
+
+def test_other_tools_are_imported_when_a_model_is_written_for_them() -> None:
+    code = "from certiformer.models import jax_export, onnx_export; from certiformer.compiler import tracr"
+    code += "; from certiformer.verifier import vnnlib; from certiformer.cli import formats"
+    assert not modules_after(code) & {"jax", "haiku", "tracr", "onnx", "onnxruntime"}
 
 
 @pytest.mark.parametrize("code", ["import certiformer.testing", "import certiformer.testing.plugin"])

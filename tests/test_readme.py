@@ -20,7 +20,7 @@ def test_the_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
     blocks = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-    assert len(blocks) == 8
+    assert len(blocks) == 9
     for block in blocks:
         exec(compile(block, "README.md", "exec"), names)
     verdict, domain = names["verdict"], names["domain"]
@@ -35,6 +35,7 @@ def test_the_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     logits = names["logits"]
     assert isinstance(logits, certiformer.OutputBounds)
     assert float(logits.low[41]) > float(logits.high[40])
+    assert (tmp_path / "queries" / "instances.csv").exists() and (tmp_path / "sort.onnx").exists()
     for test in ("test_the_model_sorts", "test_the_compiler", "test_sorted"):
         names[test]()  # type: ignore[operator]
 

@@ -324,3 +324,20 @@ def test_nodes_that_cannot_be_taken_are_named() -> None:
         tracr.from_tracr(rasp.Select(rasp.tokens, rasp.tokens, rasp.Comparison.EQ))
     with pytest.raises(cf.InputError, match="'x'"):
         tracr.from_tracr("x")
+
+
+@needs_tracr
+@pytest.mark.parametrize("name", ["sort", "hist", "shuffle_dyck1", "frac_prevs"])
+def test_our_models_run_as_tracrs(name: str) -> None:
+    """By Tracr's own code, and back from what it holds."""
+    entry = LIBRARY[name]
+    compiled = cf.compile(entry.build(), vocab=entry.vocab(3), max_len=3, causal=entry.causal)
+    theirs = tracr.to_tracr_model(compiled)
+    for length in (1, 3):
+        for word in product(compiled.vocab, repeat=length):
+            got, wanted = theirs.apply([theirs.input_encoder.bos_token, *word]).decoded[1:], compiled.run(word)
+            scalar = compiled.codec.kind == "scalar"
+            assert np.allclose(got, [float(x) for x in wanted], atol=1e-4) if scalar else got == wanted
+    made = tracr.to_haiku(compiled)
+    back = tracr.from_tracr_model(theirs, program=compiled.core)
+    assert back.model.weights_sha256() == build(made.flat(), made.shape, program=compiled.core).model.weights_sha256()
