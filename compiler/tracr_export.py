@@ -131,6 +131,8 @@ def _inexpressible(
         problems.append(f"LayerNorm (epsilon {config.layer_norm:g})")
     if config.activation != "relu" and any(layer.d_mlp for layer in config.layers):
         problems.append(f"the activation {config.activation} (Tracr's is relu)")
+    if config.attention != "softmax":
+        problems.append(f"{config.attention} attention")
     if config.positional != "learned":
         problems.append(f"positional={config.positional!r}")
     if config.readout != "each":

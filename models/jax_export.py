@@ -141,6 +141,13 @@ def _softmax(op: ops.Softmax, run: JaxRun) -> Any:
     return run.jax.nn.softmax(run.values[op.input], axis=-1)
 
 
+def _sparsemax(op: ops.Sparsemax, run: JaxRun) -> Any:
+    x = run.values[op.input]
+    x = x - x.max(axis=-1, keepdims=True)
+    sums = run.np.cumsum(run.np.flip(run.np.sort(x, axis=-1), axis=-1), axis=-1)
+    return run.jax.nn.relu(x - ((sums - 1) / np.arange(1, x.shape[-1] + 1)).max(axis=-1, keepdims=True))
+
+
 def _mix(op: ops.Mix, run: JaxRun) -> Any:
     return run.einsum("bhij,bjhe->bihe", run.values[op.pattern], run.values[op.value])
 
@@ -199,6 +206,7 @@ ACTIVATIONS: dict[str, Callable[[Any, Any], Any]] = {
     "gelu": lambda nn, x: nn.gelu(x, approximate=False),
     "gelu_new": lambda nn, x: nn.gelu(x, approximate=True),
     "silu": lambda nn, x: nn.silu(x),
+    "leaky_relu": lambda nn, x: nn.leaky_relu(x, 0.01),
 }
 
 RULES: dict[type[Operation], Callable[[Any, JaxRun], Any]] = {
@@ -209,6 +217,7 @@ RULES: dict[type[Operation], Callable[[Any, JaxRun], Any]] = {
     ops.HeadLinear: _head_linear,
     ops.Scores: _scores,
     ops.Softmax: _softmax,
+    ops.Sparsemax: _sparsemax,
     ops.Mix: _mix,
     ops.Join: _join,
     ops.Results: _results,

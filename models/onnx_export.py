@@ -314,6 +314,20 @@ def _softmax(op: ops.Softmax, graph: Graph) -> None:
     graph.values[op.output] = graph.add("Softmax", (graph.values[op.input],), output=op.output, axis=-1)
 
 
+def _sparsemax(op: ops.Sparsemax, graph: Graph) -> None:
+    """The threshold is the greatest, over i, of (sum of the k scores z_j >= z_i, less 1) / k."""
+    scores = graph.values[op.input]
+    z = graph.add("Sub", (scores, graph.add("ReduceMax", (scores,), axes=(-1,))))
+    own, others = (graph.add("Unsqueeze", (z, graph.integers(axis))) for axis in (-1, -2))
+    above = graph.add("GreaterOrEqual", (others, own))
+    one, zero, last = graph.number(1.0), graph.number(0.0), graph.integers(-1)
+    total = graph.add("ReduceSum", (graph.add("Where", (above, others, zero)), last), keepdims=0)
+    count = graph.add("ReduceSum", (graph.add("Where", (above, one, zero)), last), keepdims=0)
+    each = graph.chain(total, ("Sub", one), ("Div", count))
+    threshold = graph.add("ReduceMax", (each,), axes=(-1,))
+    graph.values[op.output] = graph.chain(z, ("Sub", threshold), ("Relu", None), output=op.output)
+
+
 def _mix(op: ops.Mix, graph: Graph) -> None:
     value = graph.add("Transpose", (graph.values[op.value],), perm=(0, 2, 1, 3))
     mixed = graph.add("MatMul", (graph.values[op.pattern], value))
@@ -359,6 +373,11 @@ def _gelu_new(graph: Graph, x: str, output: str) -> str:
 
 def _silu(graph: Graph, x: str, output: str) -> str:
     return graph.chain(x, ("Sigmoid", None), ("Mul", x), output=output)
+
+
+def _leaky_relu(graph: Graph, x: str, output: str) -> str:
+    """Not ONNX's LeakyRelu, whose slope is rounded to float32."""
+    return graph.add("Max", (x, graph.add("Mul", (x, graph.number(0.01)))), output=output)
 
 
 def _normalise(op: ops.Normalise, graph: Graph) -> None:
@@ -428,6 +447,7 @@ ACTIVATIONS: dict[str, Callable[[Graph, str, str], str]] = {
     "gelu": _gelu,
     "gelu_new": _gelu_new,
     "silu": _silu,
+    "leaky_relu": _leaky_relu,
 }
 
 RULES: dict[type[Operation], Callable[[Any, Graph], None]] = {
@@ -438,6 +458,7 @@ RULES: dict[type[Operation], Callable[[Any, Graph], None]] = {
     ops.HeadLinear: _head_linear,
     ops.Scores: _scores,
     ops.Softmax: _softmax,
+    ops.Sparsemax: _sparsemax,
     ops.Mix: _mix,
     ops.Join: _join,
     ops.Results: _results,

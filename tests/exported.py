@@ -38,6 +38,8 @@ MODELS = {
     "gelu": make(2, activation="gelu", layer_norm=1e-5, causal=True),
     "gelu_new": make(3, activation="gelu_new", layer_norm=1e-3, readout="last"),
     "silu": make(4, activation="silu", layer_norm=1e-5, readout="mean", causal=True),
+    "sparsemax, leaky ReLU": make(7, attention="sparsemax", activation="leaky_relu", causal=True),
+    "MLP at the read-out": make(8, attention="sparsemax", activation="silu", readout="mean", d_readout=5),
     "no positions": make(5, positional="none", readout="last", attention_scale=1.0),
     "no layers": make(6, layers=(), layer_norm=1e-5),
 }
