@@ -33,9 +33,12 @@ BASIC = {
     "Erf",
     "Expand",
     "Gather",
+    "GreaterOrEqual",
     "Identity",
     "MatMul",
+    "Max",
     "Mul",
+    "ReduceMax",
     "ReduceMean",
     "ReduceSum",
 }
