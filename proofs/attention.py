@@ -20,20 +20,20 @@ Pair = tuple[Fraction, Fraction]
 class Head:
     """The head's exact weights and what follows from them and the state before the layer.
 
-    wq and bq carry the attention scale: score(i, j) = q_i . k_j.
+    wq and bq carry the scale s: score(i, j) = q_i . k_j up to `inexact` times its size, where |scale - s| <= inexact s.
     key_constant = (const W_V + b_V) W_O, within key_error = eps |W_V||W_O| of any key's value less its nodes' part.
     bos_value = (bos W_V + b_V) W_O, within bos_error = bosr |W_V||W_O|.
     """
 
-    def __init__(self, model: Model, layer: int, number: int, scale: Fraction, bos: bool, state: State) -> None:
+    def __init__(self, model: Model, layer: int, number: int, scale: Pair, bos: bool, state: State) -> None:
         def weight(name: str) -> Weights:
             weights: Weights = model.weights[f"blocks.{layer}.attn.{name}"][number]
             return weights
 
         self.state, self.bos, self.model = state, bos, model
         self.raw_q, self.raw_k, self.raw_v, self.raw_o = (weight(f"W_{x}") for x in "QKVO")
-        self.scale = scale
-        self.wq, self.bq = from_float32(self.raw_q).scaled(scale), from_float32(weight("b_Q")).scaled(scale)
+        self.scale, self.inexact = scale
+        self.wq, self.bq = (from_float32(part).scaled(self.scale) for part in (self.raw_q, weight("b_Q")))
         self.wk = from_float32(self.raw_k)
         self.wv, self.bv, self.wo = from_float32(self.raw_v), from_float32(weight("b_V")), from_float32(self.raw_o)
         self.key_constant = (state.const @ self.wv + self.bv) @ self.wo
@@ -44,6 +44,17 @@ class Head:
     def query_error(self, error: Radii) -> Radii:
         """|dq| <= |scale| error |W_Q|."""
         return grow(through(error, self.raw_q) * float(abs(self.scale)))
+
+    def product_error(self, left: Radii, right: Radii, left_error: Radii, right_error: Radii) -> Fraction:
+        """A bound of |score - l . r| for a query within left_error of l, |l| <= left, and a key likewise:
+
+        |(l + dl) . (r + dr) - l . r| <= |l| . |dr| + |dl| . |r| + |dl| . |dr|, and what the scale is off.
+        """
+        moved = fraction(float(grow(left @ right_error + left_error @ right + left_error @ right_error)))
+        if not self.inexact:
+            return moved
+        whole = fraction(float(grow(grow(left + left_error) @ grow(right + right_error))))
+        return moved + self.inexact * whole
 
     def key_difference(self) -> tuple[Exact, Radii]:
         """kd = const W_K - bos W_K and |dk| <= (eps + bosr) |W_K|; without BOS 0 and eps |W_K|."""
@@ -81,11 +92,6 @@ def _magnitude(tables: dict[int, Exact], ranges: Ranges, constant: Exact) -> Rad
     return total
 
 
-def _product_error(left: Radii, right: Radii, left_error: Radii, right_error: Radii) -> Fraction:
-    """|(l + dl) . (r + dr) - l . r| <= |l| . |dr| + |dl| . |r| + |dl| . |dr|."""
-    return fraction(float(grow(left @ right_error + left_error @ right + left_error @ right_error)))
-
-
 def read_scores(head: Head, ranges: Ranges, atoms: list[tuple[int, int, Bits]]) -> Scores:
     """Bounds of D over selected and other keys.
 
@@ -96,7 +102,7 @@ def read_scores(head: Head, ranges: Ranges, atoms: list[tuple[int, int, Bits]]) 
     base = head.bq + head.state.const @ head.wq
     kd, dk = head.key_difference()
     dq = head.query_error(head.state.eps)
-    err = _product_error(_magnitude(queries, ranges, base), _magnitude(keys, ranges, kd), dq, dk)
+    err = head.product_error(_magnitude(queries, ranges, base), _magnitude(keys, ranges, kd), dq, dk)
     key_only = {s: keys[s] @ base for s in keys}
     query_only = {t: queries[t] @ kd for t in queries}
     constant = (base @ kd).number()
@@ -170,7 +176,7 @@ def bos_weight(head: Head, ranges: Ranges, longest: int) -> float:
     query = head.state.bos @ head.wq + head.bq
     kd, dk = head.key_difference()
     dq = head.query_error(head.state.bosr)
-    err = _product_error(query.magnitude(), _magnitude(keys, ranges, kd), dq, dk)
+    err = head.product_error(query.magnitude(), _magnitude(keys, ranges, kd), dq, dk)
     high = (query @ kd).number() + err
     for s, table in keys.items():
         span = _span(table @ query, ranges.some(s))

@@ -15,10 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ..compiler.alignment import NeuronRole
-from ..compiler.core import Value
+from ..compiler.core import Aggregate, Value
 from ..compiler.first_position import is_width_share
 from .abstract_state import Context, Failed, State, Tuples
 from .head_rule import HeadRule
+from .mean_sums import is_mean_sum
 from .rounding import Enclosure, Unbounded, between, bound_product, product, widen
 from .selector_identity import is_width_sum
 
@@ -55,7 +56,10 @@ class Composition:
         self._check_scope()
         self.step("width sums")
         for width, terms in self.c.sums.items():
-            if not is_width_sum(self.c.an, width, terms):
+            if isinstance(self.c.program.nodes[width], Aggregate):
+                if not is_mean_sum(self.c.an, width, terms):
+                    raise Failed(f"mean sum of node {width}", "what is averaged does not add up")
+            elif not is_width_sum(self.c.an, width, terms):
                 raise Failed(f"width sum of node {width}", "the selectors do not add up")
         for node, (counted, inside) in self.c.shares.items():
             if not is_width_share(self.c.an, node, counted, inside):
@@ -76,10 +80,6 @@ class Composition:
                 (c.layer_norm is not None, "LayerNorm"),
                 (c.activation != "relu" and any(x.d_mlp for x in c.layers), f"activation {c.activation}"),
                 (c.readout != "each", f"readout {c.readout}"),
-                (
-                    isinstance(c.attention_scale, str) and any(x.n_heads for x in c.layers),
-                    "attention scale 1/sqrt(d_head), which is not exact",
-                ),
                 (c.causal != self.c.program.causal, "a causal mask unlike the program's"),
             )
             if bad

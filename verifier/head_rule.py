@@ -17,6 +17,8 @@ from .rounding import TINY, Enclosure, between, bound_product, exp_high, exp_low
 from .selector_identity import same_selector
 
 Array = npt.NDArray[np.float64]
+ROOT_ERROR = 2.0**-50
+"""1 / sqrt(d_head) in float64 is off by less than this share: each of the two operations is rounded correctly."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,8 @@ class HeadRule:
         self.wo = w[prefix + "W_O"][head]
         self.has_bos = context.codec.bos
         self.causal = context.config.causal
-        assert isinstance(context.config.attention_scale, float)
-        self.scale = context.config.attention_scale
+        self.scale = context.config.scale(layer)
+        self.scale_error = 0.0 if isinstance(context.config.attention_scale, float) else ROOT_ERROR
 
     def update(self) -> Update:
         self._values()
@@ -114,6 +116,7 @@ class HeadRule:
             q_size = widen(q_size + c.rows(n, query[n]).size.max(axis=0, initial=0.0), 1)
             k_size = widen(k_size + c.rows(n, key[n]).size.max(axis=0, initial=0.0), 1)
         err = float(widen(np.array(abs(self.scale) * (dq @ (k_size + dk) + q_size @ dk)), len(dq) + 6))
+        err = math.nextafter(err + self._through_scale(q_size + dq, k_size + dk), math.inf)
         low, high = -err, err
         if self.has_bos:
             low, high = _plus(low, high, product(q0, k0).scaled(self.scale))
@@ -175,6 +178,10 @@ class HeadRule:
         self.a, self.big_a, self.u = self.a - room, self.big_a + room, self.u + room
         self.selects = all(np.isfinite(x) for x in least)
 
+    def _through_scale(self, query: Array, key: Array) -> float:
+        """The most that the error of the scale changes a score, from the sizes of query and key."""
+        return float(widen(np.array(self.scale_error * abs(self.scale) * (query @ key)), len(query) + 6))
+
     # the output (4)
 
     def _bos_query(self) -> Enclosure:
@@ -190,9 +197,12 @@ class HeadRule:
         )
         k0 = k0.plus_error(bound_product(state.eps, self.wk))
         top = float(product(q, k0).scaled(self.scale).high)
+        size = k0.size
         for n, m in state.terms.items():
-            only = c.rows(n, product(product(Enclosure.exact(m), Enclosure.exact(self.wk)), q).scaled(self.scale))
-            top = math.nextafter(top + float(only.high.max()), math.inf)
+            keys = c.rows(n, product(Enclosure.exact(m), Enclosure.exact(self.wk)))
+            top = math.nextafter(top + float(product(keys, q).scaled(self.scale).high.max()), math.inf)
+            size = widen(size + keys.size.max(axis=0, initial=0.0), 1)
+        top = math.nextafter(top + self._through_scale(q.size, size), math.inf)
         top += 2.0**-46 * abs(top) + 2.0**-900
         share = min(1.0, c.max_len * exp_high(top) * (1 + 2.0**-46))
         return self.sink.plus_error(shrunk(share, self.diam))
