@@ -11,6 +11,7 @@ being zero, and what `certiformer.compiler.tracr_models.shape_from_json` reads.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import resource
 import signal
@@ -70,9 +71,15 @@ def compiled(case: Case, exactness: int) -> tuple[dict[str, np.ndarray[Any, Any]
         "output_kind": "categorical" if categorical else "numerical",
         "output_encoding": [[v, i] for v, i in model.output_encoder.encoding_map.items()] if categorical else None,
         "output_dims": dims.tolist(),
+        "variables": runs([label.partition(":")[0] for label in model.residual_labels]),
         "shapes": {name: list(value.shape) for name, value in flat.items()},
         "compile_cpu_s": round(spent, 2),
     }
+
+
+def runs(names: list[str]) -> list[list[Any]]:
+    """Equal names that follow each other, as a name and how often."""
+    return [[name, len(list(group))] for name, group in itertools.groupby(names)]
 
 
 def sparse(flat: dict[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:

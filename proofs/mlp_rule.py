@@ -12,7 +12,7 @@ from .exact import Exact, Radii, from_float32, grow, through
 from .format import Json, integer, listing, record, require, within
 from .joint import Joint
 from .model import Weights
-from .neurons import Widths, ramps, relu_radius
+from .neurons import Known, Widths, ramps, relu_radius
 from .state import State, hull, image, node_list, project, read_encoding
 
 MAX_CHUNK = 2**22
@@ -37,6 +37,7 @@ def check_mlp(
     error = through(state.eps, weight_in)
     free = np.ones(shape.d_mlp, dtype=np.bool_) if neurons is None else neurons.copy()
     used, to = free.copy(), state if onto is None else onto
+    known = known_coordinates(context, state)
     encodings, eps = to.encodings, to.eps
     for number, entry in enumerate(listing(item["groups"], "groups", shape.d_mlp)):
         with within("", f"mlp group {number}"):
@@ -50,7 +51,7 @@ def check_mlp(
             size = len(context.program.value(y, "node").values)
             encoding = read_encoding(group["encoding"], size, model.config.d_model)
             joint = context.resolver.tuples(node_list(group["reads"], context.ranges))
-            units, widest = ramps(weight_in[:, span], raw_bias[span], weight_out[span])
+            units, widest = ramps(weight_in[:, span], raw_bias[span], weight_out[span], known)
             units = units + first
             inner = {node: table[:, units] for node, table in tables.items()}
             rows = _Group(inner, constant[units], error[units], widest, out[units], weight_out[units], encoding, y)
@@ -63,6 +64,16 @@ def check_mlp(
     bosr = grow(to.bosr + through(relu_radius(pre, through(state.bosr, weight_in))[used], weight_out[used]))
     result = State(encodings, to.const, eps, bos, bosr)
     return result if onto is not None else with_bias(result, from_float32(model.weights[name + "b_out"]))
+
+
+def known_coordinates(context: Context, state: State) -> Known:
+    """Where each E_u has one and the same entry for all possible values of u."""
+    known, level = np.ones(state.eps.shape, dtype=np.bool_), state.const
+    for node, table in state.encodings.items():
+        rows = table[context.ranges.some(node)]
+        known &= (rows.data == rows.data[:1]).all(axis=0)
+        level = level + rows[0]
+    return Known(known, Exact(np.where(known, level.data, 0), level.exp), np.where(known, state.eps, 0.0))
 
 
 def stray_error(center: Exact, radius: Radii, free: Bits, weight_out: Weights) -> Radii:

@@ -239,7 +239,7 @@ COMPOSITION_WALK = [
         "no ramp: other outputs",
     ),
     Plant(
-        COMPOSITION, "if same and bias[j] >= bias[j + 1]:", "if same:", "a ramp may rise backwards", "no ramp: rising"
+        COMPOSITION, "if same and heights.low[j] >= 0:", "if same:", "a ramp may rise backwards", "no ramp: rising"
     ),
     Plant(
         COMPOSITION,
@@ -257,8 +257,8 @@ COMPOSITION_WALK = [
     ),
     Plant(
         COMPOSITION,
-        "top = bias[first] - bias[first + 1]",
-        "top = bias[first] + bias[first + 1]",
+        "top = bias[:-1] - bias[1:]",
+        "top = bias[:-1] + bias[1:]",
         "a ramp saturates elsewhere",
         "a ramp of less height",
     ),

@@ -8,6 +8,7 @@ no node for is defined by an auxiliary one. (Tracr's layout: D. Lindner et al., 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,8 +32,8 @@ MAX_TUPLES = 1 << 21
 NEAR = 0.02
 """Outputs for one value may differ by this share of the least distance between those for two."""
 NEGLIGIBLE = 1e-9
-LEAST_SCORE = -25.0
-"""Tracr's scores, less BOS's: 50 (for a width 0) where a key is selected, else -50 (-100)."""
+HALF = 0.45
+"""What is nearer than this to a unit vector is one, with an error."""
 
 
 def align(
@@ -40,10 +41,16 @@ def align(
     weights: Mapping[str, npt.NDArray[np.float32]],
     codec: Codec,
     analysis: Analysis,
+    labels: Sequence[str] = (),
     step: Callable[[str], None] = lambda _: None,
 ) -> Alignment:
-    """What each component of the model does in terms of `analysis.core`. Raises `Failed` naming the component."""
-    return _Aligning(config, weights, codec, analysis, step).run()
+    """What each component of the model does in terms of `analysis.core`. Raises `Failed` naming the component.
+
+    `labels`: of the coordinates, those of one variable being equal up to the first ":"; without them, neurons belong
+    together that write to one coordinate.
+    """
+    families = families_of(labels, config.d_model)
+    return _Aligning(config, weights, codec, analysis, families, step).run()
 
 
 @dataclass
@@ -66,6 +73,7 @@ class _Aligning:
     weights: Mapping[str, npt.NDArray[np.float32]]
     codec: Codec
     analysis: Analysis
+    families: Ints
     step: Callable[[str], None]
     heads: list[HeadRole] = field(default_factory=list)
     groups: list[NeuronRole] = field(default_factory=list)
@@ -131,7 +139,7 @@ class _Aligning:
         if found is None:
             return None
         found = np.broadcast_to(found, [len(self._node(n).values) for n in reads])
-        return found[tuple(tuples.T)].astype(np.int64)
+        return np.asarray(found[tuple(tuples.T)]).reshape(-1).astype(np.int64)
 
     # -- new nodes -----------------------------------------------------------------------------------------------------
 
@@ -180,33 +188,23 @@ class _Aligning:
         stream.add(node, encoding_matrix(encoding, len(self._node(node).values), self.config.d_model))
 
     def _atom(self, before: _Stream, layer: int, head: int, place: str) -> Atom:
-        """The one comparison that decides the scores, less BOS's."""
+        """The one comparison that decides the scores: those above half of the largest are of selected keys."""
         name = f"blocks.{layer}.attn."
         wq, wk = self._weight(name + "W_Q")[head], self._weight(name + "W_K")[head]
-        scale, bq = self.config.scale(layer), self._weight(name + "b_Q")[head]
         queries = {n: table @ wq for n, table in before.terms.items()}
         keys = {n: table @ wk for n, table in before.terms.items()}
-        q0 = before.const @ wq + bq
-        k0 = (before.const - before.bos) @ wk if self.codec.bos else np.zeros(wk.shape[1])
-        blocks = {(x, z): scale * keys[x] @ queries[z].T for x in keys for z in queries}
-        shown = [
-            pair
-            for pair, block in blocks.items()
-            if np.abs(block[self.analysis.ever(pair[0])][:, self.analysis.ever(pair[1])]).max() > NEGLIGIBLE
-        ]
+        shown = {}
+        for x, z in itertools.product(keys, queries):
+            block = keys[x] @ queries[z].T
+            largest = float(block[self.analysis.ever(x)][:, self.analysis.ever(z)].max())
+            if largest > NEGLIGIBLE:
+                shown[x, z] = block > largest / 2
         if len(shown) > 1:
-            raise Failed(place, f"its scores compare several pairs of nodes: {shown}")
-        x, z = shown[0] if shown else (0, 0)
-        total = blocks.get((x, z), np.zeros((len(self._node(x).values), len(self._node(z).values))))
-        total = total + scale * (q0 @ k0)
-        if x in keys:
-            total = total + scale * (keys[x] @ q0)[:, None]
-        if z in queries:
-            total = total + scale * (queries[z] @ k0)[None, :]
-        for n, rows in queries.items():
-            if n != z:
-                total = total + scale * float((rows @ k0)[self.analysis.ever(n)].mean())
-        return Atom(x, z, total > LEAST_SCORE)
+            raise Failed(place, f"its scores compare several pairs of nodes: {list(shown)}")
+        for (x, z), table in shown.items():
+            return Atom(x, z, table)
+        size = len(self._node(0).values)
+        return Atom(0, 0, np.zeros((size, size), dtype=np.bool_))
 
     def _select(self, atom: Atom) -> int:
         """The selector that the atom is."""
@@ -297,7 +295,7 @@ class _Aligning:
         highest = base + sum(t[self.analysis.ever(n)].max(axis=0) for n, t in tables.items())
         active = (highest > NEGLIGIBLE) & (out != 0).any(axis=1)
         added = []
-        for first, end in pieces(active, out):
+        for first, end in pieces(active, out, self.families):
             self.step(f"m{layer} neurons {first}..{end - 1}")
             span = slice(first, end)
             part = {n: t[:, span] for n, t in tables.items()}
@@ -361,7 +359,7 @@ class _Aligning:
         d = self.config.d_model
         known = [row for row in rows if row is not None]
         dims = np.flatnonzero(np.abs(known).max(axis=0) > 0.1) if known else np.zeros(0, dtype=int)
-        hot = all(np.abs(row - (np.arange(d) == row.argmax()) * (row.max() > 0.5)).max() < 0.1 for row in known)
+        hot = all(np.abs(row - (np.arange(d) == row.argmax()) * (row.max() > 0.5)).max() < HALF for row in known)
         if hot:
             return OneHot(tuple(-1 if row is None or row.max() <= 0.5 else int(row.argmax()) for row in rows))
         if len(dims) == 1:
@@ -377,8 +375,8 @@ def tells(index: Ints, wrote: Array) -> bool:
     index, wrote = index[occurs], wrote[occurs]
     values, which = np.unique(index, return_inverse=True)
     columns = np.flatnonzero(np.ptp(wrote, axis=0) > NEGLIGIBLE)
-    if not columns.size:
-        return len(values) == 1
+    if len(values) == 1 or not columns.size:
+        return len(values) == 1 and not columns.size
     wrote = wrote[:, columns]
     order = np.argsort(which, kind="stable")
     starts = np.searchsorted(which[order], np.arange(len(values)))
@@ -413,23 +411,23 @@ def clusters(wrote: Array) -> Ints | None:
     return which if tells(which, wrote) else None
 
 
-def pieces(active: Bits, out: Array) -> list[tuple[int, int]]:
-    """Ranges of neurons such that no two write to one coordinate; neurons that are never active may lie in them."""
-    owner: dict[int, int] = {}
+def families_of(labels: Sequence[str], d_model: int) -> Ints:
+    """[coordinate]: a number, the same for those of one variable."""
+    if len(labels) != d_model:
+        return np.arange(d_model)
+    return np.unique([label.partition(":")[0] for label in labels], return_inverse=True)[1].reshape(-1)
+
+
+def pieces(active: Bits, out: Array, families: Ints) -> list[tuple[int, int]]:
+    """Ranges of neurons that write to one variable each; neurons that are never active may lie in them."""
     spans: dict[int, list[int]] = {}
-    label = np.full(len(active), -1)
     for neuron in np.flatnonzero(active).tolist():
-        homes = {owner[c] for c in np.flatnonzero(out[neuron]).tolist() if c in owner}
-        home = min(homes, default=neuron)
-        spans.setdefault(home, []).append(neuron)
-        for other in homes - {home}:
-            spans[home] += spans.pop(other)
-            owner.update({c: home for c, o in owner.items() if o == other})
-        owner.update({c: home for c in np.flatnonzero(out[neuron]).tolist()})
-    found = sorted((min(neurons), max(neurons) + 1) for neurons in spans.values())
-    for home, neurons in spans.items():
-        label[neurons] = home
+        homes = set(families[np.flatnonzero(out[neuron])].tolist())
+        if len(homes) > 1:
+            raise Failed(f"neuron {neuron}", "it writes to several variables")
+        spans.setdefault(homes.pop(), []).append(neuron)
+    found = sorted((neurons[0], neurons[-1] + 1) for neurons in spans.values())
     for (_, end), (first, _) in zip(found, found[1:], strict=False):
         if first < end:
-            raise Failed("neurons", "those of two functions lie between each other")
+            raise Failed(f"neuron {first}", "the neurons of two variables lie between each other")
     return found

@@ -123,7 +123,7 @@ def _read_off(claim: Claim, domain: Language, deadline: float) -> Alignment | Re
             raise OutOfTime(place, "time was up")
 
     try:
-        return align(model.config, weights_of(model), claim.subject.codec, analysis, step)
+        return align(model.config, weights_of(model), claim.subject.codec, analysis, claim.subject.labels, step)
     except Failed as failure:
         return Reason(f"{needs}, for none can be read off the weights: {failure}")
 

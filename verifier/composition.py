@@ -20,10 +20,11 @@ from ..compiler.first_position import is_width_share
 from .abstract_state import Context, Failed, State, Tuples
 from .head_rule import HeadRule
 from .mean_sums import is_mean_sum
-from .rounding import Enclosure, Unbounded, between, bound_product, product, widen
+from .rounding import Enclosure, U, Unbounded, between, bound_product, product, widen
 from .selector_identity import is_width_sum
 
 Array = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
 
 MAX_ENTRIES = 60_000_000
 
@@ -147,6 +148,7 @@ class Composition:
         tables = {n: product(Enclosure.exact(m), Enclosure.exact(into)) for n, m in state.terms.items()}
         roles = sorted((r for r in self.c.alignment.neurons if r.layer == layer), key=lambda r: r.neurons)
         free = np.ones(d_mlp, dtype=bool)
+        level = self._level(state)
         additions: list[tuple[int, Array]] = []
         rho = np.zeros(state.eps.shape)
         for role in roles:
@@ -154,7 +156,7 @@ class Composition:
             if not 0 <= first <= end <= d_mlp or not free[first:end].all():
                 raise Failed(f"m{layer}", f"neurons {first}..{end} overlap or do not exist")
             free[first:end] = False
-            matrix, error = self._group(state, role, base, tables, (into, bias, out))
+            matrix, error = self._group(state, role, base, tables, (into, bias, out), level)
             additions.append((role.node, matrix))
             rho = widen(rho + error, 1)
         if free.any():
@@ -179,6 +181,7 @@ class Composition:
         base: Enclosure,
         tables: Mapping[int, Enclosure],
         weights: tuple[Array, Array, Array],
+        level: Enclosure,
     ) -> tuple[Array, Array]:
         into, bias, out = weights
         first, end = role.neurons
@@ -188,6 +191,7 @@ class Composition:
         others = self.c.others(state, role.reads, part, end - first)
         encoding = self.c.encoding(role.node, role.encoding, place)
         written = np.flatnonzero(out[first:end].any(axis=0) | encoding.any(axis=0))
+        first_of, top = ramps(into[:, first:end], bias[first:end], out[first:end], level)
         out = out[:, written]
         rho = np.zeros(self.c.config.d_model)
         chunk = max(1, MAX_ENTRIES // 8 // max(1, end - first, len(written)))
@@ -201,22 +205,30 @@ class Composition:
             for column, node in enumerate(role.reads):
                 if node in part:
                     pre = pre + part[node][rows[:, column]]
-            found = product(*self._activate(pre, into[:, first:end], bias[first:end], out[first:end]))
+            found = product(*self._activate(pre, out[first:end], first_of, top))
             distance = (found - Enclosure.exact(encoding[targets[start : start + chunk]][:, written])).size
             rho[written] = np.maximum(rho[written], distance.max(axis=0, initial=0.0))
         return encoding, rho
 
+    def _level(self, state: State) -> Enclosure:
+        """[coordinate]: what every position has there, if that is known; else an infinite radius."""
+        level = Enclosure.exact(state.const)
+        known = np.ones(state.const.shape, dtype=bool)
+        for node, matrix in state.terms.items():
+            rows = matrix[self.c.possible(node)]
+            known &= (rows == rows[0]).all(axis=0)
+            level = level + Enclosure.exact(rows[0])
+        level = level.plus_error(state.eps)
+        return Enclosure(level.mid, np.where(known, level.rad, np.inf))
+
     @staticmethod
-    def _activate(pre: Enclosure, into: Array, bias: Array, out: Array) -> tuple[Enclosure, Enclosure]:
-        """Activations and their output rows; a ramp (`ramps`) counts as one unit, clip(z, 0, b - b')."""
-        first = ramps(into, bias, out)
+    def _activate(pre: Enclosure, out: Array, first: Ints, top: Enclosure) -> tuple[Enclosure, Enclosure]:
+        """Activations and their output rows; a ramp (`ramps`) counts as one unit, clip(z, 0, its height)."""
         post = pre.relu()
         if first.size:
-            top = bias[first] - bias[first + 1]
-            exact = (bias[first] - top == bias[first + 1]) & (bias[first + 1] + top == bias[first])
-            least, most = np.where(exact, top, np.nextafter(top, 0.0)), np.where(exact, top, np.nextafter(top, np.inf))
+            least, most = np.maximum(top.low, 0.0), top.high
             ramp = between(np.clip(pre.low[:, first], 0.0, least), np.clip(pre.high[:, first], 0.0, most))
-            keep = np.setdiff1d(np.arange(len(bias)), np.concatenate([first, first + 1]))
+            keep = np.setdiff1d(np.arange(len(out)), np.concatenate([first, first + 1]))
             post = Enclosure(
                 np.concatenate([ramp.mid, post.mid[:, keep]], axis=1),
                 np.concatenate([ramp.rad, post.rad[:, keep]], axis=1),
@@ -296,17 +308,30 @@ class Composition:
         return float(room.min(initial=np.inf))
 
 
-def ramps(into: Array, bias: Array, out: Array) -> npt.NDArray[np.int64]:
-    """Positions j such that neurons j and j + 1 read the same, b_j >= b_j+1, and write opposite vectors.
+def ramps(into: Array, bias: Array, out: Array, level: Enclosure) -> tuple[Ints, Enclosure]:
+    """Positions j such that neurons j and j + 1 write opposite vectors and read the same, up to a constant that makes
+    z_j >= z_j+1; and z_j - z_j+1.
 
-    Together they write clip(z_j, 0, b_j - b_j+1) times what neuron j writes: saturated, exactly, away from the ramp.
+    Together they write clip(z_j, 0, z_j - z_j+1) times what neuron j writes: saturated, exactly, away from the ramp.
+    `level` [coordinate]: what is known of the residual stream (radius: infinite, if nothing is).
     """
-    found = []
-    j = 0
+    known = np.isfinite(level.rad)
+    top = bias[:-1] - bias[1:]
+    exact = (bias[:-1] - top == bias[1:]) & (bias[1:] + top == bias[:-1])
+    heights = Enclosure(top, np.where(exact, 0.0, widen(np.abs(top) * U, 1)))
+    lift = into[known, :-1] - into[known, 1:]
+    if lift.any():
+        used = lift.any(axis=1)
+        gap = Enclosure(lift[used], widen(np.abs(lift[used]) * U, 1))
+        raised = product(level[known][used], gap)
+        heights = Enclosure.where(lift.any(axis=0), heights + raised, heights)
+    found, j = [], 0
+    into = into[~known]
     while j + 1 < len(bias):
         same = (into[:, j] == into[:, j + 1]).all() and (out[j] == -out[j + 1]).all()
-        if same and bias[j] >= bias[j + 1]:
+        if same and heights.low[j] >= 0:
             found.append(j)
             j += 1
         j += 1
-    return np.array(found, dtype=np.int64)
+    first = np.array(found, dtype=np.int64)
+    return first, heights[first]

@@ -112,10 +112,13 @@ class HeadRule:
             key_error = widen(key_error + state.bos.rad, 1)
         dq, dk = bound_product(state.eps, self.wq), bound_product(key_error, self.wk)
         q_size, k_size = q0.size, k0.size
+        moved = widen(q_size @ dk + dq @ (k_size + dk), len(dq) + 3)
         for n in state.terms:
-            q_size = widen(q_size + c.rows(n, query[n]).size.max(axis=0, initial=0.0), 1)
-            k_size = widen(k_size + c.rows(n, key[n]).size.max(axis=0, initial=0.0), 1)
-        err = float(widen(np.array(abs(self.scale) * (dq @ (k_size + dk) + q_size @ dk)), len(dq) + 6))
+            queries, keys = c.rows(n, query[n]).size, c.rows(n, key[n]).size
+            moved = widen(moved + (queries @ dk).max() + (keys @ dq).max(), len(dq) + 3)
+            q_size = widen(q_size + queries.max(axis=0, initial=0.0), 1)
+            k_size = widen(k_size + keys.max(axis=0, initial=0.0), 1)
+        err = float(widen(np.array(abs(self.scale) * moved), 3))
         err = math.nextafter(err + self._through_scale(q_size + dq, k_size + dk), math.inf)
         low, high = -err, err
         if self.has_bos:

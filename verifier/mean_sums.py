@@ -46,7 +46,7 @@ def mean_sum(analysis: Analysis, node: int, reads: Sequence[int]) -> tuple[tuple
     columns = _joint(analysis, [d.value for d in aggregates])
     if columns is None:
         return None
-    wanted, *known = (np.unique(np.stack(columns, axis=1), axis=0).T).astype(np.float64)
+    wanted, *known = np.unique(np.stack(columns, axis=1).astype(np.float64), axis=0).T
     found = np.round(np.linalg.lstsq(np.stack(known, axis=1), wanted, rcond=None)[0])
     if not (np.abs(found) < MAX_COEFFICIENT).all():
         return None
