@@ -57,7 +57,7 @@ def shuffle_dyck(pairs: list[str]) -> SOp:
     negative, zero = balances[0] < 0, balances[0] == 0
     for balance in balances[1:]:
         negative, zero = negative | (balance < 0), zero & (balance == 0)
-    some = aggregate(select(indices, indices, "true"), Map(lambda x: x, negative), 0)
+    some = aggregate(select(indices, indices, "True"), Map(lambda x: x, negative), 0)
     last = aggregate(select(indices, length - 1, "=="), zero)
     return last & Map(lambda x: not x, some)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from .context import Context, added, with_bias
 from .core import Bits
@@ -39,6 +40,7 @@ def check_mlp(
     used, to = free.copy(), state if onto is None else onto
     known = known_coordinates(context, state)
     encodings, eps = to.encodings, to.eps
+    paired: list[npt.NDArray[np.int64]] = []
     for number, entry in enumerate(listing(item["groups"], "groups", shape.d_mlp)):
         with within("", f"mlp group {number}"):
             group = record(entry, "a group", ("neurons", "reads", "node", "encoding"))
@@ -53,6 +55,7 @@ def check_mlp(
             joint = context.resolver.tuples(node_list(group["reads"], context.ranges))
             units, widest = ramps(weight_in[:, span], raw_bias[span], weight_out[span], known)
             units = units + first
+            paired.append(units[widest.bounded])
             inner = {node: table[:, units] for node, table in tables.items()}
             rows = _Group(inner, constant[units], error[units], widest, out[units], weight_out[units], encoding, y)
             eps = grow(eps + _group_error(context, rows, joint))
@@ -61,9 +64,27 @@ def check_mlp(
     eps = grow(eps + stray_error(constant + rest.center, grow(rest.radius + error), free, weight_out))
     pre = state.bos @ into + bias
     bos = to.bos + pre.relu()[used] @ out[used]
-    bosr = grow(to.bosr + through(relu_radius(pre, through(state.bosr, weight_in))[used], weight_out[used]))
+    radius = bos_radius(pre, state.bosr, weight_in, np.concatenate([np.zeros(0, dtype=np.int64), *paired]))
+    bosr = grow(to.bosr + through(radius[used], weight_out[used]))
     result = State(encodings, to.const, eps, bos, bosr)
     return result if onto is not None else with_bias(result, from_float32(model.weights[name + "b_out"]))
+
+
+def bos_radius(pre: Exact, error: Radii, weight_in: Weights, first: npt.NDArray[np.int64]) -> Radii:
+    """By neuron, how far its activation at BOS is from relu(pre), with BOS's residual within `error`.
+
+    The units of two neurons (at `first` and after) are units there too if d = pre_j - pre_j+1 is certainly >= 0: then
+    clip(p, 0, d) is all that the two write, as one multiple of W_out[j]; its whole radius is put down for j.
+    """
+    reach = through(error, weight_in)
+    radius = relu_radius(pre, reach)
+    apart = from_float32(weight_in[:, first]) - from_float32(weight_in[:, first + 1])
+    slack = grow(error @ apart.magnitude())
+    sure = (pre[first] - pre[first + 1]).lower() >= slack
+    first, slack = first[sure], slack[sure]
+    radius[first] = grow(np.minimum(radius[first], relu_radius(-pre[first + 1], reach[first])) + slack)
+    radius[first + 1] = 0.0
+    return radius
 
 
 def known_coordinates(context: Context, state: State) -> Known:

@@ -334,11 +334,11 @@ def sure_sink(original: Callable[..., Any], context: Any, values: Any, *rest: An
     return original(context, replace(values, bos_radius=np.zeros_like(values.bos_radius)), *rest)
 
 
-def all_ramps(original: Callable[..., Any], weight_in: Any, bias: Any, weight_out: Any) -> Any:
+def all_ramps(original: Callable[..., Any], weight_in: Any, bias: Any, weight_out: Any, known: Any) -> Any:
     """Takes two neurons for a ramp whatever the second one writes."""
     forged = weight_out.copy()
     forged[1::2] = -forged[::2]
-    return original(weight_in, bias, forged)
+    return original(weight_in, bias, forged, known)
 
 
 def point_counts(original: Callable[..., Any], *arguments: Any) -> Any:

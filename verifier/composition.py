@@ -150,13 +150,15 @@ class Composition:
         free = np.ones(d_mlp, dtype=bool)
         level = self._level(state)
         additions: list[tuple[int, Array]] = []
+        paired: list[Ints] = []
         rho = np.zeros(state.eps.shape)
         for role in roles:
             first, end = role.neurons
             if not 0 <= first <= end <= d_mlp or not free[first:end].all():
                 raise Failed(f"m{layer}", f"neurons {first}..{end} overlap or do not exist")
             free[first:end] = False
-            matrix, error = self._group(state, role, base, tables, (into, bias, out), level)
+            matrix, error, first_of = self._group(state, role, base, tables, (into, bias, out), level)
+            paired.append(first + first_of)
             additions.append((role.node, matrix))
             rho = widen(rho + error, 1)
         if free.any():
@@ -164,8 +166,7 @@ class Composition:
             post = (base + others).relu().size[free]
             rho = widen(rho + bound_product(post, out[free]), 1)
         if self.c.codec.bos:
-            at_bos = (product(state.bos, Enclosure.exact(into)) + Enclosure.exact(bias)).relu()
-            change = product(at_bos, Enclosure.exact(out))
+            change = self._at_bos(state.bos, into, bias, out, np.concatenate([np.zeros(0, np.int64), *paired]))
         else:
             change = Enclosure.exact(np.zeros(state.eps.shape))
         for node, matrix in additions:
@@ -173,6 +174,19 @@ class Composition:
         state.eps = widen(state.eps + rho, 1)
         state.bos = state.bos + change
         state.shift(self.c.w[prefix + "b_out"])
+
+    @staticmethod
+    def _at_bos(bos: Enclosure, into: Array, bias: Array, out: Array, first: Ints) -> Enclosure:
+        """What the neurons write at BOS; those of a ramp (at `first` and after) are one unit there too."""
+        pre = product(bos, Enclosure.exact(into)) + Enclosure.exact(bias)
+        gap = into[:, first] - into[:, first + 1]
+        exact = Enclosure(bias[first] - bias[first + 1], widen(np.abs(bias[first] - bias[first + 1]) * U, 1))
+        top = product(bos, Enclosure(gap, widen(np.abs(gap) * U, 1))) + exact
+        first, top = first[top.low >= 0], top[top.low >= 0]
+        rows = Enclosure(pre.mid[None, :], pre.rad[None, :])
+        post, written = Composition._activate(rows, out, first, top)
+        found = product(post, written)
+        return Enclosure(found.mid[0], found.rad[0])
 
     def _group(
         self,
@@ -182,7 +196,7 @@ class Composition:
         tables: Mapping[int, Enclosure],
         weights: tuple[Array, Array, Array],
         level: Enclosure,
-    ) -> tuple[Array, Array]:
+    ) -> tuple[Array, Array, Ints]:
         into, bias, out = weights
         first, end = role.neurons
         place = f"m{role.layer} neurons {first}..{end - 1}"
@@ -208,7 +222,7 @@ class Composition:
             found = product(*self._activate(pre, out[first:end], first_of, top))
             distance = (found - Enclosure.exact(encoding[targets[start : start + chunk]][:, written])).size
             rho[written] = np.maximum(rho[written], distance.max(axis=0, initial=0.0))
-        return encoding, rho
+        return encoding, rho, first_of
 
     def _level(self, state: State) -> Enclosure:
         """[coordinate]: what every position has there, if that is known; else an infinite radius."""
@@ -226,7 +240,7 @@ class Composition:
         """Activations and their output rows; a ramp (`ramps`) counts as one unit, clip(z, 0, its height)."""
         post = pre.relu()
         if first.size:
-            least, most = np.maximum(top.low, 0.0), top.high
+            least, most = top.low, top.high
             ramp = between(np.clip(pre.low[:, first], 0.0, least), np.clip(pre.high[:, first], 0.0, most))
             keep = np.setdiff1d(np.arange(len(out)), np.concatenate([first, first + 1]))
             post = Enclosure(
