@@ -57,8 +57,8 @@ def check_mlp(
             units = units + first
             paired.append(units[widest.bounded])
             inner = {node: table[:, units] for node, table in tables.items()}
-            rows = _Group(inner, constant[units], error[units], widest, out[units], weight_out[units], encoding, y)
-            eps = grow(eps + _group_error(context, rows, joint))
+            rows = _Group(inner, constant[units], widest, weight_in[:, units], out[units], weight_out[units], encoding, y)
+            eps = grow(eps + _group_error(context, state, rows, joint))
             encodings = added(encodings, y, encoding)
     rest = hull(tables, context.ranges, shape.d_mlp)
     eps = grow(eps + stray_error(constant + rest.center, grow(rest.radius + error), free, weight_out))
@@ -66,7 +66,7 @@ def check_mlp(
     bos = to.bos + pre.relu()[used] @ out[used]
     radius = bos_radius(pre, state.bosr, weight_in, np.concatenate([np.zeros(0, dtype=np.int64), *paired]))
     bosr = grow(to.bosr + through(radius[used], weight_out[used]))
-    result = State(encodings, to.const, eps, bos, bosr)
+    result = State(encodings, to.const, eps, bos, bosr, to.relief)
     return result if onto is not None else with_bias(result, from_float32(model.weights[name + "b_out"]))
 
 
@@ -105,20 +105,20 @@ def stray_error(center: Exact, radius: Radii, free: Bits, weight_out: Weights) -
 
 @dataclass(frozen=True, eq=False)
 class _Group:
-    """The units of one group: their pre-activation by node, constant and error, the widths at which their activation
-    saturates (`ramps`), their output weights, and E' of y."""
+    """The units of one group: their pre-activation by node, and constant, the widths at which their activation
+    saturates (`ramps`), their weights, and E' of y."""
 
     tables: dict[int, Exact]
     constant: Exact
-    error: Radii
     widest: Widths
+    weight_in: Weights
     out: Exact
     weight_out: Weights
     encoding: Exact
     y: int
 
 
-def _group_error(context: Context, group: _Group, joint: Joint) -> Radii:
+def _group_error(context: Context, state: State, group: _Group, joint: Joint) -> Radii:
     """rho_c >= |out_c - E'[y]_c| over possible tuples, with y resolved from the tuple; tuples in chunks."""
     index, mask = context.resolver.resolve(group.y, joint)
     keep = mask.any(axis=0) & (index >= 0)
@@ -131,7 +131,9 @@ def _group_error(context: Context, group: _Group, joint: Joint) -> Radii:
     chunk = max(1, MAX_CHUNK // max(1, out.shape[0] + len(columns)))
     for first in range(0, joint.size, chunk):
         rows = slice(first, first + chunk)
-        pre = image(group.tables, context.ranges, joint.kept(np.arange(joint.size)[rows]), group.constant, group.error)
+        some = joint.kept(np.arange(joint.size)[rows])
+        reach = through(state.error_on(some), group.weight_in)
+        pre = image(group.tables, context.ranges, some, group.constant, reach)
         post, radius = group.widest.activation(pre.center, pre.radius)
         got = (post @ out - encoding[index[rows]]).magnitude()
         error = np.maximum(error, grow(got + through(radius, weight_out)).max(axis=0))

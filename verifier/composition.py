@@ -130,6 +130,8 @@ class Composition:
             if update.matrix is not None:
                 state.add(update.node, update.matrix)
             state.eps = widen(state.eps + update.rho, 1)
+            if update.relief is not None:
+                state.relieve(update.node, update.relief)
             bos = bos + update.bos
         state.bos = bos
         state.shift(self.c.w[f"blocks.{layer}.attn.b_O"])
@@ -143,8 +145,8 @@ class Composition:
         into, bias = self.c.w[prefix + "W_in"], self.c.w[prefix + "b_in"]
         out = self.c.w[prefix + "W_out"]
         d_mlp = into.shape[1]
-        base = product(Enclosure.exact(state.const), Enclosure.exact(into)) + Enclosure.exact(bias)
-        base = base.plus_error(bound_product(state.eps, into))
+        exact = product(Enclosure.exact(state.const), Enclosure.exact(into)) + Enclosure.exact(bias)
+        base = exact.plus_error(bound_product(state.eps, into))
         tables = {n: product(Enclosure.exact(m), Enclosure.exact(into)) for n, m in state.terms.items()}
         roles = sorted((r for r in self.c.alignment.neurons if r.layer == layer), key=lambda r: r.neurons)
         free = np.ones(d_mlp, dtype=bool)
@@ -157,7 +159,7 @@ class Composition:
             if not 0 <= first <= end <= d_mlp or not free[first:end].all():
                 raise Failed(f"m{layer}", f"neurons {first}..{end} overlap or do not exist")
             free[first:end] = False
-            matrix, error, first_of = self._group(state, role, base, tables, (into, bias, out), level)
+            matrix, error, first_of = self._group(state, role, exact, tables, (into, bias, out), level)
             paired.append(first + first_of)
             additions.append((role.node, matrix))
             rho = widen(rho + error, 1)
@@ -219,10 +221,20 @@ class Composition:
             for column, node in enumerate(role.reads):
                 if node in part:
                     pre = pre + part[node][rows[:, column]]
+            pre = pre.plus_error(bound_product(self._error(state, role.reads, rows), into[:, first:end]))
             found = product(*self._activate(pre, out[first:end], first_of, top))
             distance = (found - Enclosure.exact(encoding[targets[start : start + chunk]][:, written])).size
             rho[written] = np.maximum(rho[written], distance.max(axis=0, initial=0.0))
         return encoding, rho, first_of
+
+    @staticmethod
+    def _error(state: State, reads: Sequence[int], rows: Tuples) -> Array:
+        """[tuple, coordinate], or [1, coordinate]: what is left of eps on tuples of values of the nodes read."""
+        left = state.eps[None, :]
+        for column, node in enumerate(reads):
+            if node in state.relief:
+                left = left - state.relief[node][rows[:, column]]
+        return widen(np.maximum(left, 0.0), len(reads))
 
     def _level(self, state: State) -> Enclosure:
         """[coordinate]: what every position has there, if that is known; else an infinite radius."""

@@ -27,6 +27,7 @@ class Update:
     matrix: Array | None
     rho: Array
     bos: Enclosure
+    relief: Array | None = None
 
 
 class HeadRule:
@@ -289,6 +290,7 @@ class HeadRule:
         sink, values, counted = self._counted(node)
         encoding = self._encoding()
         rho = np.zeros(c.config.d_model)
+        apart = np.zeros(encoding.shape)
         for index in np.flatnonzero(c.possible(role.node)):
             w = int(node.values[index])  # type: ignore[arg-type]
             if not self.has_bos and (w == 0 or w > c.max_len):
@@ -301,8 +303,10 @@ class HeadRule:
                 np.array(min(1.0, 1 - float(share.low) + 2.0**-52)),
             )
             result = _times(share, sink) + _times(rest, values)
-            rho = np.maximum(rho, (result - Enclosure.exact(encoding[index])).size)
-        return Update(role.node, encoding, rho, self._bos_query())
+            apart[index] = (result - Enclosure.exact(encoding[index])).size
+            rho = np.maximum(rho, apart[index])
+        relief = np.maximum(0.0, (rho - apart) * (1 - 2.0**-40) - TINY)
+        return Update(role.node, encoding, rho, self._bos_query(), relief)
 
     def _counted(self, node: Width) -> tuple[Enclosure, Enclosure, int]:
         """The value of the sink, that of the other keys, and how many of the selected keys the sink is (0 or 1).
