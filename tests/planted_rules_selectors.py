@@ -9,13 +9,6 @@ HEAD, IDENTITY, STATE = "verifier.head_rule", "verifier.selector_identity", "ver
 HEAD_WIDTH = [
     Plant(
         HEAD,
-        "relief = np.maximum(0.0, (rho - apart) * (1 - 2.0**-40) - TINY)",
-        "relief = np.broadcast_to(rho, apart.shape)",
-        "every count is spared the error",
-        "weak count",
-    ),
-    Plant(
-        HEAD,
         "rho = np.maximum(rho, apart[index])",
         "rho = rho",
         "a count need not be its encoding",

@@ -22,9 +22,8 @@ def is_mean_sum(analysis: Analysis, node: int, terms: Sequence[tuple[int, int]])
     All are over one selector; on all joint values of what they aggregate, these are numbers and add up; and so do the
     defaults, unless the selection is never empty.
     """
-    definitions = [analysis.core.nodes[n] for n in (node, *(a for a, _ in terms))]
-    aggregates = [d for d in definitions if isinstance(d, Aggregate)]
-    if len(aggregates) < len(definitions) or any(d.selector != aggregates[0].selector for d in aggregates):
+    aggregates = _over_one_selector(analysis, (node, *(a for a, _ in terms)))
+    if aggregates is None:
         return False
     counts = [-1, *(c for _, c in terms)]
     if not analysis.nonempty(aggregates[0].selector):
@@ -39,9 +38,8 @@ def is_mean_sum(analysis: Analysis, node: int, terms: Sequence[tuple[int, int]])
 
 def mean_sum(analysis: Analysis, node: int, reads: Sequence[int]) -> tuple[tuple[int, int], ...] | None:
     """The coefficients with which an aggregate is the sum of those read, if there are any."""
-    definitions = [analysis.core.nodes[n] for n in (node, *reads)]
-    aggregates = [d for d in definitions if isinstance(d, Aggregate)]
-    if len(aggregates) < len(definitions) or any(d.selector != aggregates[0].selector for d in aggregates):
+    aggregates = _over_one_selector(analysis, (node, *reads))
+    if aggregates is None:
         return None
     columns = _joint(analysis, [d.value for d in aggregates])
     if columns is None:
@@ -52,6 +50,14 @@ def mean_sum(analysis: Analysis, node: int, reads: Sequence[int]) -> tuple[tuple
         return None
     terms = tuple((read, int(c)) for read, c in zip(reads, found.tolist(), strict=True))
     return terms if is_mean_sum(analysis, node, terms) else None
+
+
+def _over_one_selector(analysis: Analysis, nodes: Sequence[int]) -> list[Aggregate] | None:
+    definitions = [analysis.core.nodes[n] for n in nodes]
+    aggregates = [d for d in definitions if isinstance(d, Aggregate)]
+    if len(aggregates) < len(definitions) or any(d.selector != aggregates[0].selector for d in aggregates):
+        return None
+    return aggregates
 
 
 def _joint(analysis: Analysis, nodes: Sequence[int]) -> list[npt.NDArray[np.object_]] | None:
