@@ -57,7 +57,9 @@ def check_mlp(
             units = units + first
             paired.append(units[widest.bounded])
             inner = {node: table[:, units] for node, table in tables.items()}
-            rows = _Group(inner, constant[units], widest, weight_in[:, units], out[units], weight_out[units], encoding, y)
+            rows = _Group(
+                inner, constant[units], widest, weight_in[:, units], out[units], weight_out[units], encoding, y
+            )
             eps = grow(eps + _group_error(context, state, rows, joint))
             encodings = added(encodings, y, encoding)
     rest = hull(tables, context.ranges, shape.d_mlp)

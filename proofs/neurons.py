@@ -48,9 +48,7 @@ class Known:
     radius: Radii
 
 
-def ramps(
-    weight_in: Weights, bias: Weights, weight_out: Weights, known: Known
-) -> tuple[npt.NDArray[np.int64], Widths]:
+def ramps(weight_in: Weights, bias: Weights, weight_out: Weights, known: Known) -> tuple[npt.NDArray[np.int64], Widths]:
     """The first neuron of each unit, and the units' widths.
 
     In order: neurons j, j + 1 with W_out[j+1] = -W_out[j] and columns of W_in that are equal but at known coordinates

@@ -86,7 +86,9 @@ def _mean_sum_by_default() -> Parts:
         return k == q - 1
 
     marks = mapping([0], (1, 0, 0), (0, 1))
-    parts = blank(core(marks, Select(1, 1, table(related)), Aggregate(3, 2, 1, (0, 1))), ((1, 6, 0),), (0, 1), (0.0, 1.0))
+    parts = blank(
+        core(marks, Select(1, 1, table(related)), Aggregate(3, 2, 1, (0, 1))), ((1, 6, 0),), (0, 1), (0.0, 1.0)
+    )
     for k in range(3):
         parts["0.attn.W_K"][0, PLACES[k], k] = 1
         for q in range(3):

@@ -238,9 +238,7 @@ COMPOSITION_WALK = [
         "a ramp's neurons may write differently",
         "no ramp: other outputs",
     ),
-    Plant(
-        COMPOSITION, "if same and heights.low[j] >= 0:", "if same:", "a ramp may rise backwards", "no ramp: rising"
-    ),
+    Plant(COMPOSITION, "if same and heights.low[j] >= 0:", "if same:", "a ramp may rise backwards", "no ramp: rising"),
     Plant(
         COMPOSITION,
         "np.clip(pre.high[:, first], 0.0, most)",

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from .planted import Plant
 
-HEAD, SUMS, COMPOSITION, STATE = "verifier.head_rule", "verifier.mean_sums", "verifier.composition", "verifier.abstract_state"
+HEAD, SUMS, COMPOSITION, STATE = (
+    "verifier.head_rule",
+    "verifier.mean_sums",
+    "verifier.composition",
+    "verifier.abstract_state",
+)
 
 SUM_PLANTS = [
     Plant(

@@ -87,7 +87,7 @@ def apart_at_one_token() -> Case:
 
 def divided_scores() -> Case:
     """Counts are right with a scale of 1; with 1 / sqrt(4) the scores are too near each other."""
-    case = count_same(3.6)
+    case = count_same(3.0)
     case.config["attention_scale"] = "1/sqrt(d_head)"
     return case
 

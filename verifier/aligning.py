@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from ..compiler.alignment import Alignment, Atom, Encoding, HeadRole, NeuronRole, OneHot, Scalar, encoding_matrix
 from ..compiler.analysis import NO_DEFAULT, Analysis, aggregate_range, map_words, width_range
-from ..compiler.core import Aggregate, Bits, CoreProgram, Map, Node, Select, Value, ValueNode, Width
+from ..compiler.core import Aggregate, Bits, Map, Node, Select, Value, ValueNode, Width
 from ..compiler.fibres import resolve_by_fibres
 from ..compiler.ranges import Refused, Words
 from ..models import Codec, TransformerConfig
@@ -50,7 +50,10 @@ def align(
     together that write to one coordinate.
     """
     families = families_of(labels, config.d_model)
-    return _Aligning(config, weights, codec, analysis, families, step).run()
+    try:
+        return _Aligning(config, weights, codec, analysis, families, step).run()
+    except Refused as why:
+        raise Failed("alignment", f"a definition that it needs is refused: {why}") from None
 
 
 @dataclass
@@ -117,7 +120,9 @@ class _Aligning:
 
     def _told(self, tables: Mapping[int, Array]) -> tuple[int, ...]:
         """The nodes whose tables are not the same for all possible values."""
-        return tuple(sorted(n for n, t in tables.items() if np.ptp(t[self.analysis.ever(n)], axis=0).max() > NEGLIGIBLE))
+        return tuple(
+            sorted(n for n, t in tables.items() if np.ptp(t[self.analysis.ever(n)], axis=0).max() > NEGLIGIBLE)
+        )
 
     def _tuples(self, reads: Sequence[int], place: str) -> Ints:
         """[tuple, node]: the possible tuples of values."""
@@ -152,7 +157,7 @@ class _Aligning:
 
     def _map(self, reads: tuple[int, ...], tuples: Ints, classes: Ints) -> int:
         table = np.full([len(self._node(n).values) for n in reads], -1, dtype=np.int32)
-        table[tuple(tuples.T)] = classes
+        table[tuple(tuples.T)] = classes if reads else classes[0]
         node = Map(reads, table, tuple(range(int(classes.max()) + 1)), f"auxiliary {len(self.analysis.core.nodes)}")
         return self._append(node, map_words(self.analysis.ranges, node))
 
@@ -219,7 +224,11 @@ class _Aligning:
             raise Failed(place, "the share of BOS is written to several coordinates")
         nodes = self.analysis.core.nodes
         found = next(
-            (i for i, n in enumerate(nodes) if isinstance(n, Width) and same_selector(self.analysis, n.selector, (atom,))),
+            (
+                i
+                for i, n in enumerate(nodes)
+                if isinstance(n, Width) and same_selector(self.analysis, n.selector, (atom,))
+            ),
             None,
         )
         if found is None:
@@ -240,7 +249,7 @@ class _Aligning:
         if found is None:
             if len(reads) > 1:
                 raise Failed(place, f"it moves a function of nodes {reads} that is none of the program's aggregates")
-            found = self._new_aggregate(atom, reads[0], wrote, sink, place)
+            found = self._new_aggregate(atom, reads[0], wrote)
         node = self._node(found)
         assert isinstance(node, Aggregate)
         source, index = self._node(node.value).values, self._on(node.value, reads, tuples)
@@ -251,13 +260,16 @@ class _Aligning:
             return found, self._encoding(found, [rows.get(v) for v in node.values], place), None
         affine = self._line(rows, place)
         dim, offset, slope = affine
-        points = [offset + slope * float(v) if isinstance(v, (int, float)) or hasattr(v, "numerator") else 0.0 for v in node.values]  # type: ignore[arg-type]
+        points = [
+            offset + slope * float(v) if isinstance(v, (int, float)) or hasattr(v, "numerator") else 0.0
+            for v in node.values
+        ]  # type: ignore[arg-type]
         return found, Scalar(dim, tuple(points)), affine
 
     def _line(self, rows: Mapping[Value, Array], place: str) -> tuple[int, float, float]:
         """(coordinate, offset, slope) of what is written for numbers."""
         numbers = {float(v): row for v, row in rows.items() if v is not None and not isinstance(v, str)}
-        dims = np.flatnonzero(np.ptp(list(numbers.values()), axis=0) > NEGLIGIBLE)
+        dims = np.flatnonzero(np.ptp(list(numbers.values()), axis=0) > NEGLIGIBLE) if numbers else ()
         if len(dims) != 1:
             raise Failed(place, "a mean is written to one coordinate, and this is not")
         dim, (least, most) = int(dims[0]), (min(numbers), max(numbers))
@@ -272,15 +284,12 @@ class _Aligning:
                     return i
         return None
 
-    def _new_aggregate(self, atom: Atom, value: int, wrote: Array, sink: Array, place: str) -> int:
+    def _new_aggregate(self, atom: Atom, value: int, wrote: Array) -> int:
         """An aggregate of a node that the program does not aggregate so; empty selections give what BOS has."""
         selector, ranges = self._select(atom), self.analysis.ranges
         default: Value = None if len(np.flatnonzero(np.abs(wrote).max(axis=0))) > 1 else 0
         empty = not self.analysis.nonempty(selector)
-        try:
-            made = aggregate_range(ranges, selector, value, default if empty else NO_DEFAULT)
-        except Refused as why:
-            raise Failed(place, f"what it moves is no aggregate of node {value}: {why}") from None
+        made = aggregate_range(ranges, selector, value, default if empty else NO_DEFAULT)
         return self._append(
             Aggregate(selector, value, made.values.index(default) if empty else -1, made.values), made.words
         )
@@ -325,7 +334,9 @@ class _Aligning:
                 total = total + tables[node][rows[:, column]]
             wrote[start : start + chunk, columns] = np.maximum(total, 0) @ out[:, columns]
         node, index = self._computed(reads, tuples, wrote, place)
-        rows_of = [wrote[index == v].mean(axis=0) if (index == v).any() else None for v in range(len(self._node(node).values))]
+        rows_of = [
+            wrote[index == v].mean(axis=0) if (index == v).any() else None for v in range(len(self._node(node).values))
+        ]
         return node, self._encoding(node, rows_of, place), reads
 
     def _computed(self, reads: tuple[int, ...], tuples: Ints, wrote: Array, place: str) -> tuple[int, Ints]:
