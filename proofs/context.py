@@ -33,7 +33,7 @@ class Context:
 def attention_scale(theorem: Theorem, layer: int) -> tuple[Fraction, Fraction]:
     """A dyadic s, and a bound of |scale - s| / s: 0 for a number, or if d_head is a power of 4.
 
-    1 / sqrt(d) lies in [s, s + 2^-SCALE_BITS] for 2^SCALE_BITS s = floor(2^SCALE_BITS / sqrt(d)) = isqrt(4^SCALE_BITS // d).
+    With b = SCALE_BITS, 1 / sqrt(d) lies in [s, s + 2^-b] for 2^b s = floor(2^b / sqrt(d)) = isqrt(4^b // d).
     """
     scale = theorem.model.config.scale
     if scale is not None:

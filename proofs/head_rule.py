@@ -200,7 +200,7 @@ def line_error(points: Exact, numbers: Sequence[Value], shift: Exact, slope: Exa
 
 
 def _width_error(context: Context, values: Values, scores: Scores, a: int, longest: int) -> Radii:
-    """rho'_w: the distance of share (the sink's value) + (1 - share) (any other key's value) from E'[w], for possible w.
+    """rho'_w: how far share (the sink's value) + (1 - share) (any other key's value) is from E'[w], for possible w.
 
     The sink is BOS; without BOS it is position 0, which every query must select, so that it is one of the w.
     """

@@ -41,7 +41,7 @@ class Widths:
 
 @dataclass(frozen=True, eq=False)
 class Known:
-    """Coordinates of the residual stream at which all (non-BOS) positions have `level`, up to `radius`, on every input."""
+    """Coordinates of the residual stream at which all positions but BOS's have `level`, up to `radius`, always."""
 
     coordinates: npt.NDArray[np.bool_]
     level: Exact

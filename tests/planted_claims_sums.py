@@ -140,7 +140,7 @@ def _known_height() -> Parts:
 
 
 def _ramp_at_bos() -> Parts:
-    """Two neurons leave 1 at BOS (relu(9) - relu(9 - 1)), which a head takes for "c" at the first place, not for "a"."""
+    """Two neurons leave relu(9) - relu(9 - 1) = 1 at BOS: at the first place, a head takes it for "c", not for "a"."""
     parts = gather(related=strictly_before, default=0, layers=((0, 0, 2), (1, 6, 0)))
     parts["0.mlp.W_in"][BOS] = 9
     parts["0.mlp.b_in"][:] = (0, -1)

@@ -63,7 +63,7 @@ SUM_PLANTS = [
     ),
     Plant(
         COMPOSITION,
-        "heights = Enclosure.where(lift.any(axis=0), heights + raised, heights)",
+        "heights = Enclosure.where((lift != 0).any(axis=0), heights + raised, heights)",
         "pass",
         "a known coordinate does not change a ramp's height",
         "no ramp: another height",

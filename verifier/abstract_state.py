@@ -29,7 +29,7 @@ class Failed(Exception):
 
 @dataclass
 class State:
-    """Residual = const + sum of E_u[value of u] + e, |e| <= eps - sum of relief_u[value of u]; at BOS: bos (an enclosure)."""
+    """Residual = const + sum of E_u[value of u] + e, |e| <= eps - sum of relief_u[value of u]; at BOS: in bos."""
 
     const: Array
     terms: dict[int, Array]

@@ -12,6 +12,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
@@ -250,26 +251,24 @@ class _Aligning:
             if len(reads) > 1:
                 raise Failed(place, f"it moves a function of nodes {reads} that is none of the program's aggregates")
             found = self._new_aggregate(atom, reads[0], wrote)
-        node = self._node(found)
-        assert isinstance(node, Aggregate)
-        source, index = self._node(node.value).values, self._on(node.value, reads, tuples)
+        made = self._node(found)
+        assert isinstance(made, Aggregate)
+        source, index = self._node(made.value).values, self._on(made.value, reads, tuples)
         assert index is not None
         rows = {source[i]: wrote[index == i].mean(axis=0) for i in np.unique(index[index >= 0])}
         if self.analysis.singular(found):
-            rows = {node.values[node.default]: sink, **rows} if node.default >= 0 else rows
-            return found, self._encoding(found, [rows.get(v) for v in node.values], place), None
+            rows = {made.values[made.default]: sink, **rows} if made.default >= 0 else rows
+            return found, self._encoding(found, [rows.get(v) for v in made.values], place), None
         affine = self._line(rows, place)
         dim, offset, slope = affine
-        points = [
-            offset + slope * float(v) if isinstance(v, (int, float)) or hasattr(v, "numerator") else 0.0
-            for v in node.values
-        ]  # type: ignore[arg-type]
+        points = [offset + slope * float(v) if isinstance(v, (int, Fraction)) else 0.0 for v in made.values]
         return found, Scalar(dim, tuple(points)), affine
 
     def _line(self, rows: Mapping[Value, Array], place: str) -> tuple[int, float, float]:
         """(coordinate, offset, slope) of what is written for numbers."""
-        numbers = {float(v): row for v, row in rows.items() if v is not None and not isinstance(v, str)}
-        dims = np.flatnonzero(np.ptp(list(numbers.values()), axis=0) > NEGLIGIBLE) if numbers else ()
+        numbers = {float(v): row for v, row in rows.items() if isinstance(v, (int, Fraction))}
+        spread = np.ptp(list(numbers.values()), axis=0) if numbers else np.zeros(0)
+        dims = np.flatnonzero(spread > NEGLIGIBLE)
         if len(dims) != 1:
             raise Failed(place, "a mean is written to one coordinate, and this is not")
         dim, (least, most) = int(dims[0]), (min(numbers), max(numbers))

@@ -350,7 +350,7 @@ def ramps(into: Array, bias: Array, out: Array, level: Enclosure) -> tuple[Ints,
         used = lift.any(axis=1)
         gap = Enclosure(lift[used], widen(np.abs(lift[used]) * U, 1))
         raised = product(level[known][used], gap)
-        heights = Enclosure.where(lift.any(axis=0), heights + raised, heights)
+        heights = Enclosure.where((lift != 0).any(axis=0), heights + raised, heights)
     found, j = [], 0
     into = into[~known]
     while j + 1 < len(bias):

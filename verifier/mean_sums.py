@@ -28,12 +28,12 @@ def is_mean_sum(analysis: Analysis, node: int, terms: Sequence[tuple[int, int]])
     counts = [-1, *(c for _, c in terms)]
     if not analysis.nonempty(aggregates[0].selector):
         defaults = [_number(d.values[d.default]) if d.default >= 0 else None for d in aggregates]
-        if None in defaults or sum(c * d for c, d in zip(counts, defaults, strict=True) if d is not None):
+        if None in defaults or sum(c * (d or Fraction(0)) for c, d in zip(counts, defaults, strict=True)) != 0:
             return False
     columns = _joint(analysis, [d.value for d in aggregates])
     if columns is None:
         return False
-    return not sum(c * column for c, column in zip(counts, columns, strict=True)).any()  # type: ignore[union-attr]
+    return not np.array([c * column for c, column in zip(counts, columns, strict=True)]).sum(axis=0).any()
 
 
 def mean_sum(analysis: Analysis, node: int, reads: Sequence[int]) -> tuple[tuple[int, int], ...] | None:
@@ -48,7 +48,7 @@ def mean_sum(analysis: Analysis, node: int, reads: Sequence[int]) -> tuple[tuple
     found = np.round(np.linalg.lstsq(np.stack(known, axis=1), wanted, rcond=None)[0])
     if not (np.abs(found) < MAX_COEFFICIENT).all():
         return None
-    terms = tuple((read, int(c)) for read, c in zip(reads, found.tolist(), strict=True))
+    terms = tuple((read, int(c)) for read, c in zip(reads, found, strict=True))
     return terms if is_mean_sum(analysis, node, terms) else None
 
 

@@ -32,7 +32,7 @@ TRUE, FALSE, UNDECIDED, UNDEFINED = 1, -1, 0, 2
 class Subject:
     """A model with the codec that it is read by. Token ids here are indices into `codec.vocab`, without BOS.
 
-    `labels`: of each coordinate of the residual stream, where they are known; those of one variable are equal up to ":".
+    `labels`: of each coordinate of the residual stream, if known; those of one variable are equal up to the first ":".
     """
 
     model: Any
