@@ -91,7 +91,7 @@ def _section(done: int, counts: Counter[str], strange: list[tuple[Any, ...]], cp
     if strange:
         tables.append(Table("Disagreements.", ("seed", "what", "program"), tuple(strange[:50])))
     note = (
-        f"Seeds 0 to {done - 1} of tests/random_programs.py; every input of length 1 to 4 over three tokens (formulas: 1 "
-        "to 3). The same for 300 seeds in CI (tests/test_fuzz_chain.py)."
+        f"Seeds 0 to {done - 1} of tests/random_programs.py; every input of length 1 to 4 over three tokens (formulas: "
+        "1 to 3). The same for 300 seeds in CI (tests/test_fuzz_chain.py)."
     )
     return Section("chain", "Differential testing of the whole chain", tuple(figures), tuple(tables), (note,))
