@@ -107,7 +107,7 @@ def rare_programs() -> Iterator[Plant]:
         a, b = (int(x) for x in rng.choice(VOCAB, 2, replace=False))
         if rng.integers(3):
             places = sorted(int(p) for p in rng.choice(4, int(rng.integers(1, 5)), replace=False))
-            ends = [int(2 ** rng.integers(0, 6)) for _ in places]
+            ends = [int(2 ** rng.integers(VOCAB.bit_length() - 1)) for _ in places]
             condition: Any = below(places[0], ends[0])
             for place, end in zip(places[1:], ends[1:], strict=True):
                 condition = condition & below(place, end)
