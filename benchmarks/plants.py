@@ -118,6 +118,8 @@ def rare_programs() -> Iterator[Plant]:
             condition = (times(a) == k) & (times(b) == more) if more else times(a) >= k
             wrong = {n: repeated(n, k, more) for n in domain.lengths}
             what = f"{a} {k} times and {b} {more} times" if more else f"{a} at least {k} times"
+        if not any(wrong.values()):
+            continue
         name, compiled, program = models[int(rng.integers(2))]
         claim = cf.Computes(compiled, where(condition, VOCAB - 1 - program, program))
         shortest = min(n for n, count in wrong.items() if count)
