@@ -21,7 +21,7 @@ from .report import Cell, Figure, Section, Table
 ROOT = Path(__file__).parent.parent
 EACH, EXAMPLES, SECONDS = 20, 1000, 30.0
 FEW = 5
-TESTS, SESSIONS = 1500, 7
+TESTS, SESSIONS = 1500, 15
 
 
 def examine(plant: Plant, seed: int) -> dict[str, Any]:
