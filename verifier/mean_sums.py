@@ -45,7 +45,8 @@ def mean_sum(analysis: Analysis, node: int, reads: Sequence[int]) -> tuple[tuple
     if columns is None:
         return None
     wanted, *known = np.unique(np.stack(columns, axis=1).astype(np.float64), axis=0).T
-    found: npt.NDArray[np.float64] = np.round(np.linalg.lstsq(np.stack(known, axis=1), wanted, rcond=None)[0])
+    solved = np.asarray(np.linalg.lstsq(np.stack(known, axis=1), wanted, rcond=None)[0], dtype=np.float64)
+    found: npt.NDArray[np.float64] = np.rint(solved)
     if not (np.abs(found) < MAX_COEFFICIENT).all():
         return None
     terms = tuple((read, int(c)) for read, c in zip(reads, found, strict=True))
