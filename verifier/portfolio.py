@@ -47,10 +47,10 @@ def prove(
 
     In order: a quick search for a counterexample (unless there are few inputs); enumeration, if there are at most
     2^14 (after composition, for a model with labels); composition; counting (of shares of the inputs that a task
-    labels); enumeration up to 2^20 inputs; paths (of what a task labels); agreement (of a circuit and its model, through
-    a task's labels); a longer search. `engines` (of `refute`, `enumeration`, `composition`, `counting`, `paths`,
-    `agreement`) restricts this to those named. The weights are copied at the start. `progress` is called with a line
-    now and then. Ctrl-C gives `Unknown`. Once a proof is found, it is checked even if the time is up.
+    labels); enumeration up to 2^20 inputs; paths (of what a task labels); agreement (of a circuit and its model,
+    through a task's labels); a longer search. `engines` (of `refute`, `enumeration`, `composition`, `counting`,
+    `paths`, `agreement`) restricts this to those named. The weights are copied at the start. `progress` is called with
+    a line now and then. Ctrl-C gives `Unknown`. Once a proof is found, it is checked even if the time is up.
     `semantics`: what the verdict is about. `real`: the exact weights over the reals; inputs on which only the float32
     run fails are noted. `float32`: the model as it runs here, which can be refuted but not proved.
     `resume`: a file that engine `paths` goes on from if it is there, and writes what is left to (atomically, now and
