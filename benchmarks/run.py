@@ -1,11 +1,12 @@
 """Measure, print beside the targets and the peer's figures, and write results.json and RESULTS.md.
 
-python -m benchmarks.run [--only NAME ...] [--quick] [--workers N] [--program NAME ...] [--report]
+python -m benchmarks.run [--only NAME ...] [--quick] [--workers N] [--program NAME ...] [--seconds S] [--report]
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -38,6 +39,8 @@ BENCHMARKS = (
     "circuits",
     "property_testing",
     "round_trips",
+    "tracr_scale",
+    "chain",
 )
 _MODULES = {"compile": "compile_times"}
 
@@ -55,13 +58,14 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer cases")
     parser.add_argument("--workers", type=int, default=1, help="processes at a time (timings then disturb each other)")
     parser.add_argument("--program", nargs="+", default=[], help="only these programs of the library")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="stop after this time (chain)")
     parser.add_argument("--report", action="store_true", help="only write RESULTS.md from results.json")
     parser.add_argument("--no-record", action="store_true", help="print only")
     args = parser.parse_args()
     if args.report:
         REPORT.write_text(markdown(load()))
         return
-    options = Options(args.quick, args.workers, tuple(args.program))
+    options = Options(args.quick, args.workers, tuple(args.program), args.seconds)
     missed = 0
     for name in args.only:
         print(f"-- {name}", flush=True)

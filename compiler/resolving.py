@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .core import Linear, Map, Width
+from .core import Aggregate, Linear, Map, Width
 from .ranges import Cut, Indexes, Ranges
 
 UNRESOLVED = -1
@@ -33,7 +33,7 @@ def resolve(
         shape = [-1 if a == axis else 1 for a in range(len(reads))]
         out = np.arange(len(ranges.values(index)), dtype=np.int32).reshape(shape)
     elif isinstance(node, (Map, Linear)) or index in width_sums:
-        assert isinstance(node, (Map, Linear, Width))
+        assert isinstance(node, (Map, Linear, Width, Aggregate))
         terms = node.args if isinstance(node, (Map, Linear)) else tuple(w for w, _ in width_sums[index])
         memo[index] = None  # a width sum that refers to itself is not resolvable
         args = [resolve(ranges, arg, reads, width_sums, memo) for arg in terms]

@@ -20,20 +20,20 @@ Pair = tuple[Fraction, Fraction]
 class Head:
     """The head's exact weights and what follows from them and the state before the layer.
 
-    wq and bq carry the attention scale: score(i, j) = q_i . k_j.
+    wq and bq carry the scale s: score(i, j) = q_i . k_j up to `inexact` times its size, where |scale - s| <= inexact s.
     key_constant = (const W_V + b_V) W_O, within key_error = eps |W_V||W_O| of any key's value less its nodes' part.
     bos_value = (bos W_V + b_V) W_O, within bos_error = bosr |W_V||W_O|.
     """
 
-    def __init__(self, model: Model, layer: int, number: int, scale: Fraction, bos: bool, state: State) -> None:
+    def __init__(self, model: Model, layer: int, number: int, scale: Pair, bos: bool, state: State) -> None:
         def weight(name: str) -> Weights:
             weights: Weights = model.weights[f"blocks.{layer}.attn.{name}"][number]
             return weights
 
         self.state, self.bos, self.model = state, bos, model
         self.raw_q, self.raw_k, self.raw_v, self.raw_o = (weight(f"W_{x}") for x in "QKVO")
-        self.scale = scale
-        self.wq, self.bq = from_float32(self.raw_q).scaled(scale), from_float32(weight("b_Q")).scaled(scale)
+        self.scale, self.inexact = scale
+        self.wq, self.bq = (from_float32(part).scaled(self.scale) for part in (self.raw_q, weight("b_Q")))
         self.wk = from_float32(self.raw_k)
         self.wv, self.bv, self.wo = from_float32(self.raw_v), from_float32(weight("b_V")), from_float32(self.raw_o)
         self.key_constant = (state.const @ self.wv + self.bv) @ self.wo
@@ -52,6 +52,10 @@ class Head:
         return (self.state.const - self.state.bos) @ self.wk, through(
             grow(self.state.eps + self.state.bosr), self.raw_k
         )
+
+    def scale_error(self, query: Radii, key: Radii) -> Fraction:
+        """What the scale is off changes a score by at most this, with a query and a key of at most these sizes."""
+        return self.inexact * fraction(float(grow(grow(query) @ grow(key)))) if self.inexact else Fraction(0)
 
 
 @dataclass(frozen=True)
@@ -73,17 +77,33 @@ def _span(table: Exact, allowed: Bits) -> Pair | None:
     return bounds.number(0), bounds.number(1)
 
 
-def _magnitude(tables: dict[int, Exact], ranges: Ranges, constant: Exact) -> Radii:
-    """Upper bound of |constant + sum of tables| over possible values, by coordinate."""
-    total = constant.magnitude()
-    for node, table in tables.items():
-        total = grow(total + table[ranges.some(node)].magnitude().max(axis=0))
-    return total
+@dataclass(frozen=True, eq=False)
+class Side:
+    """Queries, or keys: constant + the sum of tables, within `error`."""
+
+    tables: dict[int, Exact]
+    constant: Exact
+    error: Radii
+    ranges: Ranges
+
+    def sizes(self) -> list[Radii]:
+        """Upper bounds of the absolute values of the constant, and of each table's possible rows."""
+        tables = [table[self.ranges.some(node)].magnitude() for node, table in self.tables.items()]
+        return [self.constant.magnitude()[None, :], *tables]
+
+    def size(self) -> Radii:
+        """Upper bound of the whole, error included, by coordinate."""
+        return grow(sum((part.max(axis=0) for part in self.sizes()), self.error))
+
+    def against(self, error: Radii) -> Fraction:
+        """Upper bound of |constant + sum of tables| . error: each table at its worst row."""
+        return fraction(float(grow(sum(float((part @ error).max()) for part in self.sizes()))))
 
 
-def _product_error(left: Radii, right: Radii, left_error: Radii, right_error: Radii) -> Fraction:
-    """|(l + dl) . (r + dr) - l . r| <= |l| . |dr| + |dl| . |r| + |dl| . |dr|."""
-    return fraction(float(grow(left @ right_error + left_error @ right + left_error @ right_error)))
+def score_error(head: Head, query: Side, key: Side) -> Fraction:
+    """|(q + dq) . (k + dk) - q . k| <= |q| . |dk| + |dq| . |k| + |dq| . |dk|, and what the scale is off."""
+    both = fraction(float(grow(query.error @ key.error)))
+    return query.against(key.error) + key.against(query.error) + both + head.scale_error(query.size(), key.size())
 
 
 def read_scores(head: Head, ranges: Ranges, atoms: list[tuple[int, int, Bits]]) -> Scores:
@@ -96,7 +116,7 @@ def read_scores(head: Head, ranges: Ranges, atoms: list[tuple[int, int, Bits]]) 
     base = head.bq + head.state.const @ head.wq
     kd, dk = head.key_difference()
     dq = head.query_error(head.state.eps)
-    err = _product_error(_magnitude(queries, ranges, base), _magnitude(keys, ranges, kd), dq, dk)
+    err = score_error(head, Side(queries, base, dq, ranges), Side(keys, kd, dk, ranges))
     key_only = {s: keys[s] @ base for s in keys}
     query_only = {t: queries[t] @ kd for t in queries}
     constant = (base @ kd).number()
@@ -170,7 +190,7 @@ def bos_weight(head: Head, ranges: Ranges, longest: int) -> float:
     query = head.state.bos @ head.wq + head.bq
     kd, dk = head.key_difference()
     dq = head.query_error(head.state.bosr)
-    err = _product_error(query.magnitude(), _magnitude(keys, ranges, kd), dq, dk)
+    err = score_error(head, Side({}, query, dq, ranges), Side(keys, kd, dk, ranges))
     high = (query @ kd).number() + err
     for s, table in keys.items():
         span = _span(table @ query, ranges.some(s))

@@ -9,11 +9,12 @@ from fractions import Fraction
 from .attention import Head
 from .core import Program
 from .exact import Exact
-from .format import require
 from .ranges import Ranges
 from .resolving import Resolver
 from .state import State
 from .theorem import Theorem
+
+SCALE_BITS = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,20 +30,23 @@ class Context:
         return self.ranges.program
 
 
-def attention_scale(theorem: Theorem, layer: int) -> Fraction:
+def attention_scale(theorem: Theorem, layer: int) -> tuple[Fraction, Fraction]:
+    """A dyadic s, and a bound of |scale - s| / s: 0 for a number, or if d_head is a power of 4.
+
+    With b = SCALE_BITS, 1 / sqrt(d) lies in [s, s + 2^-b] for 2^b s = floor(2^b / sqrt(d)) = isqrt(4^b // d).
+    """
     scale = theorem.model.config.scale
     if scale is not None:
-        return Fraction(scale)
-    root = math.isqrt(theorem.model.config.layers[layer].d_head)
-    exact = root * root == theorem.model.config.layers[layer].d_head and root & (root - 1) == 0
-    require(exact, "unsupported: composition needs attentionattention_scale as a number, or d_head a power of 4")
-    return Fraction(1, root)
+        return Fraction(scale), Fraction(0)
+    width = theorem.model.config.layers[layer].d_head
+    steps = math.isqrt(4**SCALE_BITS // width)
+    exact = steps * steps * width == 4**SCALE_BITS
+    return Fraction(steps, 2**SCALE_BITS), Fraction(0) if exact else Fraction(1, steps)
 
 
 def head_of(context: Context, state: State, layer: int, number: int) -> Head:
     theorem = context.theorem
-    scale = attention_scale(theorem, layer)
-    return Head(theorem.model, layer, number, scale, theorem.codec.bos, state)
+    return Head(theorem.model, layer, number, attention_scale(theorem, layer), theorem.codec.bos, state)
 
 
 def added(table: dict[int, Exact], node: int, encoding: Exact) -> dict[int, Exact]:

@@ -11,7 +11,7 @@ import numpy as np
 from .attention import Head, Scores, bos_weight, read_scores
 from .context import Context, added, head_of
 from .core import read_bits
-from .exact import Exact, Ints, Radii, above, from_fractions, grow
+from .exact import TINY, Exact, Ints, Radii, above, from_fractions, grow
 from .format import Json, Value, as_fraction, dyadic, integer, is_number, listing, record, require
 from .joint import Joint
 from .resolving import check_atoms, first_always_selected
@@ -42,9 +42,11 @@ def check_head(context: Context, before: State, after: State, layer: int, number
     scores = read_scores(head, ranges, atoms)
     values = _read_values(context, head, node_list(item["reads"], ranges), encoding)
     longest = int(ranges.lengths[-1])
+    apart = None
     if node.kind == "width":
         require("affine" not in item, "affine is for aggregates")
-        error = _width_error(context, values, scores, a, longest)
+        apart = _width_error(context, values, scores, a, longest)
+        error = apart.max(axis=0)
     else:
         error = _aggregate_error(context, values, scores, a, longest, item.get("affine"))
     eps, bosr, bos = after.eps.copy(), after.bosr, after.bos
@@ -54,7 +56,12 @@ def check_head(context: Context, before: State, after: State, layer: int, number
         spread = np.zeros_like(eps)
         spread[values.columns] = grow(delta * values.diameter)
         bos, bosr = bos + head.bos_value, grow(bosr + head.bos_error + spread)
-    return State(added(after.encodings, a, encoding), after.const, eps, bos, bosr)
+    relief = after.relief
+    if apart is not None:
+        spared = np.zeros((len(node.values), len(eps)))
+        spared[:, values.columns] = np.maximum(0.0, (error - apart) * (1 - 2.0**-30) - TINY)
+        relief = {**relief, a: relief[a] + spared if a in relief else spared}
+    return State(added(after.encodings, a, encoding), after.const, eps, bos, bosr, relief)
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,7 +200,7 @@ def line_error(points: Exact, numbers: Sequence[Value], shift: Exact, slope: Exa
 
 
 def _width_error(context: Context, values: Values, scores: Scores, a: int, longest: int) -> Radii:
-    """rho': the distance of share (the sink's value) + (1 - share) (any other key's value) from E'[w], for possible w.
+    """rho'_w: how far share (the sink's value) + (1 - share) (any other key's value) is from E'[w], for possible w.
 
     The sink is BOS; without BOS it is position 0, which every query must select, so that it is one of the w.
     """
@@ -212,7 +219,7 @@ def _width_error(context: Context, values: Values, scores: Scores, a: int, longe
     key_radius = grow((high - low).magnitude() / 2 + values.keys.radius)
     between = sink - key
     reach = grow(between.magnitude() + sink_radius + key_radius)
-    error = np.zeros(len(values.columns))
+    error = np.zeros((len(node.values), len(values.columns)))
     for v in np.flatnonzero(context.ranges.some(a)):
         share = _share(context, scores, int(node.values[v]), longest)  # type: ignore[arg-type]
         if share is None:
@@ -220,7 +227,7 @@ def _width_error(context: Context, values: Values, scores: Scores, a: int, longe
         center = Fraction(round((share[0] + share[1]) / 2 * 2**80), 2**80)
         slack = above(max(share[1] - center, center - share[0], Fraction(0)))
         miss = (key + between.scaled(center) - values.encoding[v]).magnitude()
-        error = np.maximum(error, grow(miss + slack * reach + np.maximum(sink_radius, key_radius)))
+        error[v] = grow(miss + slack * reach + np.maximum(sink_radius, key_radius))
     return error
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from .context import Context, added, with_bias
 from .core import Bits
@@ -12,7 +13,7 @@ from .exact import Exact, Radii, from_float32, grow, through
 from .format import Json, integer, listing, record, require, within
 from .joint import Joint
 from .model import Weights
-from .neurons import Widths, ramps, relu_radius
+from .neurons import Known, Widths, ramps, relu_radius
 from .state import State, hull, image, node_list, project, read_encoding
 
 MAX_CHUNK = 2**22
@@ -37,7 +38,9 @@ def check_mlp(
     error = through(state.eps, weight_in)
     free = np.ones(shape.d_mlp, dtype=np.bool_) if neurons is None else neurons.copy()
     used, to = free.copy(), state if onto is None else onto
+    known = known_coordinates(context, state)
     encodings, eps = to.encodings, to.eps
+    paired: list[npt.NDArray[np.int64]] = []
     for number, entry in enumerate(listing(item["groups"], "groups", shape.d_mlp)):
         with within("", f"mlp group {number}"):
             group = record(entry, "a group", ("neurons", "reads", "node", "encoding"))
@@ -50,19 +53,50 @@ def check_mlp(
             size = len(context.program.value(y, "node").values)
             encoding = read_encoding(group["encoding"], size, model.config.d_model)
             joint = context.resolver.tuples(node_list(group["reads"], context.ranges))
-            units, widest = ramps(weight_in[:, span], raw_bias[span], weight_out[span])
+            units, widest = ramps(weight_in[:, span], raw_bias[span], weight_out[span], known)
             units = units + first
+            paired.append(units[widest.bounded])
             inner = {node: table[:, units] for node, table in tables.items()}
-            rows = _Group(inner, constant[units], error[units], widest, out[units], weight_out[units], encoding, y)
-            eps = grow(eps + _group_error(context, rows, joint))
+            rows = _Group(
+                inner, constant[units], widest, weight_in[:, units], out[units], weight_out[units], encoding, y
+            )
+            eps = grow(eps + _group_error(context, state, rows, joint))
             encodings = added(encodings, y, encoding)
     rest = hull(tables, context.ranges, shape.d_mlp)
     eps = grow(eps + stray_error(constant + rest.center, grow(rest.radius + error), free, weight_out))
     pre = state.bos @ into + bias
     bos = to.bos + pre.relu()[used] @ out[used]
-    bosr = grow(to.bosr + through(relu_radius(pre, through(state.bosr, weight_in))[used], weight_out[used]))
-    result = State(encodings, to.const, eps, bos, bosr)
+    radius = bos_radius(pre, state.bosr, weight_in, np.concatenate([np.zeros(0, dtype=np.int64), *paired]))
+    bosr = grow(to.bosr + through(radius[used], weight_out[used]))
+    result = State(encodings, to.const, eps, bos, bosr, to.relief)
     return result if onto is not None else with_bias(result, from_float32(model.weights[name + "b_out"]))
+
+
+def bos_radius(pre: Exact, error: Radii, weight_in: Weights, first: npt.NDArray[np.int64]) -> Radii:
+    """By neuron, how far its activation at BOS is from relu(pre), with BOS's residual within `error`.
+
+    The units of two neurons (at `first` and after) are units there too if d = pre_j - pre_j+1 is certainly >= 0: then
+    clip(p, 0, d) is all that the two write, as one multiple of W_out[j]; its whole radius is put down for j.
+    """
+    reach = through(error, weight_in)
+    radius = relu_radius(pre, reach)
+    apart = from_float32(weight_in[:, first]) - from_float32(weight_in[:, first + 1])
+    slack = grow(error @ apart.magnitude())
+    sure = (pre[first] - pre[first + 1]).lower() >= slack
+    first, slack = first[sure], slack[sure]
+    radius[first] = grow(np.minimum(radius[first], relu_radius(-pre[first + 1], reach[first])) + slack)
+    radius[first + 1] = 0.0
+    return radius
+
+
+def known_coordinates(context: Context, state: State) -> Known:
+    """Where each E_u has one and the same entry for all possible values of u."""
+    known, level = np.ones(state.eps.shape, dtype=np.bool_), state.const
+    for node, table in state.encodings.items():
+        rows = table[context.ranges.some(node)]
+        known &= (rows.data == rows.data[:1]).all(axis=0)
+        level = level + rows[0]
+    return Known(known, Exact(np.where(known, level.data, 0), level.exp), np.where(known, state.eps, 0.0))
 
 
 def stray_error(center: Exact, radius: Radii, free: Bits, weight_out: Weights) -> Radii:
@@ -73,20 +107,20 @@ def stray_error(center: Exact, radius: Radii, free: Bits, weight_out: Weights) -
 
 @dataclass(frozen=True, eq=False)
 class _Group:
-    """The units of one group: their pre-activation by node, constant and error, the widths at which their activation
-    saturates (`ramps`), their output weights, and E' of y."""
+    """The units of one group: their pre-activation by node, and constant, the widths at which their activation
+    saturates (`ramps`), their weights, and E' of y."""
 
     tables: dict[int, Exact]
     constant: Exact
-    error: Radii
     widest: Widths
+    weight_in: Weights
     out: Exact
     weight_out: Weights
     encoding: Exact
     y: int
 
 
-def _group_error(context: Context, group: _Group, joint: Joint) -> Radii:
+def _group_error(context: Context, state: State, group: _Group, joint: Joint) -> Radii:
     """rho_c >= |out_c - E'[y]_c| over possible tuples, with y resolved from the tuple; tuples in chunks."""
     index, mask = context.resolver.resolve(group.y, joint)
     keep = mask.any(axis=0) & (index >= 0)
@@ -99,7 +133,9 @@ def _group_error(context: Context, group: _Group, joint: Joint) -> Radii:
     chunk = max(1, MAX_CHUNK // max(1, out.shape[0] + len(columns)))
     for first in range(0, joint.size, chunk):
         rows = slice(first, first + chunk)
-        pre = image(group.tables, context.ranges, joint.kept(np.arange(joint.size)[rows]), group.constant, group.error)
+        some = joint.kept(np.arange(joint.size)[rows])
+        reach = through(state.error_on(some), group.weight_in)
+        pre = image(group.tables, context.ranges, some, group.constant, reach)
         post, radius = group.widest.activation(pre.center, pre.radius)
         got = (post @ out - encoding[index[rows]]).magnitude()
         error = np.maximum(error, grow(got + through(radius, weight_out)).max(axis=0))

@@ -116,7 +116,8 @@ def _flat(columns: list[Ints], sizes: tuple[int, ...], count: int) -> Ints:
 
 
 def read_width_sums(data: Json, ranges: Ranges) -> dict[int, list[tuple[int, int]]]:
-    """Width sums: [selector of w] = sum of c_t [selector of w_t], checked for all joint key and query values."""
+    """Width sums: [selector of w] = sum of c_t [selector of w_t], checked for all joint key and query values; and mean
+    sums, of aggregates."""
     sums: dict[int, list[tuple[int, int]]] = {}
     count = len(ranges.program.nodes)
     for entry in listing(data, "width_sums", count):
@@ -132,9 +133,36 @@ def read_width_sums(data: Json, ranges: Ranges) -> dict[int, list[tuple[int, int
                     integer(pair[1], "a coefficient", -MAX_COEFFICIENT, MAX_COEFFICIENT),
                 )
             )
-        check_width_sum(ranges, node, terms)
+        if ranges.program.nodes[node].kind == "aggregate":
+            check_mean_sum(ranges, node, terms)
+        else:
+            check_width_sum(ranges, node, terms)
         sums[node] = terms
     return sums
+
+
+def check_mean_sum(ranges: Ranges, node: int, terms: list[tuple[int, int]]) -> None:
+    """a = sum_t c_t a_t on every input: all are means over one selection of numbers that add up at each position."""
+    nodes = ranges.program.nodes
+    every = [node, *(term for term, _ in terms)]
+    require(all(nodes[a].kind == "aggregate" for a in every), "a mean sum is of aggregates")
+    require(len({nodes[a].args[0] for a in every}) == 1, f"the mean sum of node {node} is over several selectors")
+    factors = [Fraction(-1), *(Fraction(c) for _, c in terms)]
+    if not all(a in ranges.nonempty for a in every):
+        defaults = [nodes[a].values[nodes[a].default] if nodes[a].default >= 0 else None for a in every]
+        require(all(is_number(v) for v in defaults), f"a default in the mean sum of node {node} is no number")
+        total = sum((c * as_fraction(v) for c, v in zip(factors, defaults, strict=True)), Fraction(0))
+        require(total == 0, f"the defaults in the mean sum of node {node} do not add up")
+    sources = [nodes[a].args[1] for a in every]
+    joint = ranges.joint(sorted({basis for source in sources for basis in ranges.cuts[source]}))
+    rows = joint.kept(np.asarray(joint.mask.any(axis=0)))
+    indices = np.stack([np.broadcast_to(ranges.value_on(source, rows), (rows.size,)) for source in sources])
+    for column in np.unique(indices, axis=1).T.tolist():
+        require(min(column) >= 0, f"a value in the mean sum of node {node} may be undefined")
+        values = [nodes[source].values[v] for source, v in zip(sources, column, strict=True)]
+        require(all(is_number(v) for v in values), f"a value in the mean sum of node {node} is no number")
+        total = sum((c * as_fraction(v) for c, v in zip(factors, values, strict=True)), Fraction(0))
+        require(total == 0, f"the values in the mean sum of node {node} do not add up")
 
 
 def check_width_sum(ranges: Ranges, node: int, terms: list[tuple[int, int]]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 
 import numpy as np
@@ -22,7 +22,8 @@ POINT_BITS = 512
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """At a (non-BOS) position: const + sum over nodes of encodings[node][value] + e, |e_c| <= eps_c.
+    """At a (non-BOS) position: const + sum over nodes of encodings[node][value] + e, where
+    |e_c| <= eps_c - sum over nodes of relief[node][value, c].
 
     At the BOS position (if there is one): bos + e', |e'_c| <= bosr_c.
     """
@@ -32,11 +33,21 @@ class State:
     eps: Radii
     bos: Exact
     bosr: Radii
+    relief: dict[int, Radii] = field(default_factory=dict)
+
+    def error_on(self, joint: Joint) -> Radii:
+        """[tuple or 1, coordinate]: the bound of |e| on tuples of values of some nodes."""
+        left = self.eps[None, :]
+        for node, column in joint.columns.items():
+            if node in self.relief:
+                left = left - self.relief[node][column]
+        return grow(np.maximum(left, 0.0))
 
 
 @dataclass(frozen=True, eq=False)
 class Image:
-    """center[t, c] +- radius[c] encloses coordinate c of an affine image of the residual stream, on tuple t."""
+    """center[t, c] +- radius[c] (or radius[t, c]) encloses coordinate c of an affine image of the residual stream, on
+    tuple t."""
 
     center: Exact
     radius: Radii

@@ -201,6 +201,7 @@ ENGINE = (
     "compiler.first_position",
     "verifier.rounding",
     "verifier.selector_identity",
+    "verifier.mean_sums",
     "verifier.abstract_state",
     "verifier.head_rule",
     "verifier.composition",

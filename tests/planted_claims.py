@@ -7,6 +7,7 @@ from . import (
     planted_claims_facts,
     planted_claims_head,
     planted_claims_premises,
+    planted_claims_sums,
     planted_claims_walk,
 )
 from .planted_models import Claims, into
@@ -18,6 +19,7 @@ for _part in (
     planted_claims_premises,
     planted_claims_walk,
     planted_claims_facts,
+    planted_claims_sums,
 ):
     for _name, _build in _part.CLAIMS.items():
         into(CLAIMS)(_name, _build)

@@ -135,15 +135,15 @@ HEAD_GAPS = [
     ),
     Plant(
         HEAD,
-        "top = math.nextafter(top + float(only.high.max()), math.inf)",
+        "top = math.nextafter(top + float(product(keys, q).scaled(self.scale).high.max()), math.inf)",
         "pass",
         "the keys' scores are dropped where BOS asks",
         "curious BOS",
     ),
     Plant(
         HEAD,
-        "top = math.nextafter(top + float(only.high.max()), math.inf)",
-        "top = math.nextafter(top + float(only.high.min()), math.inf)",
+        "top = math.nextafter(top + float(product(keys, q).scaled(self.scale).high.max()), math.inf)",
+        "top = math.nextafter(top + float(product(keys, q).scaled(self.scale).high.min()), math.inf)",
         "the least key's score is taken where BOS asks",
         "curious BOS",
     ),

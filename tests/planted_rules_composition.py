@@ -108,21 +108,21 @@ COMPOSITION_WALK = [
     ),
     Plant(
         COMPOSITION,
-        "base = product(Enclosure.exact(state.const), Enclosure.exact(into)) + Enclosure.exact(bias)",
+        "exact = product(Enclosure.exact(state.const), Enclosure.exact(into)) + Enclosure.exact(bias)",
         "base = product(Enclosure.exact(state.const), Enclosure.exact(into))",
         "b_in is dropped",
         "stray neuron",
     ),
     Plant(
         COMPOSITION,
-        "base = product(Enclosure.exact(state.const), Enclosure.exact(into)) + Enclosure.exact(bias)",
-        "base = Enclosure.exact(bias)",
+        "exact = product(Enclosure.exact(state.const), Enclosure.exact(into)) + Enclosure.exact(bias)",
+        "exact = Enclosure.exact(bias)",
         "the constant is dropped before neurons",
         "a neuron reads the constant",
     ),
     Plant(
         COMPOSITION,
-        "base = base.plus_error(bound_product(state.eps, into))",
+        "pre = pre.plus_error(bound_product(self._error(state, role.reads, rows), into[:, first:end]))",
         "pass",
         "eps |W_in| is dropped",
         "noise before a ramp",
@@ -156,15 +156,15 @@ COMPOSITION_WALK = [
     ),
     Plant(
         COMPOSITION,
-        "at_bos = (product(state.bos, Enclosure.exact(into)) + Enclosure.exact(bias)).relu()",
-        "at_bos = product(state.bos, Enclosure.exact(into)).relu()",
+        "pre = product(bos, Enclosure.exact(into)) + Enclosure.exact(bias)",
+        "pre = product(bos, Enclosure.exact(into))",
         "b_in is dropped at BOS",
         "a neuron's bias at BOS",
     ),
     Plant(
         COMPOSITION,
-        "at_bos = (product(state.bos, Enclosure.exact(into)) + Enclosure.exact(bias)).relu()",
-        "at_bos = (product(Enclosure.exact(state.bos.mid), Enclosure.exact(into)) + Enclosure.exact(bias)).relu()",
+        "pre = product(bos, Enclosure.exact(into)) + Enclosure.exact(bias)",
+        "pre = product(Enclosure.exact(bos.mid), Enclosure.exact(into)) + Enclosure.exact(bias)",
         "BOS's error is dropped before neurons",
         "a neuron reads what BOS saw",
     ),
@@ -238,9 +238,7 @@ COMPOSITION_WALK = [
         "a ramp's neurons may write differently",
         "no ramp: other outputs",
     ),
-    Plant(
-        COMPOSITION, "if same and bias[j] >= bias[j + 1]:", "if same:", "a ramp may rise backwards", "no ramp: rising"
-    ),
+    Plant(COMPOSITION, "if same and heights.low[j] >= 0:", "if same:", "a ramp may rise backwards", "no ramp: rising"),
     Plant(
         COMPOSITION,
         "np.clip(pre.high[:, first], 0.0, most)",
@@ -257,8 +255,8 @@ COMPOSITION_WALK = [
     ),
     Plant(
         COMPOSITION,
-        "top = bias[first] - bias[first + 1]",
-        "top = bias[first] + bias[first + 1]",
+        "top = bias[:-1] - bias[1:]",
+        "top = bias[:-1] + bias[1:]",
         "a ramp saturates elsewhere",
         "a ramp of less height",
     ),

@@ -9,14 +9,14 @@ HEAD, IDENTITY, STATE = "verifier.head_rule", "verifier.selector_identity", "ver
 HEAD_WIDTH = [
     Plant(
         HEAD,
-        "rho = np.maximum(rho, (result - Enclosure.exact(encoding[index])).size)",
+        "rho = np.maximum(rho, apart[index])",
         "rho = rho",
         "a count need not be its encoding",
         "weak count",
     ),
     Plant(
         HEAD,
-        "rho = np.maximum(rho, (result - Enclosure.exact(encoding[index])).size)",
+        "rho = np.maximum(rho, apart[index])",
         "rho = np.minimum(rho, (result - Enclosure.exact(encoding[index])).size)",
         "the best count speaks for all",
         "weak count",

@@ -49,6 +49,19 @@ def no_radii(original: Callable[..., Any], *arguments: Any) -> Any:
     return np.zeros_like(original(*arguments))
 
 
+def all_known(original: Callable[..., Any], context: Any, state: Any) -> Any:
+    """Takes what the first token has for what every position has."""
+    found = original(context, state)
+    level = state.const
+    for table in state.encodings.values():
+        level = level + table[0]
+    return type(found)(np.ones_like(found.coordinates), level, state.eps)
+
+
+def undivided(original: Callable[..., Any], *arguments: Any) -> Any:
+    return Fraction(1), Fraction(0)
+
+
 # --- models with false theorems ------------------------------------------------------------------------------------
 
 
@@ -62,6 +75,32 @@ def blind_queries() -> Case:
     case = previous(80.0, default=False)
     case.weights["blocks.0.attn.W_Q"][:] = 0
     case.weights["blocks.0.attn.b_Q"][0, 3] = -1
+    return case
+
+
+def apart_at_one_token() -> Case:
+    """Neurons 2 and 3 read "b" with different weights: no ramp."""
+    case = exchange()
+    case.weights["blocks.0.mlp.W_in"][TOKENS[1], 3] = 12
+    return case
+
+
+def divided_scores() -> Case:
+    """Counts are right with a scale of 1; with 1 / sqrt(4) the scores are too near each other."""
+    case = count_same(3.0)
+    case.config["attention_scale"] = "1/sqrt(d_head)"
+    return case
+
+
+def another_share() -> Case:
+    """The head computes the share of "a"; the claim is about that of "b", said to be as much."""
+    case = share_of_a()
+    nodes = case.program["nodes"]
+    case.proof["auxiliary"] = [copy.deepcopy(nodes[2]), {**copy.deepcopy(nodes[4]), "value": 5}]
+    nodes[2]["table"] = [0, 1, 0]
+    case.proof["steps"][0]["node"] = 6
+    case.proof["steps"][1]["reads"] = [6]
+    case.proof["width_sums"] = [{"node": 4, "terms": [[6, 1]]}]
     return case
 
 
@@ -334,11 +373,11 @@ def sure_sink(original: Callable[..., Any], context: Any, values: Any, *rest: An
     return original(context, replace(values, bos_radius=np.zeros_like(values.bos_radius)), *rest)
 
 
-def all_ramps(original: Callable[..., Any], weight_in: Any, bias: Any, weight_out: Any) -> Any:
+def all_ramps(original: Callable[..., Any], weight_in: Any, bias: Any, weight_out: Any, known: Any) -> Any:
     """Takes two neurons for a ramp whatever the second one writes."""
     forged = weight_out.copy()
     forged[1::2] = -forged[::2]
-    return original(weight_in, bias, forged)
+    return original(weight_in, bias, forged, known)
 
 
 def point_counts(original: Callable[..., Any], *arguments: Any) -> Any:
@@ -418,6 +457,9 @@ FAULTS: list[tuple[str, Callable[[], Case], str, Callable[..., Any]]] = [
     ("heads without a step are dropped", stray_head, "composition.idle_error", lambda o, *a: (0 * o(*a)[0],) * 2),
     ("errors do not pass through W_in", noisy_threshold, "mlp_rule.image", clean_image),
     ("ramps need not cancel", unpaired_neurons, "mlp_rule.ramps", all_ramps),
+    ("what one token has all have", apart_at_one_token, "mlp_rule.known_coordinates", all_known),
+    ("scores are not divided by the root of d_head", divided_scores, "context.attention_scale", undivided),
+    ("sums of means are not checked", another_share, "resolving.check_mean_sum", replaced(None)),
     ("a whole gap between points", off_by_more_than_half, "readout.half_gaps", wider_gaps),
     ("logits may tie", tied_logits, "readout.exceeds", lambda _, low, error, strict: low >= -error),
     ("means are not values", unlisted_mean, "ranges._Means.possible", all_possible_means),

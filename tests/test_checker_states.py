@@ -76,7 +76,11 @@ def compare(case: Case, states: list[tuple[Any, State]]) -> int:
             for node, table in state.encodings.items():
                 position = nodes[node].position()
                 claim = claim + table[np.array([[position[v] for v in found[node]] for found in values])]
-            assert not apart(claim, state.eps, ball[:, 1:]).any()
+            left = np.broadcast_to(state.eps, claim.shape)
+            for node, rows in state.relief.items():
+                position = nodes[node].position()
+                left = left - rows[np.array([[position[v] for v in found[node]] for found in values])]
+            assert not apart(claim, np.maximum(left, 0.0), ball[:, 1:]).any()
             assert not apart(state.bos, state.bosr, ball[:, 0]).any()
             compared += 1
     return compared

@@ -89,7 +89,11 @@ class Recording(Composition):
 
     def _keep(self, site: str, state: State) -> None:
         self.states[site] = State(
-            state.const.copy(), {n: m.copy() for n, m in state.terms.items()}, state.eps.copy(), state.bos
+            state.const.copy(),
+            {n: m.copy() for n, m in state.terms.items()},
+            state.eps.copy(),
+            state.bos,
+            dict(state.relief),
         )
 
     def _attention(self, state: State, layer: int) -> None:
@@ -127,13 +131,14 @@ def words(parts: Parts, length: int) -> Ids:
 
 def boxes(parts: Parts, state: State, ids: Ids) -> Enclosure:
     """What the state allows the residual stream to be on these inputs, [batch, pos, d_model], without BOS."""
-    values = BatchEvaluator(parts.program)(ids, tuple(state.terms))
+    values = BatchEvaluator(parts.program)(ids, (*state.terms, *state.relief))
     shape = (*ids.shape, len(state.const))
     box = Enclosure(np.broadcast_to(state.const, shape), np.zeros(shape))
     for node, matrix in state.terms.items():
         assert (values[node] >= 0).all()
         box = box + Enclosure.exact(matrix[values[node]])
-    return box.plus_error(state.eps)
+    relief = sum((rows[values[node]] for node, rows in state.relief.items()), np.zeros(shape))
+    return box.plus_error(np.maximum(state.eps - relief, 0.0))
 
 
 STATES = [n for n in NAMES if n != "identity"][:55]

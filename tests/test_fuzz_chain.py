@@ -2,36 +2,84 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from certiformer.compiler.compile import compile
 from certiformer.compiler.core import Value
 from certiformer.compiler.interpreter import evaluate
-from certiformer.compiler.lower import CompileError
+from certiformer.compiler.lower import CompileError, lower
 from certiformer.compiler.rasp import Map, SOp, aggregate, full, indices, length, select, selector_width, tokens, where
 from certiformer.compiler.structure import nodes_of
+from certiformer.models.errors import InputError
 from certiformer.testing.program_source import source
+from certiformer.testing.program_strategies import programs
 
-from .chain import Outcome, attempt_proof, disagreement, follow, inputs, run_many, summarise
-from .random_programs import LETTERS, NUMBERS, case, random_program
+from .chain import (
+    Outcome,
+    attempt_proof,
+    disagreement,
+    follow,
+    formula,
+    inputs,
+    over_the_reals,
+    run_many,
+    summarise,
+)
+from .random_programs import LETTERS, NUMBERS, Case, case, random_program
 
-SEEDS = range(150)
-"""A prefix of the 2,000 of the benchmark."""
+SEEDS = range(300)
+"""A prefix of the benchmark's."""
 
 
 @pytest.fixture(scope="module")
 def outcomes() -> list[Outcome]:
-    return run_many(SEEDS)
+    return run_many(SEEDS, everything=True)
 
 
 def test_interpreter_core_and_model_agree_on_every_input(outcomes: list[Outcome]) -> None:
     wrong = [str(outcome) for outcome in outcomes if outcome.status == "wrong"]
     assert not wrong, "\n".join(wrong)
+
+
+def test_nothing_in_the_chain_disagrees(outcomes: list[Outcome]) -> None:
+    """Z3's formula, the model over the reals, the proof and the checker, besides."""
+    found = [f"{outcome}\n    {outcome.disagreement}" for outcome in outcomes if outcome.disagreement]
+    assert not found, "\n".join(found)
+    checked = [outcome for outcome in outcomes if outcome.status != "refused"]
+    assert all(outcome.formula == "agrees" and outcome.reals == "true" for outcome in checked)
+
+
+def test_a_link_that_is_wrong_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of programs with two outputs or more: another program for one of the links."""
+    noticed: Counter[str] = Counter()
+    for seed in range(0, 24, 2):
+        one, other = case(seed), case(seed + 24)
+        right = [evaluate(one.program, xs, causal=one.causal) for xs in inputs(one.vocab, 2)]
+        with contextlib.suppress(CompileError, InputError):
+            if right == [evaluate(other.program, xs, causal=one.causal) for xs in inputs(one.vocab, 2)]:
+                continue
+            compiled = compile(one.program, vocab=one.vocab, max_len=4, causal=one.causal)
+            core = lower(other.program, one.vocab, 4, causal=one.causal)
+            noticed["reals"] += over_the_reals(compiled, program=core).startswith("false")
+            noticed["formula"] += formula(replace(one, program=other.program), program=one.program).startswith("sat")
+            noticed["cases"] += 1
+    assert noticed["cases"] >= 5 and noticed["reals"] == noticed["formula"] == noticed["cases"], noticed
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(drawn=programs(vocab="abc", max_len=4, size=8), causal=st.booleans())
+def test_drawn_programs_agree_too(drawn: SOp, causal: bool) -> None:
+    outcome = follow(Case(0, drawn, ("a", "b", "c"), causal), everything=True)
+    assert outcome.formula and not outcome.disagreement, f"{outcome}\n    {outcome.disagreement}"
 
 
 def test_nearly_all_are_accepted(outcomes: list[Outcome]) -> None:

@@ -29,7 +29,7 @@ from .recorded_tracr import NAMES, SHAPES, recorded
 HAS_TRACR = all(importlib.util.find_spec(name) is not None for name in ("tracr", "jax", "haiku"))
 needs_tracr = pytest.mark.skipif(not HAS_TRACR, reason="Tracr is not installed; its recorded models are tested")
 SLOW = {"lib_shuffle_dyck2", "tc_pair_balance_1", *(name for name in NAMES if "dyck2" in name or "dyck3" in name)}
-"""Proved within a minute or two each by benchmarks/property_testing.py."""
+"""Slow to enumerate; proved by composition, as Tracr writes them, in test_tracr_alignment.py."""
 
 WRONG: dict[str, tuple[int, list[Any], int]] = {
     "wrong_bos_default": (5, ["a"], 62),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -29,12 +29,13 @@ class Failed(Exception):
 
 @dataclass
 class State:
-    """Residual = const + sum of E_u[value of u] + e, |e| <= eps; at BOS: bos (an enclosure)."""
+    """Residual = const + sum of E_u[value of u] + e, |e| <= eps - sum of relief_u[value of u]; at BOS: in bos."""
 
     const: Array
     terms: dict[int, Array]
     eps: Array
     bos: Enclosure
+    relief: dict[int, Array] = field(default_factory=dict)
 
     def add(self, node: int, matrix: Array) -> None:
         if node in self.terms:
@@ -46,6 +47,10 @@ class State:
             self.terms[node] = matrix
         else:
             self.terms.pop(node, None)
+
+    def relieve(self, node: int, relief: Array) -> None:
+        """Besides, |e| is smaller than eps by `relief` [values, d_model], where the node has the value."""
+        self.relief[node] = self.relief[node] + relief if node in self.relief else relief
 
     def shift(self, bias: Array) -> None:
         total = self.const + bias

@@ -215,7 +215,7 @@ def subject_of(of: Any, codec: Codec | None = None) -> Subject:
     if isinstance(of, Subject):
         return of
     if isinstance(getattr(of, "model", None), torch.nn.Module):
-        return Subject(of.model, codec or of.codec, getattr(of, "alignment", None))
+        return Subject(of.model, codec or of.codec, getattr(of, "alignment", None), getattr(of, "labels", ()))
     if not isinstance(of, torch.nn.Module):
         raise InputError(f"a claim is about a Transformer or a compiled program, got {of!r}")
     if codec is None:

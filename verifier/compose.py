@@ -20,6 +20,7 @@ from ..models import Transformer
 from ..models.flow import flowing
 from ..models.languages import Language
 from .abstract_state import Context, Failed
+from .aligning import align
 from .bodies import Body, ComputesBody, MarginBody, NeverOutputsBody
 from .circuit_bodies import FaithfulBody
 from .claims import Claim, parts_of
@@ -61,10 +62,13 @@ def prove_by_composition(
         return Reason("composition proves claims about all inputs only")
     if all(isinstance(part, FaithfulBody) for part in parts_of(claim.body)):
         return _no_flow(claim, domain)
+    parts = parts_of(claim.body)
     alignment = claim.subject.alignment
     if alignment is None:
-        return Reason("composition needs an alignment (an explanation of the model); pass a compiled program")
-    parts = parts_of(claim.body)
+        found_ = _read_off(claim, domain, deadline)
+        if isinstance(found_, Reason):
+            return found_
+        alignment = found_
     if all(isinstance(part, InterchangeBody) for part in parts):
         return _interchange(claim, domain, alignment)
     strange = [part.kind for part in parts if not isinstance(part, (ComputesBody, MarginBody, NeverOutputsBody))]
@@ -74,7 +78,7 @@ def prove_by_composition(
     for part in parts:
         if isinstance(part, ComputesBody) and not _same_program(part.program, source):
             return Reason("the claim is about another program than the alignment")
-    analysis = _analyse(alignment, domain)
+    analysis = _analyse(alignment.program, domain)
     if analysis.problems:
         return Reason(f"the program is not total on this domain: {analysis.problems[0].reason}")
     said = 0.0
@@ -99,6 +103,29 @@ def prove_by_composition(
         if missing is not None:
             return missing
     return _certificate(claim, domain, alignment, source)
+
+
+def _read_off(claim: Claim, domain: Language, deadline: float) -> Alignment | Reason:
+    """The alignment that the weights themselves show with the claim's program, or why they show none."""
+    needs = "composition needs an alignment (an explanation of the model); pass a compiled program"
+    programs = [part.program for part in parts_of(claim.body) if isinstance(part, ComputesBody)]
+    model = claim.subject.model
+    if not programs or not isinstance(model, Transformer) or model.config.layer_norm is not None:
+        return Reason(needs)
+    if model.config.causal != programs[0].causal:
+        return Reason(needs)
+    analysis = _analyse(programs[0], domain)
+    if analysis.problems:
+        return Reason(f"the program is not total on this domain: {analysis.problems[0].reason}")
+
+    def step(place: str) -> None:
+        if time.monotonic() > deadline:
+            raise OutOfTime(place, "time was up")
+
+    try:
+        return align(model.config, weights_of(model), claim.subject.codec, analysis, claim.subject.labels, step)
+    except Failed as failure:
+        return Reason(f"{needs}, for none can be read off the weights: {failure}")
 
 
 def _no_flow(claim: Claim, domain: Language) -> Certificate | Reason:
@@ -160,9 +187,9 @@ def _anonymous(data: Any) -> Any:
     return [_anonymous(v) for v in data] if isinstance(data, list) else data
 
 
-def _analyse(alignment: Alignment, domain: Language) -> Analysis:
+def _analyse(program: CoreProgram, domain: Language) -> Analysis:
     lengths = [n for n in domain.lengths if domain.size(n)]
-    return analyse(alignment.program, lengths, {n: sorted_alphabet(domain, n) for n in lengths})
+    return analyse(program, lengths, {n: sorted_alphabet(domain, n) for n in lengths})
 
 
 def sorted_alphabet(domain: Language, length: int) -> tuple[Value, ...]:

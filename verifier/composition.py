@@ -15,14 +15,16 @@ import numpy as np
 import numpy.typing as npt
 
 from ..compiler.alignment import NeuronRole
-from ..compiler.core import Value
+from ..compiler.core import Aggregate, Value
 from ..compiler.first_position import is_width_share
 from .abstract_state import Context, Failed, State, Tuples
 from .head_rule import HeadRule
-from .rounding import Enclosure, Unbounded, between, bound_product, product, widen
+from .mean_sums import is_mean_sum
+from .rounding import Enclosure, U, Unbounded, between, bound_product, product, widen
 from .selector_identity import is_width_sum
 
 Array = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
 
 MAX_ENTRIES = 60_000_000
 
@@ -55,7 +57,10 @@ class Composition:
         self._check_scope()
         self.step("width sums")
         for width, terms in self.c.sums.items():
-            if not is_width_sum(self.c.an, width, terms):
+            if isinstance(self.c.program.nodes[width], Aggregate):
+                if not is_mean_sum(self.c.an, width, terms):
+                    raise Failed(f"mean sum of node {width}", "what is averaged does not add up")
+            elif not is_width_sum(self.c.an, width, terms):
                 raise Failed(f"width sum of node {width}", "the selectors do not add up")
         for node, (counted, inside) in self.c.shares.items():
             if not is_width_share(self.c.an, node, counted, inside):
@@ -77,10 +82,6 @@ class Composition:
                 (c.activation != "relu" and any(x.d_mlp for x in c.layers), f"activation {c.activation}"),
                 (c.attention != "softmax", f"{c.attention} attention"),
                 (c.readout != "each", f"readout {c.readout}"),
-                (
-                    isinstance(c.attention_scale, str) and any(x.n_heads for x in c.layers),
-                    "attention scale 1/sqrt(d_head), which is not exact",
-                ),
                 (c.causal != self.c.program.causal, "a causal mask unlike the program's"),
             )
             if bad
@@ -130,6 +131,8 @@ class Composition:
             if update.matrix is not None:
                 state.add(update.node, update.matrix)
             state.eps = widen(state.eps + update.rho, 1)
+            if update.relief is not None:
+                state.relieve(update.node, update.relief)
             bos = bos + update.bos
         state.bos = bos
         state.shift(self.c.w[f"blocks.{layer}.attn.b_O"])
@@ -143,19 +146,22 @@ class Composition:
         into, bias = self.c.w[prefix + "W_in"], self.c.w[prefix + "b_in"]
         out = self.c.w[prefix + "W_out"]
         d_mlp = into.shape[1]
-        base = product(Enclosure.exact(state.const), Enclosure.exact(into)) + Enclosure.exact(bias)
-        base = base.plus_error(bound_product(state.eps, into))
+        exact = product(Enclosure.exact(state.const), Enclosure.exact(into)) + Enclosure.exact(bias)
+        base = exact.plus_error(bound_product(state.eps, into))
         tables = {n: product(Enclosure.exact(m), Enclosure.exact(into)) for n, m in state.terms.items()}
         roles = sorted((r for r in self.c.alignment.neurons if r.layer == layer), key=lambda r: r.neurons)
         free = np.ones(d_mlp, dtype=bool)
+        level = self._level(state)
         additions: list[tuple[int, Array]] = []
+        paired: list[Ints] = []
         rho = np.zeros(state.eps.shape)
         for role in roles:
             first, end = role.neurons
             if not 0 <= first <= end <= d_mlp or not free[first:end].all():
                 raise Failed(f"m{layer}", f"neurons {first}..{end} overlap or do not exist")
             free[first:end] = False
-            matrix, error = self._group(state, role, base, tables, (into, bias, out))
+            matrix, error, first_of = self._group(state, role, exact, tables, (into, bias, out), level)
+            paired.append(first + first_of)
             additions.append((role.node, matrix))
             rho = widen(rho + error, 1)
         if free.any():
@@ -163,8 +169,7 @@ class Composition:
             post = (base + others).relu().size[free]
             rho = widen(rho + bound_product(post, out[free]), 1)
         if self.c.codec.bos:
-            at_bos = (product(state.bos, Enclosure.exact(into)) + Enclosure.exact(bias)).relu()
-            change = product(at_bos, Enclosure.exact(out))
+            change = self._at_bos(state.bos, into, bias, out, np.concatenate([np.zeros(0, np.int64), *paired]))
         else:
             change = Enclosure.exact(np.zeros(state.eps.shape))
         for node, matrix in additions:
@@ -173,6 +178,19 @@ class Composition:
         state.bos = state.bos + change
         state.shift(self.c.w[prefix + "b_out"])
 
+    @staticmethod
+    def _at_bos(bos: Enclosure, into: Array, bias: Array, out: Array, first: Ints) -> Enclosure:
+        """What the neurons write at BOS; those of a ramp (at `first` and after) are one unit there too."""
+        pre = product(bos, Enclosure.exact(into)) + Enclosure.exact(bias)
+        gap = into[:, first] - into[:, first + 1]
+        exact = Enclosure(bias[first] - bias[first + 1], widen(np.abs(bias[first] - bias[first + 1]) * U, 1))
+        top = product(bos, Enclosure(gap, widen(np.abs(gap) * U, 1))) + exact
+        first, top = first[top.low >= 0], top[top.low >= 0]
+        rows = Enclosure(pre.mid[None, :], pre.rad[None, :])
+        post, written = Composition._activate(rows, out, first, top)
+        found = product(post, written)
+        return Enclosure(found.mid[0], found.rad[0])
+
     def _group(
         self,
         state: State,
@@ -180,7 +198,8 @@ class Composition:
         base: Enclosure,
         tables: Mapping[int, Enclosure],
         weights: tuple[Array, Array, Array],
-    ) -> tuple[Array, Array]:
+        level: Enclosure,
+    ) -> tuple[Array, Array, Ints]:
         into, bias, out = weights
         first, end = role.neurons
         place = f"m{role.layer} neurons {first}..{end - 1}"
@@ -189,6 +208,7 @@ class Composition:
         others = self.c.others(state, role.reads, part, end - first)
         encoding = self.c.encoding(role.node, role.encoding, place)
         written = np.flatnonzero(out[first:end].any(axis=0) | encoding.any(axis=0))
+        first_of, top = ramps(into[:, first:end], bias[first:end], out[first:end], level)
         out = out[:, written]
         rho = np.zeros(self.c.config.d_model)
         chunk = max(1, MAX_ENTRIES // 8 // max(1, end - first, len(written)))
@@ -202,22 +222,40 @@ class Composition:
             for column, node in enumerate(role.reads):
                 if node in part:
                     pre = pre + part[node][rows[:, column]]
-            found = product(*self._activate(pre, into[:, first:end], bias[first:end], out[first:end]))
+            pre = pre.plus_error(bound_product(self._error(state, role.reads, rows), into[:, first:end]))
+            found = product(*self._activate(pre, out[first:end], first_of, top))
             distance = (found - Enclosure.exact(encoding[targets[start : start + chunk]][:, written])).size
             rho[written] = np.maximum(rho[written], distance.max(axis=0, initial=0.0))
-        return encoding, rho
+        return encoding, rho, first_of
 
     @staticmethod
-    def _activate(pre: Enclosure, into: Array, bias: Array, out: Array) -> tuple[Enclosure, Enclosure]:
-        """Activations and their output rows; a ramp (`ramps`) counts as one unit, clip(z, 0, b - b')."""
-        first = ramps(into, bias, out)
+    def _error(state: State, reads: Sequence[int], rows: Tuples) -> Array:
+        """[tuple, coordinate], or [1, coordinate]: what is left of eps on tuples of values of the nodes read."""
+        left = state.eps[None, :]
+        for column, node in enumerate(reads):
+            if node in state.relief:
+                left = left - state.relief[node][rows[:, column]]
+        return widen(np.maximum(left, 0.0), len(reads))
+
+    def _level(self, state: State) -> Enclosure:
+        """[coordinate]: what every position has there, if that is known; else an infinite radius."""
+        level = Enclosure.exact(state.const)
+        known = np.ones(state.const.shape, dtype=bool)
+        for node, matrix in state.terms.items():
+            rows = matrix[self.c.possible(node)]
+            known &= (rows == rows[0]).all(axis=0)
+            level = level + Enclosure.exact(rows[0])
+        level = level.plus_error(state.eps)
+        return Enclosure(level.mid, np.where(known, level.rad, np.inf))
+
+    @staticmethod
+    def _activate(pre: Enclosure, out: Array, first: Ints, top: Enclosure) -> tuple[Enclosure, Enclosure]:
+        """Activations and their output rows; a ramp (`ramps`) counts as one unit, clip(z, 0, its height)."""
         post = pre.relu()
         if first.size:
-            top = bias[first] - bias[first + 1]
-            exact = (bias[first] - top == bias[first + 1]) & (bias[first + 1] + top == bias[first])
-            least, most = np.where(exact, top, np.nextafter(top, 0.0)), np.where(exact, top, np.nextafter(top, np.inf))
+            least, most = top.low, top.high
             ramp = between(np.clip(pre.low[:, first], 0.0, least), np.clip(pre.high[:, first], 0.0, most))
-            keep = np.setdiff1d(np.arange(len(bias)), np.concatenate([first, first + 1]))
+            keep = np.setdiff1d(np.arange(len(out)), np.concatenate([first, first + 1]))
             post = Enclosure(
                 np.concatenate([ramp.mid, post.mid[:, keep]], axis=1),
                 np.concatenate([ramp.rad, post.rad[:, keep]], axis=1),
@@ -297,17 +335,30 @@ class Composition:
         return float(room.min(initial=np.inf))
 
 
-def ramps(into: Array, bias: Array, out: Array) -> npt.NDArray[np.int64]:
-    """Positions j such that neurons j and j + 1 read the same, b_j >= b_j+1, and write opposite vectors.
+def ramps(into: Array, bias: Array, out: Array, level: Enclosure) -> tuple[Ints, Enclosure]:
+    """Positions j such that neurons j and j + 1 write opposite vectors and read the same, up to a constant that makes
+    z_j >= z_j+1; and z_j - z_j+1.
 
-    Together they write clip(z_j, 0, b_j - b_j+1) times what neuron j writes: saturated, exactly, away from the ramp.
+    Together they write clip(z_j, 0, z_j - z_j+1) times what neuron j writes: saturated, exactly, away from the ramp.
+    `level` [coordinate]: what is known of the residual stream (radius: infinite, if nothing is).
     """
-    found = []
-    j = 0
+    known = np.isfinite(level.rad)
+    top = bias[:-1] - bias[1:]
+    exact = (bias[:-1] - top == bias[1:]) & (bias[1:] + top == bias[:-1])
+    heights = Enclosure(top, np.where(exact, 0.0, widen(np.abs(top) * U, 1)))
+    lift = into[known, :-1] - into[known, 1:]
+    if lift.any():
+        used = lift.any(axis=1)
+        gap = Enclosure(lift[used], widen(np.abs(lift[used]) * U, 1))
+        raised = product(level[known][used], gap)
+        heights = Enclosure.where((lift != 0).any(axis=0), heights + raised, heights)
+    found, j = [], 0
+    into = into[~known]
     while j + 1 < len(bias):
         same = (into[:, j] == into[:, j + 1]).all() and (out[j] == -out[j + 1]).all()
-        if same and bias[j] >= bias[j + 1]:
+        if same and heights.low[j] >= 0:
             found.append(j)
             j += 1
         j += 1
-    return np.array(found, dtype=np.int64)
+    first = np.array(found, dtype=np.int64)
+    return first, heights[first]

@@ -17,6 +17,8 @@ from .rounding import TINY, Enclosure, between, bound_product, exp_high, exp_low
 from .selector_identity import same_selector
 
 Array = npt.NDArray[np.float64]
+ROOT_ERROR = 2.0**-50
+"""1 / sqrt(d_head) in float64 is off by less than this share: each of the two operations is rounded correctly."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Update:
     matrix: Array | None
     rho: Array
     bos: Enclosure
+    relief: Array | None = None
 
 
 class HeadRule:
@@ -40,8 +43,8 @@ class HeadRule:
         self.wo = w[prefix + "W_O"][head]
         self.has_bos = context.codec.bos
         self.causal = context.config.causal
-        assert isinstance(context.config.attention_scale, float)
-        self.scale = context.config.attention_scale
+        self.scale = context.config.scale(layer)
+        self.scale_error = 0.0 if isinstance(context.config.attention_scale, float) else ROOT_ERROR
 
     def update(self) -> Update:
         self._values()
@@ -110,10 +113,14 @@ class HeadRule:
             key_error = widen(key_error + state.bos.rad, 1)
         dq, dk = bound_product(state.eps, self.wq), bound_product(key_error, self.wk)
         q_size, k_size = q0.size, k0.size
+        moved = widen(q_size @ dk + dq @ (k_size + dk), len(dq) + 3)
         for n in state.terms:
-            q_size = widen(q_size + c.rows(n, query[n]).size.max(axis=0, initial=0.0), 1)
-            k_size = widen(k_size + c.rows(n, key[n]).size.max(axis=0, initial=0.0), 1)
-        err = float(widen(np.array(abs(self.scale) * (dq @ (k_size + dk) + q_size @ dk)), len(dq) + 6))
+            queries, keys = c.rows(n, query[n]).size, c.rows(n, key[n]).size
+            moved = widen(moved + (queries @ dk).max() + (keys @ dq).max(), len(dq) + 3)
+            q_size = widen(q_size + queries.max(axis=0, initial=0.0), 1)
+            k_size = widen(k_size + keys.max(axis=0, initial=0.0), 1)
+        err = float(widen(np.array(abs(self.scale) * moved), 3))
+        err = math.nextafter(err + self._through_scale(q_size + dq, k_size + dk), math.inf)
         low, high = -err, err
         if self.has_bos:
             low, high = _plus(low, high, product(q0, k0).scaled(self.scale))
@@ -175,6 +182,10 @@ class HeadRule:
         self.a, self.big_a, self.u = self.a - room, self.big_a + room, self.u + room
         self.selects = all(np.isfinite(x) for x in least)
 
+    def _through_scale(self, query: Array, key: Array) -> float:
+        """The most that the error of the scale changes a score, from the sizes of query and key."""
+        return float(widen(np.array(self.scale_error * abs(self.scale) * (query @ key)), len(query) + 6))
+
     # the output (4)
 
     def _bos_query(self) -> Enclosure:
@@ -190,9 +201,12 @@ class HeadRule:
         )
         k0 = k0.plus_error(bound_product(state.eps, self.wk))
         top = float(product(q, k0).scaled(self.scale).high)
+        size = k0.size
         for n, m in state.terms.items():
-            only = c.rows(n, product(product(Enclosure.exact(m), Enclosure.exact(self.wk)), q).scaled(self.scale))
-            top = math.nextafter(top + float(only.high.max()), math.inf)
+            keys = c.rows(n, product(Enclosure.exact(m), Enclosure.exact(self.wk)))
+            top = math.nextafter(top + float(product(keys, q).scaled(self.scale).high.max()), math.inf)
+            size = widen(size + keys.size.max(axis=0, initial=0.0), 1)
+        top = math.nextafter(top + self._through_scale(q.size, size), math.inf)
         top += 2.0**-46 * abs(top) + 2.0**-900
         share = min(1.0, c.max_len * exp_high(top) * (1 + 2.0**-46))
         return self.sink.plus_error(shrunk(share, self.diam))
@@ -276,6 +290,7 @@ class HeadRule:
         sink, values, counted = self._counted(node)
         encoding = self._encoding()
         rho = np.zeros(c.config.d_model)
+        apart = np.zeros(encoding.shape)
         for index in np.flatnonzero(c.possible(role.node)):
             w = int(node.values[index])  # type: ignore[arg-type]
             if not self.has_bos and (w == 0 or w > c.max_len):
@@ -288,8 +303,10 @@ class HeadRule:
                 np.array(min(1.0, 1 - float(share.low) + 2.0**-52)),
             )
             result = _times(share, sink) + _times(rest, values)
-            rho = np.maximum(rho, (result - Enclosure.exact(encoding[index])).size)
-        return Update(role.node, encoding, rho, self._bos_query())
+            apart[index] = (result - Enclosure.exact(encoding[index])).size
+            rho = np.maximum(rho, apart[index])
+        relief = np.maximum(0.0, (rho - apart) * (1 - 2.0**-40) - TINY)
+        return Update(role.node, encoding, rho, self._bos_query(), relief)
 
     def _counted(self, node: Width) -> tuple[Enclosure, Enclosure, int]:
         """The value of the sink, that of the other keys, and how many of the selected keys the sink is (0 or 1).

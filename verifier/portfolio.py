@@ -47,12 +47,12 @@ def prove(
     """Proves or refutes a claim on a domain, or says what is left.
 
     In order: a quick search for a counterexample (unless there are few inputs); enumeration, if there are at most
-    2^14; composition; counting (of shares of the inputs that a task labels); low-rank factors (of what a task labels);
-    enumeration up to 2^20 inputs; paths (of what a task labels, of outputs never given and of differences of logits);
-    agreement (of a circuit and its model, through a task's labels); a longer search. `engines` (of `refute`,
-    `enumeration`, `composition`, `counting`, `low_rank`, `paths`, `agreement`) restricts this to those named. The
-    weights are copied at the start. `progress` is called with a line now and then. Ctrl-C gives `Unknown`. Once a proof
-    is found, it is checked even if the time is up.
+    2^14 (after composition, for a model with labels); composition; counting (of shares of the inputs that a task
+    labels); low-rank factors (of what a task labels); enumeration up to 2^20 inputs; paths (of what a task labels, of
+    outputs never given and of differences of logits); agreement (of a circuit and its model, through a task's labels);
+    a longer search. `engines` (of `refute`, `enumeration`, `composition`, `counting`, `low_rank`, `paths`,
+    `agreement`) restricts this to those named. The weights are copied at the start. `progress` is called with a line
+    now and then. Ctrl-C gives `Unknown`. Once a proof is found, it is checked even if the time is up.
     `semantics`: what the verdict is about. `real`: the exact weights over the reals; inputs on which only the float32
     run fails are noted. `float32`: the model as it runs here, which can be refuted but not proved.
     `resume`: a file that engine `paths` goes on from if it is there, and writes what is left to (atomically, now and
@@ -195,11 +195,17 @@ class _Attempt:
             if (verdict := self.search(quick, quick=len(self.engines) > 1 or size <= MAX_INPUTS)) is not None:
                 return verdict
         few = size <= AT_ONCE
+        composing = "composition" in self.engines and self.semantics == "real"
+        early = composing and few and bool(self.claim.subject.labels)
+        if early:
+            verdict, hints = self.compose()
+            if verdict is not None:
+                return verdict
         if "enumeration" in self.engines and few and (verdict := self.enumerate(size)) is not None:
             return verdict
         if self.semantics == "float32" and self.engines != ("refute",):
             self.reasons.append("proofs are about the reals, not about the float32 run")
-        elif "composition" in self.engines and self.remaining > 0:
+        elif composing and not early and self.remaining > 0:
             verdict, hints = self.compose()
             if verdict is not None:
                 return verdict

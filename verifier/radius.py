@@ -188,7 +188,7 @@ class _Question:
         """The claim about all models within eps."""
         claim, subject = self.claim, self.claim.subject
         near = PerturbedWeights.of(subject.model, eps, relative=self.relative)
-        body = claim.body.with_subject(Subject(near, subject.codec, subject.alignment))
+        body = claim.body.with_subject(Subject(near, subject.codec, subject.alignment, subject.labels))
         return Claim(claim.quantifier, body, claim.share, claim.most)
 
     def settled(self, true: int, false: int, total: int) -> bool:

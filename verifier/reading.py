@@ -30,11 +30,15 @@ TRUE, FALSE, UNDECIDED, UNDEFINED = 1, -1, 0, 2
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """A model with the codec that it is read by. Token ids here are indices into `codec.vocab`, without BOS."""
+    """A model with the codec that it is read by. Token ids here are indices into `codec.vocab`, without BOS.
+
+    `labels`: of each coordinate of the residual stream, if known; those of one variable are equal up to the first ":".
+    """
 
     model: Any
     codec: Codec
     alignment: Alignment | None = None
+    labels: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         config = getattr(self.model, "config", None)
@@ -57,7 +61,7 @@ class Subject:
 
     def snapshot(self) -> Subject:
         """The same, with a copy of the weights: later changes to the model do not reach it."""
-        return Subject(copy.deepcopy(self.model), self.codec, self.alignment)
+        return Subject(copy.deepcopy(self.model), self.codec, self.alignment, self.labels)
 
     def chunk(self, length: int, rigorous: bool) -> int:
         """How many inputs of this length to run at once."""

@@ -50,6 +50,11 @@ class Enclosure:
     def exact(value: Array) -> Enclosure:
         return Enclosure(value, np.zeros_like(value))
 
+    @staticmethod
+    def where(condition: npt.NDArray[np.bool_], yes: Enclosure, no: Enclosure) -> Enclosure:
+        """`yes` where the condition holds, else `no`."""
+        return Enclosure(np.where(condition, yes.mid, no.mid), np.where(condition, yes.rad, no.rad))
+
     @property
     def low(self) -> Array:
         return np.where(self.rad > 0, np.nextafter(self.mid - self.rad, -np.inf), self.mid)
