@@ -63,6 +63,9 @@ def test_an_interrupted_search_goes_on(tmp_path: Path) -> None:
     assert found is not None
     assert abs(found.lower - whole.lower) <= 2e-3
     data = json.loads(file.read_text())
+    file.write_text(json.dumps({**data, "nodes": [[99.0, *data["nodes"][0][1:]], *data["nodes"][1:]]}))
+    with pytest.raises(InputError, match="the hash differs"):
+        cf.least_difference(model, 0, 1, domain, codec=codec_of(model), resume=file)
     data["identity"][0] = "other"
     file.write_text(json.dumps(data))
     with pytest.raises(InputError, match="another search"):

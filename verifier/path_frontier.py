@@ -76,10 +76,9 @@ class Frontier:
                 f"{self.path} has version {data.get('version')!r}, this release reads version {VERSION}; "
                 "remove it to begin anew, or go on with the release that wrote it"
             )
-        digest = data.pop("sha256", None)
-        if digest != _hash(data):
+        if data.pop("sha256", None) != digest(data):
             raise ValueError("its text is not what was written: the hash differs")
-        if data["question"] != _hash(self.question):
+        if data["question"] != digest(self.question):
             raise InputError(
                 f"{self.path} belongs to another search: other weights, another claim, domain or machine of states; "
                 "choose another file"
@@ -99,14 +98,14 @@ class Frontier:
         data: dict[str, object] = {
             "format": FORMAT,
             "version": VERSION,
-            "question": _hash(self.question),
+            "question": digest(self.question),
             "groups": search.groups,
             "worthwhile": search.worthwhile,
             "patience": search.patience,
             "trees": [_tree_to_json(tree) for tree in search.trees],
             "waiting": [[which[id(tree)], place[id(node)], stage] for tree, node, stage in search.waiting],
         }
-        write_atomically(self.path, json.dumps({**data, "sha256": _hash(data)}, sort_keys=True).encode())
+        write_atomically(self.path, json.dumps({**data, "sha256": digest(data)}, sort_keys=True).encode())
         self.written = time.monotonic()
 
 
@@ -114,7 +113,7 @@ def frontier_at(resume: str | PathLike[str] | None, question: object) -> Frontie
     return None if resume is None else Frontier(Path(resume), question)
 
 
-def _hash(data: object) -> str:
+def digest(data: object) -> str:
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 

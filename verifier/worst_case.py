@@ -33,8 +33,8 @@ from .bounded_model import BoundedModel
 from .claims import subject_of
 from .label_bodies import token_places
 from .logit_difference import LogitDifference, LogitDifferenceBody, require_pair
-from .path_bounds import Margins, PathBounds
-from .path_frontier import split_of
+from .path_bounds import Margins, PathBounds, magnitude
+from .path_frontier import digest, split_of
 from .path_search import Found, Node, lowest
 from .path_splits import Split, choose_split
 from .portfolio import check_readable, check_setting, theorem
@@ -43,7 +43,7 @@ from .recheck import objection
 from .verdicts import Certificate, Proved, Setting, Unknown
 from .word_graph import one_state, whole_graph
 
-GIVEN_UP = (0.0, 2.0**-24, 2.0**-12)
+GIVEN_UP = (0.0, 2.0**-24, 2.0**-12, 2.0**-6)
 """Of what lies between the bounds and 0, these shares are given up, one after the other, until the checker accepts."""
 SAMPLES, STARTS = 4096, 6
 
@@ -240,9 +240,11 @@ class _Search:
         found = PathBounds(self.model, node.graph).margins([self.at])
         last = self.subject.model.config.readout == "last"
         least = found.least()
-        bound = lowest(found, least) / (1 if last else self.n)
+        group = int(least[:, 0].argmin())
+        bound = lowest(found, least) - 2 * self.model.rounding * magnitude(*found.of(group, 0))
+        bound /= 1 if last else self.n
         bound -= abs(bound) * 2.0**-50
-        self._try(_least_word(found, int(least[:, 0].argmin())))
+        self._try(_least_word(found, group))
         goal = max((self.upper - self.wanted) * (1 if last else self.n), float(least.min()))
         return Found(choice=_split(found, least[:, 0] <= goal), least=bound)
 
@@ -280,13 +282,14 @@ class _Search:
     def to_json(self) -> dict[str, object]:
         upper, word = self.best
         nodes = [_node_to_json(node) for node in self.root.all()] if self.groups else []
-        return {
+        data = {
             "identity": self.identity,
             "groups": self.groups,
             "upper": upper if nodes else None,
             "word": word.tolist(),
             "nodes": nodes,
         }
+        return {**data, "sha256": digest(data)}
 
     def read(self, path: Path) -> None:
         """Raises `InputError` for another search's file."""
@@ -296,6 +299,8 @@ class _Search:
                 raise InputError(
                     f"{path} belongs to another search: other weights, outputs or domain; choose another file"
                 )
+            if data.pop("sha256") != digest(data):
+                raise ValueError("its text is not what was written: the hash differs")
             word = np.array(data["word"], dtype=np.int64)
             if data["nodes"]:
                 nodes = iter(data["nodes"])
