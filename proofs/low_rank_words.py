@@ -19,7 +19,7 @@ from .near import Near, up
 FLOOR = -690.0
 LEAST_SUM = 2.0**-400
 ROUGHEST = 2.0**-10
-MAX_TABLE = 2**26
+MAX_TABLE = 2**24
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,8 +91,8 @@ class Tables:
         below = below - top
         err = float(up(scores.err * abs(factor) + size * (float(scale.rad) + 8 * UNIT * abs(factor))))
         require(err <= ROUGHEST, "the scores are known too roughly")
+        self.work.spend(40 * below.size)
         power = np.where(below >= FLOOR, exp_near(np.maximum(below, FLOOR)), 0.0)
-        self.work.spend(40 * power.size)
         values = x @ weight("V") + layer.weight("attn.b_V", 1, e, head=number)
         middle = layer.exact(values.mid.mean(axis=0, keepdims=True))
         varied = values - middle

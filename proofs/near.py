@@ -12,8 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from .balls import UNIT, Floats
+from .format import require
 
 LEAST = 2.0**-500
+MAX_WORK = 2**40
 
 
 def up(x: npt.ArrayLike) -> Floats:
@@ -24,12 +26,13 @@ def up(x: npt.ArrayLike) -> Floats:
 
 @dataclass(slots=True)
 class Work:
-    """Operations so far: multiply-adds of products, and numbers computed otherwise."""
+    """Operations so far: multiply-adds of products, and numbers computed otherwise. Raises `Rejected` for too many."""
 
     done: int = 0
 
     def spend(self, operations: int) -> None:
         self.done += operations
+        require(self.done <= MAX_WORK, "the proof takes too many steps to check")
 
 
 @dataclass(frozen=True, eq=False)
