@@ -130,7 +130,8 @@ def _group_error(context: Context, state: State, group: _Group, joint: Joint) ->
     out, weight_out = group.out[:, columns], group.weight_out[:, columns]
     encoding = group.encoding[:, columns]
     error = np.zeros(len(columns))
-    chunk = max(1, MAX_CHUNK // max(1, out.shape[0] + len(columns)))
+    relieved = len(state.eps) if any(node in state.relief for node in joint.columns) else 0
+    chunk = max(1, MAX_CHUNK // max(1, out.shape[0] + len(columns) + relieved))
     for first in range(0, joint.size, chunk):
         rows = slice(first, first + chunk)
         some = joint.kept(np.arange(joint.size)[rows])

@@ -146,6 +146,7 @@ def check_mean_sum(ranges: Ranges, node: int, terms: list[tuple[int, int]]) -> N
     nodes = ranges.program.nodes
     every = [node, *(term for term, _ in terms)]
     require(all(nodes[a].kind == "aggregate" for a in every), "a mean sum is of aggregates")
+    require(len(set(every)) == len(every), f"the mean sum of node {node} names an aggregate twice")
     require(len({nodes[a].args[0] for a in every}) == 1, f"the mean sum of node {node} is over several selectors")
     factors = [Fraction(-1), *(Fraction(c) for _, c in terms)]
     if not all(a in ranges.nonempty for a in every):
@@ -156,13 +157,19 @@ def check_mean_sum(ranges: Ranges, node: int, terms: list[tuple[int, int]]) -> N
     sources = [nodes[a].args[1] for a in every]
     joint = ranges.joint(sorted({basis for source in sources for basis in ranges.cuts[source]}))
     rows = joint.kept(np.asarray(joint.mask.any(axis=0)))
-    indices = np.stack([np.broadcast_to(ranges.value_on(source, rows), (rows.size,)) for source in sources])
-    for column in np.unique(indices, axis=1).T.tolist():
-        require(min(column) >= 0, f"a value in the mean sum of node {node} may be undefined")
-        values = [nodes[source].values[v] for source, v in zip(sources, column, strict=True)]
-        require(all(is_number(v) for v in values), f"a value in the mean sum of node {node} is no number")
-        total = sum((c * as_fraction(v) for c, v in zip(factors, values, strict=True)), Fraction(0))
-        require(total == 0, f"the values in the mean sum of node {node} do not add up")
+    require(rows.size * len(every) <= MAX_CELLS, f"the mean sum of node {node} is over too many tuples of values")
+    used = [np.unique(ranges.value_on(source, rows), return_inverse=True) for source in sources]
+    require(all(values[0] >= 0 for values, _ in used), f"a value in the mean sum of node {node} may be undefined")
+    found = [[nodes[source].values[v] for v in values] for source, (values, _) in zip(sources, used, strict=True)]
+    require(all(is_number(v) for some in found for v in some), f"a value in the mean sum of node {node} is no number")
+    terms_of = [[c * as_fraction(v) for v in some] for c, some in zip(factors, found, strict=True)]
+    scale = math.lcm(*(term.denominator for some in terms_of for term in some))
+    whole = [[int(term * scale) for term in some] for some in terms_of]
+    small = sum(max(map(abs, some)) for some in whole) < 2**62
+    total = np.zeros(1, dtype=np.int64 if small else object)
+    for some, (_, place) in zip(whole, used, strict=True):
+        total = total + np.array(some, dtype=total.dtype)[place.reshape(-1)]
+    require(not (total != 0).any(), f"the values in the mean sum of node {node} do not add up")
 
 
 def check_width_sum(ranges: Ranges, node: int, terms: list[tuple[int, int]]) -> None:
