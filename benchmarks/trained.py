@@ -39,6 +39,7 @@ class Case:
 
 CASES = (
     Case("dyck-1-16", "Dyck-1, length 16", peer=EXHAUSTIVE),
+    Case("dyck-1-16-mlp-readout", "the same with an MLP at the read-out"),
     Case("dyck-1-16-layernorm-gelu", "the same with LayerNorm and GELU"),
     Case("bracket-type-12", "bracket type, length 12"),
     Case("modular-addition-113", "modular addition, p = 113", prove_s=5, check_s=5, quick=True),

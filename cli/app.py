@@ -301,7 +301,13 @@ def train(
     heads: Annotated[int | None, typer.Option(help="Attention heads of a layer. Default: 1.")] = None,
     d_model: Annotated[int | None, typer.Option(help="Width of the residual stream. Default: 32.")] = None,
     d_mlp: Annotated[int | None, typer.Option(help="Neurons of a layer. Default: 0, no MLP.")] = None,
-    activation: Annotated[str | None, typer.Option(help="relu, gelu, gelu_new or silu. Default: relu.")] = None,
+    d_readout: Annotated[
+        int | None, typer.Option(help="Neurons of an MLP between the read-out and the logits. Default: 0, none.")
+    ] = None,
+    activation: Annotated[
+        str | None, typer.Option(help="relu, gelu, gelu_new, silu or leaky_relu. Default: relu.")
+    ] = None,
+    attention: Annotated[str | None, typer.Option(help="softmax or sparsemax. Default: softmax.")] = None,
     causal: Annotated[
         bool | None,
         typer.Option("--causal/--bidirectional", help="May a position see later ones? Default: bidirectional."),
@@ -348,7 +354,9 @@ def train(
             heads=heads,
             d_model=d_model,
             d_mlp=d_mlp,
+            d_readout=d_readout,
             activation=activation,
+            attention=attention,
             causal=causal,
             layer_norm=layer_norm,
         ),

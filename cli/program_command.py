@@ -32,6 +32,9 @@ def prove_program(
     engine: Annotated[
         list[str] | None, typer.Option(help="smt or enumeration (may be repeated). Default: both.")
     ] = None,
+    confirm: Annotated[
+        str | None, typer.Option(help="cvc5: a second solver has to agree where Z3 finds no failing input.")
+    ] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Where to write the certificate.")] = None,
     as_json: AsJson = False,
 ) -> int:
@@ -39,4 +42,4 @@ def prove_program(
     from .programs import Asked, prove_about_program
 
     asked = Asked(program, equivalent, implies, ensures, within, vocab, lengths, every_length, causal)
-    return prove_about_program(asked, seconds, engine, output, as_json)
+    return prove_about_program(asked, seconds, engine, confirm, output, as_json)

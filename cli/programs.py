@@ -34,7 +34,12 @@ class Asked:
 
 
 def prove_about_program(
-    asked: Asked, seconds: float, engines: Sequence[str] | None, output: Path | None, as_json: bool
+    asked: Asked,
+    seconds: float,
+    engines: Sequence[str] | None,
+    confirm: str | None,
+    output: Path | None,
+    as_json: bool,
 ) -> int:
     """`Proved` with a certificate, `Refuted` with the smallest input, or `Unknown`; exit codes as of `prove`."""
     from ..models import sequences
@@ -56,7 +61,9 @@ def prove_about_program(
     screen = Screen(as_json)
     started = time.perf_counter()
     with screen.progress(f"proving {claim.words}") as tell:
-        verdict = prove_about_programs(claim, domain, seconds=seconds, engines=engines or None, progress=tell)
+        verdict = prove_about_programs(
+            claim, domain, seconds=seconds, engines=engines or None, progress=tell, confirm=confirm
+        )
     data: dict[str, object] = {
         "claim": claim.describe(),
         "domain_size": None if isinstance(domain, EveryLength) else digits_of(domain.size()),

@@ -10,11 +10,16 @@ from typing import Literal, TypeAlias, get_args
 
 from .errors import InputError
 
-ActivationName: TypeAlias = Literal["relu", "gelu", "gelu_new", "silu"]
+ActivationName: TypeAlias = Literal["relu", "gelu", "gelu_new", "silu", "leaky_relu"]
 Positional: TypeAlias = Literal["learned", "none"]
 Readout: TypeAlias = Literal["each", "last", "mean"]
+AttentionKind: TypeAlias = Literal["softmax", "sparsemax"]
 AttentionScale: TypeAlias = Literal["1/sqrt(d_head)"] | float
 ROOT_SCALE: Literal["1/sqrt(d_head)"] = "1/sqrt(d_head)"
+
+
+OPTIONAL: dict[str, object] = {"d_readout": 0, "attention": "softmax"}
+"""What is left out of a configuration's JSON where it has this value."""
 
 
 def _integer(name: str, value: object, least: int) -> None:
@@ -58,7 +63,10 @@ class TransformerConfig:
     `attention_scale` multiplies query-key products: the usual 1/sqrt(d_head), or an exact factor (compiled: 1.0).
     `layer_norm`: None, or the epsilon of pre-LayerNorm in every block and before the unembedding.
     `readout`: logits at `each` position, or from the `last` position's residual stream, or from its `mean`
-    over all positions (after the final LayerNorm, if any).
+    over all positions (after the final LayerNorm, if any). `d_readout`: neurons of an MLP between that one read-out
+    and the logits, so that the unembedding reads their activations; 0: none. `attention`: from scores to patterns by
+    softmax, or by sparsemax, the Euclidean projection onto the simplex (Martins and Astudillo, 2016).
+    `activation`: `leaky_relu` is x, or x / 100 below 0.
     Raises `InputError` for anything outside these.
     """
 
@@ -73,6 +81,8 @@ class TransformerConfig:
     attention_scale: AttentionScale = ROOT_SCALE
     layer_norm: float | None = None
     readout: Readout = "each"
+    d_readout: int = 0
+    attention: AttentionKind = "softmax"
 
     def __post_init__(self) -> None:
         for name in ("d_model", "n_ctx", "d_vocab", "d_vocab_out"):
@@ -82,6 +92,10 @@ class TransformerConfig:
         _one_of("activation", self.activation, get_args(ActivationName))
         _one_of("positional", self.positional, get_args(Positional))
         _one_of("readout", self.readout, get_args(Readout))
+        _one_of("attention", self.attention, get_args(AttentionKind))
+        _integer("d_readout", self.d_readout, 0)
+        if self.d_readout and self.readout == "each":
+            raise InputError("d_readout is for models with one read-out: take readout 'last' or 'mean', or d_readout 0")
         if not isinstance(self.causal, bool):
             raise InputError(f"causal must be True or False, got {self.causal!r}")
         if self.attention_scale != ROOT_SCALE:
@@ -101,6 +115,16 @@ class TransformerConfig:
     def n_parameters(self) -> int:
         return sum(math.prod(shape) for shape in parameter_shapes(self).values())
 
+    @property
+    def reader(self) -> str:
+        """The matrix that reads the residual stream for the logits: the unembedding, or the read-out MLP's."""
+        return "readout.W_in" if self.d_readout else "unembed.W_U"
+
+    def readout_names(self) -> tuple[str, ...]:
+        """The parameters between the residual stream (or the final LayerNorm) and the logits."""
+        mlp = ("readout.W_in", "readout.b_in") if self.d_readout else ()
+        return (*mlp, "unembed.W_U", "unembed.b_U")
+
     def scale(self, layer: int) -> float:
         """The factor of query-key products in `layer`, as a float."""
         if isinstance(self.attention_scale, float):
@@ -109,7 +133,8 @@ class TransformerConfig:
 
     def to_json(self) -> dict[str, object]:
         """Plain data for `json`; `TransformerConfig.from_json(c.to_json()) == c`."""
-        return {**asdict(self), "layers": [asdict(layer) for layer in self.layers]}
+        data = {**asdict(self), "layers": [asdict(layer) for layer in self.layers]}
+        return {key: value for key, value in data.items() if OPTIONAL.get(key, data) != value}
 
     def canonical_json(self) -> str:
         """The same configuration gives the same text: sorted keys, no spaces."""
@@ -118,6 +143,8 @@ class TransformerConfig:
     @staticmethod
     def from_json(data: object) -> TransformerConfig:
         """Raises `InputError` naming missing and unknown keys."""
+        if isinstance(data, Mapping):
+            data = {**OPTIONAL, **data}
         known = _exact_keys("configuration", data, TransformerConfig)
         layers = known["layers"]
         if not isinstance(layers, list):
@@ -159,5 +186,7 @@ def parameter_shapes(config: TransformerConfig) -> dict[str, tuple[int, ...]]:
             shapes.update({f"{block}.mlp.W_in": (d, layer.d_mlp), f"{block}.mlp.b_in": (layer.d_mlp,)})
             shapes.update({f"{block}.mlp.W_out": (layer.d_mlp, d), f"{block}.mlp.b_out": (d,)})
     norm("ln_final")
-    shapes.update({"unembed.W_U": (d, config.d_vocab_out), "unembed.b_U": (config.d_vocab_out,)})
+    if config.d_readout:
+        shapes.update({"readout.W_in": (d, config.d_readout), "readout.b_in": (config.d_readout,)})
+    shapes.update({"unembed.W_U": (config.d_readout or d, config.d_vocab_out), "unembed.b_U": (config.d_vocab_out,)})
     return shapes

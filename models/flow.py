@@ -51,6 +51,6 @@ def read(node: str, slot: str, weights: Weights) -> Coordinates:
     elif mlp is not None:
         block = weights[f"blocks.{mlp}.mlp.W_in"]
     else:
-        block = weights["unembed.W_U"]
+        block = weights["readout.W_in" if "readout.W_in" in weights else "unembed.W_U"]
     found: Coordinates = (block != 0).any(axis=1)
     return found

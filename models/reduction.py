@@ -202,8 +202,8 @@ class _Building:
                 self._mlp(weights, layer, runs, f"{name}mlp.", f"{here}mlp.")
             if heads or runs:
                 layers.append(LayerConfig(len(heads), shape.d_head if heads else 0, shape.d_mlp * len(runs)))
-        weights["unembed.W_U"] = self._from(self._weight("unembed.W_U"), Port(FIRST, OUTPUT))
-        weights["unembed.b_U"] = self._weight("unembed.b_U")
+        weights.update({name: self._weight(name) for name in config.readout_names()})
+        weights[config.reader] = self._from(self._weight(config.reader), Port(FIRST, OUTPUT))
         width = config.d_model * len(self.slots)
         tokens = config.d_vocab if self.pairs is None else self.pairs.shape[1]
         made = replace(config, d_model=width, d_vocab=tokens, layers=tuple(layers))

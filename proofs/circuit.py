@@ -90,7 +90,7 @@ def read_by(model: Model, target: str, port: str) -> Bits:
     """The residual coordinates that the target reads: where its input matrix has a row that is not zero."""
     w = model.weights
     if target == "logits":
-        return np.asarray((w["unembed.W_U"] != 0).any(axis=1))
+        return np.asarray((w[model.config.reader] != 0).any(axis=1))
     if target[0] == "m":
         return np.asarray((w[f"blocks.{target[1:]}.mlp.W_in"] != 0).any(axis=1))
     layer, head = target[1:].split(".h")

@@ -45,6 +45,9 @@ class Config:
     layer_norm: float | None
     readout: str
     data: dict[str, Json]
+    d_readout: int = 0
+    sparse: bool = False
+    """Sparsemax in place of softmax."""
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Every parameter's name and shape."""
@@ -63,7 +66,10 @@ class Config:
             if m:
                 shapes[f"{name}mlp.W_in"], shapes[f"{name}mlp.b_in"] = (d, m), (m,)
                 shapes[f"{name}mlp.W_out"], shapes[f"{name}mlp.b_out"] = (m, d), (d,)
-        shapes["unembed.W_U"], shapes["unembed.b_U"] = (d, self.d_vocab_out), (self.d_vocab_out,)
+        if self.d_readout:
+            shapes["readout.W_in"], shapes["readout.b_in"] = (d, self.d_readout), (self.d_readout,)
+        shapes["unembed.W_U"] = (self.d_readout or d, self.d_vocab_out)
+        shapes["unembed.b_U"] = (self.d_vocab_out,)
         if self.layer_norm is not None:
             for norm in [*norms, "ln_final"]:
                 shapes[f"{norm}.w"] = shapes[f"{norm}.b"] = (d,)
@@ -75,9 +81,16 @@ class Config:
         require(self.readout == "each", f"unsupported: readout {self.readout!r}")
 
     def require_piecewise_linear(self) -> None:
-        """What all rules but `enumerate` and `witness` are about: ReLU, no LayerNorm."""
+        """What all rules but `enumerate` and `witness` are about: ReLU, softmax, no LayerNorm, no read-out MLP."""
         require(self.activation == "relu", f"unsupported: activation {self.activation!r}")
         require(self.layer_norm is None, "unsupported: LayerNorm")
+        require(self.d_readout == 0, "unsupported: an MLP at the read-out")
+        require(not self.sparse, "unsupported: sparsemax attention")
+
+    @property
+    def reader(self) -> str:
+        """The matrix that reads the residual stream at the end."""
+        return "readout.W_in" if self.d_readout else "unembed.W_U"
 
 
 @dataclass(frozen=True)
@@ -91,7 +104,8 @@ def read_config(data: Json) -> Config:
     """The configuration's JSON, every field checked."""
     numbers = ("d_model", "n_ctx", "d_vocab", "d_vocab_out")
     others = ("layers", "activation", "causal", "positional", "attention_scale", "layer_norm", "readout")
-    item = record(data, "config", numbers + others)
+    some = tuple(name for name in ("d_readout", "attention") if isinstance(data, dict) and name in data)
+    item = record(data, "config", numbers + others + some)
     sizes = {name: integer(item[name], f"config {name}", 1, MAX_SIZE) for name in numbers}
     layers = []
     for number, entry in enumerate(listing(item["layers"], "config layers", MAX_LAYERS)):
@@ -100,11 +114,14 @@ def read_config(data: Json) -> Config:
         width = integer(layer["d_head"], "d_head", 1 if heads else 0, MAX_SIZE)
         layers.append(Layer(heads, width, integer(layer["d_mlp"], "d_mlp", 0, MAX_SIZE)))
     for name, allowed in (
-        ("activation", ("relu", "gelu", "gelu_new", "silu")),
+        ("activation", ("relu", "gelu", "gelu_new", "silu", "leaky_relu")),
         ("positional", ("learned", "none")),
         ("readout", ("each", "last", "mean")),
     ):
         require(item[name] in allowed, f"config {name} must be one of {allowed}, got {show(item[name])}")
+    read_by = integer(item["d_readout"], "config d_readout", 1, MAX_SIZE) if "d_readout" in some else 0
+    require(item.get("attention", "sparsemax") == "sparsemax", f"config attention is {show(item.get('attention'))}")
+    require(not read_by or item["readout"] != "each", "d_readout is for models with one read-out")
     scale = item["attention_scale"]
     if scale != "1/sqrt(d_head)":
         exact = type(scale) is float or (type(scale) is int and abs(scale) <= 2**53)
@@ -121,6 +138,8 @@ def read_config(data: Json) -> Config:
         scale=None if isinstance(scale, str) else float(scale),
         layer_norm=None if norm is None else float(norm),
         readout=item["readout"],
+        d_readout=read_by,
+        sparse="attention" in some,
         data=item,
     )
 

@@ -12,6 +12,7 @@ import numpy as np
 from .balls import Ball, divided, point, softmax, times
 from .core import Bits, Ints
 from .model import Model
+from .simplex import sparsemax
 from .smooth import activation, layer_norm
 
 MAX_ACTIVATIONS = 2**22
@@ -82,7 +83,10 @@ class Network:
         """How many inputs of n positions to run at once; `sums`: with readers' own sums; `kept`: numbers a position."""
         layers = self.config.layers
         d = self.config.d_model
-        widest = max([d, self.config.d_vocab_out] + [max(n, x.d_head, x.d_mlp, x.n_heads * d) for x in layers])
+        widest = max(
+            [d, self.config.d_vocab_out, self.config.d_readout]
+            + [max(n, x.d_head, x.d_mlp, x.n_heads * d) for x in layers]
+        )
         terms = d * sum(layer.n_heads + 2 for layer in layers) if sums else 0
         return max(1, MAX_ACTIVATIONS // (n * (widest + terms + kept)))
 
@@ -145,6 +149,12 @@ class Network:
             x = x[:, -1:]
         if self.config.readout == "mean":
             x = averaged(x)
+        return self.unembedded(x)
+
+    def unembedded(self, x: Ball) -> Ball:
+        """Logits of what is read out [.., d_model], through the read-out's MLP if there is one."""
+        if self.config.d_readout:
+            x = activation(self.config.activation, self.affine(x, "readout.W_in", "readout.b_in"))
         return self.affine(x, "unembed.W_U", "unembed.b_U")
 
     def affine(self, x: Ball, weight: str, bias: str, head: int | None = None) -> Ball:
@@ -174,13 +184,18 @@ class Network:
         if node in edits.mixed:
             mixed = edits.mixed[node]
         else:
-            pattern = softmax(times(port("Q", queries) @ port("K").swapped(), self._scale(number)), visible)
+            pattern = self.pattern(number, port("Q", queries), port("K"), visible)
             _keep(kept, ("pattern", node), pattern)
             mixed = pattern @ port("V")
         _keep(kept, ("mixed", node), mixed)
         written = mixed @ point(self.weights[f"{name}W_O"][head])
         _keep(kept, ("written", node), written)
         return written
+
+    def pattern(self, number: int, q: Ball, k: Ball, visible: Bits) -> Ball:
+        """A layer's attention from queries [.., query, d_head] to keys [.., key, d_head]."""
+        scores = times(q @ k.swapped(), self._scale(number))
+        return sparsemax(scores, visible) if self.config.sparse else softmax(scores, visible)
 
     def _scale(self, number: int) -> Ball:
         """What a layer's products of queries and keys are multiplied by."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .balls import Ball, point, softmax, times
+from .balls import Ball, point
 from .core import Ints
 from .network import Network, averaged
 from .smooth import activation
@@ -30,12 +30,12 @@ def logits_by_prefix(network: Network, tokens: Ints) -> Ball:
         if network.config.readout != "last" or place == n - 1:
             found.append((network.normed(stream, "ln_final"), row))
     if network.config.readout == "each":
-        heads = [network.affine(x, "unembed.W_U", "unembed.b_U")[row] for x, row in found]
+        heads = [network.unembedded(x)[row] for x, row in found]
         return _side_by_side(heads)
     x = _side_by_side([x[row] for x, row in found])
     if network.config.readout == "mean":
         x = averaged(x)
-    return network.affine(x, "unembed.W_U", "unembed.b_U")
+    return network.unembedded(x)
 
 
 def _side_by_side(parts: list[Ball]) -> Ball:
@@ -75,6 +75,5 @@ class _Decoder:
             keys, values = self.past[number, head]
             k, v = _side_by_side([keys[parents], k]), _side_by_side([values[parents], v])
         self.past[number, head] = k, v
-        scores = times(q @ k.swapped(), network._scale(number))
-        pattern = softmax(scores, np.ones((1, k.mid.shape[1]), dtype=np.bool_))
+        pattern = network.pattern(number, q, k, np.ones((1, k.mid.shape[1]), dtype=np.bool_))
         return pattern @ v @ point(network.weights[f"{name}W_O"][head])

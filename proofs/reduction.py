@@ -240,6 +240,8 @@ def _build(model: Model, alone: Alone, pairs: Ints | None) -> Model:
             new[f"{now}b_in"][neurons] = old[f"{was}b_in"]
             write(new[f"{now}W_out"][neurons], (run, f"m{number}"), old[f"{was}W_out"])
             write(new[f"{now}b_out"], (run, f"m{number}"), old[f"{was}b_out"])
-    read(new["unembed.W_U"], ("x", "logits", ""), old["unembed.W_U"])
-    new["unembed.b_U"][:] = old["unembed.b_U"]
+    for name in ("unembed.W_U", "unembed.b_U", *(("readout.b_in",) if config.d_readout else ())):
+        if name != config.reader:
+            new[name][:] = old[name]
+    read(new[config.reader], ("x", "logits", ""), old[config.reader])
     return Model(shape, new, weights_sha256(new))

@@ -101,6 +101,7 @@ def read_head_table(config: Config, codec: Codec, item: dict[str, Json]) -> Head
     require(item["relation"] in ("diagonal", "increasing"), f"unknown relation {show(item['relation'])}")
     ov = item["circuit"] == "ov"
     require(codec.categorical or not ov, "the OV circuit's table is for categorical codecs")
+    require(config.d_readout == 0 or not ov, "the OV circuit's table is for models without an MLP at the read-out")
     columns = codec.outputs if ov else codec.vocab
     require(len(codec.vocab) * len(columns) <= MAX_NUMBERS, "the table of the head is too large")
     place = {value: number for number, value in enumerate(columns)}

@@ -19,6 +19,13 @@ SHAPES: dict[str, dict[str, Any]] = {
     "causal, last, LayerNorm": {"readout": "last", "causal": True, "layer_norm": 1e-2},
     "mean, gelu": {"readout": "mean", "activation": "gelu"},
     "causal, mean, LayerNorm, silu": {"readout": "mean", "causal": True, "layer_norm": 0.5, "activation": "silu"},
+    "causal, mean, sparsemax, leaky ReLU, MLP read-out": {
+        "readout": "mean",
+        "causal": True,
+        "d_readout": 5,
+        "attention": "sparsemax",
+        "activation": "leaky_relu",
+    },
     "LayerNorm, gelu_new": {"layer_norm": 1e-5, "activation": "gelu_new"},
 }
 
@@ -30,7 +37,10 @@ def reshaped(made: Compiled, **settings: Any) -> Compiled:
     known, generator = dict(made.model.named_parameters()), torch.Generator().manual_seed(5)
     with torch.no_grad():
         for name, parameter in other.named_parameters():
-            parameter.copy_(known.get(name, parameter) + 0.1 * torch.randn(parameter.shape, generator=generator))
+            start = known.get(name, parameter)
+            if start.shape != parameter.shape:  # an unembedding behind an MLP
+                start = torch.randn(parameter.shape, generator=generator)
+            parameter.copy_(start + 0.1 * torch.randn(parameter.shape, generator=generator))
     return Compiled(**{**{field: getattr(made, field) for field in made.__dataclass_fields__}, "model": other})
 
 

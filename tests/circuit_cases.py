@@ -82,7 +82,7 @@ class Case:
         return int(sure.sum()), int((circuit & model).any(1).sum()), len(circuit)
 
 
-def random_case(seed: int, kind: str = "count", ablation: str | None = None, n: int = 3) -> Case:
+def random_case(seed: int, kind: str = "count", ablation: str | None = None, n: int = 3, d_readout: int = 0) -> Case:
     """`kind`: for which rule. Labels: mostly those that the circuit or the model gives, sometimes random ones."""
     rng = np.random.default_rng(seed)
     tokens, outputs = int(rng.integers(2, 4)), int(rng.integers(2, 4))
@@ -96,6 +96,7 @@ def random_case(seed: int, kind: str = "count", ablation: str | None = None, n: 
         causal=len(layers) > 1 or bool(rng.integers(2)),
         positional="learned" if rng.integers(2) else "none",
         readout="last" if kind == "count" or len(layers) == 1 or rng.integers(2) else "mean",
+        d_readout=d_readout,
     )
     model = Transformer(config)
     with torch.no_grad():

@@ -158,7 +158,7 @@ def axes(compiled: Compiled, step: int) -> torch.Tensor:
 def table(compiled: Compiled, circuit: Any, relation: Any, least: float) -> Claim:
     """Of the first head; models that have no such table: another claim."""
     config = compiled.model.config
-    if config.layer_norm is not None or (circuit == "ov" and compiled.codec.kind == "scalar"):
+    if config.layer_norm is not None or (circuit == "ov" and (compiled.codec.kind == "scalar" or config.d_readout)):
         return WritesAtMost(compiled, "a0.h0", axes(compiled, 1), 0.5)
     return HeadTable(compiled, (0, 0), circuit, relation, least)
 

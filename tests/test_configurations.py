@@ -51,7 +51,7 @@ def random_case(seed: int, **fixed: Any) -> Case:
         heads = int(rng.integers(0, 3))
         layers.append(LayerConfig(heads, int(rng.integers(1, 4)) if heads else 0, int(rng.integers(0, 4))))
     settings_ = {
-        "activation": str(rng.choice(["relu", "gelu", "gelu_new", "silu"])),
+        "activation": str(rng.choice(["relu", "gelu", "gelu_new", "silu", "leaky_relu"])),
         "causal": bool(rng.integers(2)),
         "layer_norm": float(rng.choice([1e-5, 0.5])) if rng.integers(2) else None,
         "readout": str(rng.choice(["each", "last", "mean"])),
@@ -59,6 +59,8 @@ def random_case(seed: int, **fixed: Any) -> Case:
         "attention_scale": "1/sqrt(d_head)" if rng.integers(2) else 1.5,
         **fixed,
     }
+    settings_["d_readout"] = 0 if settings_["readout"] == "each" else seed // 3 % 2 * (1 + seed % 4)
+    settings_.setdefault("attention", ("softmax", "sparsemax")[seed // 2 % 2])
     config = TransformerConfig(
         int(rng.integers(1, 5)), n + 1, tokens, int(rng.integers(1, 4)), tuple(layers), **settings_
     )
@@ -163,11 +165,15 @@ PLANTS = [
     ("verifier.balls", "run.weight(op.bias), op.eps)", "run.weight(op.bias), 1e-8)", "another epsilon"),
     ("proofs.network", "x = x[:, -1:]", "x = x[:, :1]", "the first is the last"),
     ("proofs.network", 'if self.config.readout == "mean":', "if False:", "no mean"),
+    ("proofs.network", 'if self.config.d_readout:', "if False:", "no MLP at the read-out"),
+    ("proofs.network", '"readout.W_in", "readout.b_in"))', '"readout.W_in", "readout.b_in") + point(1.0))', "a shift"),
+    ("proofs.prefixes", "return network.unembedded(x)", "return network.unembedded(x + x)", "twice the read-out"),
     ("proofs.network", "np.ones((1, n))) @ x, n)", "np.ones((1, n))) @ x, n + 1)", "a mean of more"),
     ("proofs.network", 'x = self.normed(x, "ln_final")', "pass", "the last norm is left out"),
     ("proofs.network", 'f"blocks.{number}.ln2")', 'f"blocks.{number}.ln2") if 0 else stream.total', "no norm"),
     ("proofs.network", "queries = slice(n - 1, n)", "queries = slice(0, 1)", "the first position is read"),
-    ("proofs.network", "activation(self.config.activation,", 'activation("relu",', "always ReLU"),
+    ("proofs.network", "post = activation(self.config.activation,", 'post = activation("relu",', "always ReLU"),
+    ("proofs.network", "x = activation(self.config.activation,", 'x = activation("relu",', "ReLU at the read-out"),
     ("proofs.network", 'self.normed(stream.total, f"blocks.{number}.ln1") if', "stream.total if", "no norm"),
     ("proofs.prefixes", "[row, tokens[:, place]]", "[0 * row, tokens[:, place]]", "a prefix is a token"),
     ("proofs.prefixes", "slice(place, place + 1)", "slice(0, 1)", "all stand at the first position"),

@@ -353,7 +353,7 @@ def test_another_architecture_is_out_of_scope(proved: tuple[Certificate, Path, C
     model = read_model(path)
     theorem = read_theorem(dict(certificate.theorem), model)
     _scope(theorem)
-    for change in ({"layer_norm": True}, {"readout": "mean"}, {"layers": model.config.layers * 2}):
+    for change in ({"layer_norm": True}, {"readout": "mean"}, {"d_readout": 4}, {"layers": model.config.layers * 2}):
         other = replace(model, config=replace(model.config, **change))  # type: ignore[arg-type]
         with pytest.raises(Rejected, match="rule count is for"):
             _scope(replace(theorem, model=other))

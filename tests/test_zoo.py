@@ -22,6 +22,7 @@ NAMES = zoo.names()
 WANTED = {
     **{f"max-of-4/{seed}": ("max-of-4", 64) for seed in range(5)},
     "max-of-5/0": ("max-of-5", 64),
+    "max-of-8-vocab-8/0": ("max-of-8", 8),
     **{f"max-of-10/{seed}": ("max-of-10", 64) for seed in range(3)},
     "max-of-10-mlp/0": ("max-of-10", 64),
     "max-of-20/0": ("max-of-20", 64),
@@ -31,12 +32,15 @@ WANTED = {
     "induction-12-sharp/0": ("induction-12", 8),
     "induction-12-sharp/1": ("induction-12", 8),
     "dyck-1-16/0": ("dyck-1-16", 2),
+    "dyck-1-16-mlp-readout/0": ("dyck-1-16", 2),
     "dyck-1-24/0": ("dyck-1-24", 2),
     "dyck-1-24-sparse/0": ("dyck-1-24", 2),
     "dyck-1-40-sparse/0": ("dyck-1-40", 2),
     "dyck-1-40/0": ("dyck-1-40", 2),
     "dyck-1-16-layernorm-gelu/0": ("dyck-1-16", 2),
     "quotes-12/0": ("quotes-12", 6),
+    "quotes-12-sparsemax/0": ("quotes-12", 28),
+    "bracket-type-12-sparsemax/0": ("bracket-type-12", 4),
     "bracket-type-12/0": ("bracket-type-12", 4),
 }
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from importlib.util import find_spec
 
 import numpy as np
 
@@ -37,13 +39,16 @@ def prove_about_programs(
     seconds: float = 60.0,
     engines: Collection[str] | None = None,
     progress: Callable[[str], None] | None = None,
+    confirm: str | None = None,
 ) -> Verdict:
     """As `prove_program`, or, on `EveryLength`, `every_length.prove_every_length`."""
     if isinstance(domain, EveryLength):
+        if confirm is not None:
+            raise InputError("on every length no answer of a solver is used, so there is nothing to confirm")
         from .every_length import prove_every_length
 
         return prove_every_length(claim, domain, seconds=seconds, engines=engines, progress=progress)
-    return prove_program(claim, domain, seconds=seconds, engines=engines, progress=progress)
+    return prove_program(claim, domain, seconds=seconds, engines=engines, progress=progress, confirm=confirm)
 
 
 def prove_program(
@@ -54,6 +59,7 @@ def prove_program(
     engines: Collection[str] | None = None,
     progress: Callable[[str], None] | None = None,
     memory_mib: int = MEMORY_MIB,
+    confirm: str | None = None,
 ) -> Verdict:
     """Proves or refutes a claim about programs on a domain, or says what is left.
 
@@ -61,7 +67,8 @@ def prove_program(
     and shown to be so by Z3 (or by running them all, where they are few) and replayed by the reference interpreter.
     `engines`: `smt` (queries to Z3) and `enumeration` (the checker evaluates the programs, once for all words that
     they cannot tell apart). A query that runs out of time or of `memory_mib`, or a crash of the solver, gives `Unknown`
-    with the reason; so does Ctrl-C. Raises `InputError`.
+    with the reason; so does Ctrl-C. `confirm`: `cvc5` is asked again, with the same limits, whenever Z3 finds that no
+    input fails; where it finds otherwise, or nothing in time, Z3's answer does not count. Raises `InputError`.
     """
     if not isinstance(domain, Language):
         raise InputError(f"prove takes a token language, such as sequences(vocab, length), got {domain!r}")
@@ -70,14 +77,28 @@ def prove_program(
     chosen = PROGRAM_ENGINES if engines is None else tuple([engines] if isinstance(engines, str) else engines)
     if not chosen or not set(chosen) <= set(PROGRAM_ENGINES):
         raise InputError(f"engines for claims about programs are {', '.join(PROGRAM_ENGINES)}; got {chosen!r}")
+    _check_confirm(confirm, chosen)
     began = time.monotonic()
     say = progress or (lambda _: None)
-    with Solver(memory_mib) as solver:
-        attempt = _Attempt(claim, domain, began, float(seconds), chosen, say, solver)
+    with ExitStack() as stack:
+        solver = stack.enter_context(Solver(memory_mib))
+        second = stack.enter_context(Solver(memory_mib, confirm)) if confirm is not None else None
+        attempt = _Attempt(claim, domain, began, float(seconds), chosen, say, solver, second)
         try:
             return attempt.run()
         except KeyboardInterrupt:
             return Unknown("interrupted", None, attempt.setting("none"))
+
+
+def _check_confirm(confirm: str | None, engines: Collection[str]) -> None:
+    if confirm is None:
+        return
+    if confirm != "cvc5":
+        raise InputError(f"Z3's answers can be confirmed by cvc5, not by {confirm!r}")
+    if "smt" not in engines:
+        raise InputError("there is nothing to confirm without engine 'smt'")
+    if find_spec("cvc5") is None:
+        raise InputError("cvc5 is not installed; pip install 'certiformer[cvc5]' brings it")
 
 
 @dataclass
@@ -91,13 +112,14 @@ class _Attempt:
     engines: tuple[str, ...]
     say: Callable[[str], None]
     solver: Solver
+    second: Solver | None = None
     query: Query = field(init=False)
     open: list[int] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.query = Query(self.claim, self.domain, self.solver, self.deadline)
+        self.query = Query(self.claim, self.domain, self.solver, self.deadline, second=self.second)
         self.open = [n for n in self.domain.lengths if self.domain.size(n)]
 
     @property
@@ -206,12 +228,16 @@ class _Attempt:
             if done:
                 self.notes.append(f"no counterexample of length {done[0]} to {done[-1]}, by Z3's answers")
             return Unknown("; ".join(self.reasons) or "no engine applies", left, self.setting("+".join(self.engines)))
-        asked = f"z3 {version('z3-solver')}: unsat for every length, {count_text(size)} inputs"
+        solvers = {"z3": f"z3 {version('z3-solver')}"}
+        if self.second is not None and self.query.confirmed:
+            solvers[self.second.name] = f"{self.second.name} {version(self.second.name)}"
+        asked = f"{' and '.join(solvers.values())}: unsat for every length, {count_text(size)} inputs"
         holes = [f"{asked}: no input fails ({self.claim.words})"]
         certificate = None
         try:
             certificate = Certificate.of(self.claim.theorem(self.domain), {"rule": "hole", "which": holes})
         except InputError:
             pass
-        why = "; ".join(["Z3 finds no counterexample, which nothing has checked", *self.reasons])
+        finders = "Z3 finds" if len(solvers) == 1 else "Z3 and cvc5 find"
+        why = "; ".join([f"{finders} no counterexample, which nothing has checked", *self.reasons])
         return Unknown(why, size, self.setting("smt"), certificate)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -36,7 +37,8 @@ SAMPLES = 24
 class Query:
     """A claim on a domain, and what is learnt about it from length to length.
 
-    `means`: the aggregates that average somewhere. `largest`: the largest formula, in gates.
+    `means`: the aggregates that average somewhere. `largest`: the largest formula, in gates. `second`: a solver that
+    has to agree whenever the first finds no assignment; `confirmed`: how often it did.
     """
 
     claim: ProgramClaim
@@ -46,6 +48,8 @@ class Query:
     means: set[AggregateOp] = field(default_factory=set)
     memory: Memory = field(default_factory=dict)
     largest: int = 0
+    second: Solver | None = None
+    confirmed: int = 0
     decided: list[int] = field(default_factory=list)
 
     def fails(self, word: Word) -> bool:
@@ -133,9 +137,24 @@ class Query:
         encoding.gates.require([goal])
         if time.monotonic() > self.deadline:
             raise SolverFailed("time was up", "allow more seconds, or ask about shorter sequences")
-        self.solver.load(encoding.gates.count, encoding.gates.clauses([goal]), self.deadline)
+        clauses = encoding.gates.clauses([goal])
+        self.solver.load(encoding.gates.count, clauses, self.deadline)
         answer = self.solver.check([], _inputs(encoding), self.deadline)
-        return answer if answer.answer == "sat" else None
+        if answer.answer == "sat":
+            return answer
+        if self.second is not None:
+            self._confirm(self.second, encoding.gates.count, clauses)
+        return None
+
+    def _confirm(self, second: Solver, count: int, clauses: array[int]) -> None:
+        """Raises `SolverFailed` unless the second solver, too, finds that there is no assignment."""
+        second.load(count, clauses, self.deadline)
+        if second.check([], [], self.deadline).answer == "sat":
+            raise SolverFailed(
+                f"{self.solver.name} says that there is no such input, {second.name} that there is",
+                f"one of the two is wrong: please report the claim {self.claim}",
+            )
+        self.confirmed += 1
 
     def _least(self, encoding: Encoding, goal: int) -> Word | None:
         """The first word, in the vocabulary's order, of an assignment in which the goal is true."""

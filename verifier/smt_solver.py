@@ -1,4 +1,4 @@
-"""Queries to Z3, each with limits of time and memory, in a process of its own that is reused while it behaves."""
+"""Queries to Z3, or again to cvc5: with limits of time and memory, in a process of its own, reused while it behaves."""
 
 from __future__ import annotations
 
@@ -21,7 +21,11 @@ from ..models.errors import CertiformerError
 MEMORY_MIB = 4096
 GRACE = 2.0
 """Seconds that the process may overrun the limit it was told before it is killed."""
-_WORKER = Path(__file__).with_name("smt_worker.py")
+WORKERS = {
+    "z3": Path(__file__).with_name("smt_worker.py"),
+    "cvc5": Path(__file__).with_name("smt_worker_cvc5.py"),
+}
+"""What each solver's process runs."""
 
 
 class SolverFailed(CertiformerError):
@@ -44,11 +48,12 @@ class Solver:
     """A solver process. `load` gives it a formula, `check` asks about that under assumptions.
 
     Every method raises `SolverFailed` when there is no answer before `deadline` (by `time.monotonic`); the process is
-    then ended, and the next `load` starts another one. Ctrl-C ends it, too.
+    then ended, and the next `load` starts another one. Ctrl-C ends it, too. `name`: z3, or cvc5, which takes no
+    assumptions and tells no assignment.
     """
 
-    def __init__(self, memory_mib: int = MEMORY_MIB) -> None:
-        self.memory_mib = memory_mib
+    def __init__(self, memory_mib: int = MEMORY_MIB, name: str = "z3") -> None:
+        self.memory_mib, self.name = memory_mib, name
         self.queries = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._buffer = b""
@@ -116,7 +121,7 @@ class Solver:
         if self._process is None:
             if request["do"] != "load":
                 raise SolverFailed("the solver has no formula any more", "load it again")
-            command = [sys.executable, "-I", str(_WORKER), str(self.memory_mib)]
+            command = [sys.executable, "-I", str(WORKERS[self.name]), str(self.memory_mib)]
             pipe = subprocess.PIPE
             self._process = subprocess.Popen(
                 command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, start_new_session=True

@@ -89,7 +89,7 @@ def read_part(subject: Subject, site: str, directions: Tensor) -> Tensor:
     whose patching works only together with that rest is an illusion. By singular values, above 1e-6 of the largest.
     """
     depth, config = depth_of(subject, site), subject.model.config
-    readers = [subject.model.parameter("unembed.W_U")]
+    readers = [subject.model.parameter(config.reader)]
     for number, layer in list(enumerate(config.layers))[depth:]:
         if layer.n_heads:
             heads = (subject.model.parameter(f"blocks.{number}.attn.W_{x}") for x in "QKV")

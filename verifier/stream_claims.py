@@ -258,6 +258,8 @@ def HeadTable(
         raise InputError(f"circuit is 'ov' or 'qk', relation 'diagonal' or 'increasing'; got {circuit!r}, {relation!r}")
     if subject.model.config.layer_norm is not None:
         raise InputError("this model has LayerNorm, so that its heads read no fixed linear function of the tokens")
+    if circuit == "ov" and subject.model.config.d_readout:
+        raise InputError("this model has an MLP at its read-out, so that a head's OV circuit gives no logits")
     if circuit == "ov" and subject.codec.kind != "categorical":
         raise InputError("this codec is scalar (one logit), so the OV circuit has one column: nothing to compare")
     return Claim(
