@@ -71,6 +71,7 @@ from .widths import width_bounds
 MAX_LEN = 1 << 10
 LARGE = 1 << 16
 """An affine map with a larger table becomes a linear combination."""
+MOST_JOINT = 1 << 22
 
 
 class CompileError(InputError):
@@ -134,6 +135,31 @@ def lower_beside(
     for other in others:
         lowering.place_all(other, title)
     return lowering.extended(merged, [lowering.place[other] for other in others], title)
+
+
+class Stepwise:
+    """Expressions lowered one after the other, to learn which of their values occur together."""
+
+    def __init__(self, vocab: tuple[Value, ...], max_len: int, causal: bool) -> None:
+        self._lowering = _Lowering(vocab, max_len, causal)
+
+    def occurring(self, expressions: Sequence[SOp]) -> set[tuple[Value, ...]] | None:
+        """The values that these may have at one position, on some input; None if they are too many to list.
+
+        A superset of those that they do have. Raises `CompileError` for what cannot be lowered.
+        """
+        for expression in expressions:
+            self._lowering.place_all(expression, "program")
+        ranges = self._lowering.ranges
+        nodes = [self._lowering.place[expression] for expression in expressions]
+        basis = map_domain(ranges, nodes)
+        if ranges.product(basis) > LARGE or math.prod(ranges.sizes(basis)) > MOST_JOINT:
+            return None
+        possible = np.broadcast_to((ranges.joint(basis) != 0).any(axis=0), ranges.sizes(basis))
+        columns = [ranges.function(node, basis)[possible] for node in nodes]
+        rows = np.unique(np.stack(columns, axis=1), axis=0) if columns else np.zeros((1, 0), np.int32)
+        lists = [ranges.values(node) for node in nodes]
+        return {tuple(v[i] for v, i in zip(lists, row, strict=True)) for row in rows.tolist() if min(row, default=0) >= 0}
 
 
 def _check_input(program: object, vocab: object, max_len: object, causal: object) -> tuple[tuple[Value, ...], int]:

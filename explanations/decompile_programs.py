@@ -12,7 +12,7 @@ from ..compiler import rasp
 from ..compiler.alignment import Alignment, Atom, Encoding, HeadRole, NeuronRole, OneHot, Scalar, Scaled
 from ..compiler.core import CoreProgram, Value
 from ..compiler.functions import Function, Predicate
-from ..compiler.lower import lower_beside
+from ..compiler.lower import Stepwise, lower_beside
 from ..compiler.rasp import MapOp, Selector, SelectOp, SOp
 from ..models import Codec, InputError
 from .decompile_fitting import fit, fit_predicate
@@ -34,9 +34,9 @@ class Recovered:
     sums: tuple[tuple[SOp, tuple[int, ...]], ...]
 
 
-def build_program(tables: Tables, name: str) -> Recovered:
+def build_program(tables: Tables, name: str, vocab: tuple[Value, ...], max_len: int, causal: bool) -> Recovered:
     """The program that the tables are. Raises `InputError` for a table that no RASP program has."""
-    builder = _Builder(tables)
+    builder = _Builder(tables, Stepwise(vocab, max_len, causal))
     for read in tables.variables:
         builder.expressions[read.number] = builder.variable(read)
     program = builder.map(tables.output, "output")
@@ -45,8 +45,8 @@ def build_program(tables: Tables, name: str) -> Recovered:
 
 
 class _Builder:
-    def __init__(self, tables: Tables) -> None:
-        self.tables = tables
+    def __init__(self, tables: Tables, stepwise: Stepwise) -> None:
+        self.tables, self.stepwise = tables, stepwise
         self.expressions: dict[int, SOp] = {}
         self.selectors: dict[int, Selector] = {}
         self.sums: dict[tuple[int, ...], tuple[SOp, tuple[int, ...]]] = {}
@@ -104,8 +104,11 @@ class _Builder:
     def select(self, comparison: Comparison) -> Selector:
         key, query = (self.tables.variables[n] for n in (comparison.key, comparison.query))
         cells: dict[tuple[Value, ...], bool] = {}
+        keys, queries = (self.stepwise.occurring([self.expressions[v.number]]) for v in (key, query))
         for (i, k), (j, q) in itertools.product(enumerate(key.values), enumerate(query.values)):
             if not (key.occurs[i] and query.occurs[j]):
+                continue
+            if (keys is not None and (k,) not in keys) or (queries is not None and (q,) not in queries):
                 continue
             if k is None or q is None:
                 if comparison.table[i, j]:
@@ -124,13 +127,22 @@ class _Builder:
         """The map that a table is; only the arguments it depends on are its arguments."""
         keys = list(itertools.product(*(self.tables.variables[n].values for n in table.reads)))
         cells = {key: cell for key, cell in zip(keys, table.cells, strict=True) if cell is not BLANK}
+        cells = self._occurring(cells, [self.expressions[n] for n in table.reads])
         reads, cells = _that_matter(table.reads, cells)
         for numbers in _groups(reads, cells, self.selectors):
             found = self._union(numbers, reads, cells)
             if found is not None:
                 reads, cells, extra = found
+                cells = self._occurring(cells, [*map(self._expression, reads), extra])
                 return self._apply([*map(self._expression, reads), extra], cells, what)
         return self._apply([self._expression(n) for n in reads], cells, what)
+
+    def _occurring(
+        self, cells: Mapping[tuple[Value, ...], Cell], args: Sequence[SOp]
+    ) -> dict[tuple[Value, ...], Cell]:
+        """The part of a table that matters: where the arguments' values may occur together."""
+        occurring = self.stepwise.occurring(args)
+        return {key: cell for key, cell in cells.items() if occurring is None or key in occurring}
 
     def _expression(self, number: int) -> SOp:
         return self.expressions[number]
