@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import TypeAlias
 
@@ -21,6 +21,11 @@ Cells: TypeAlias = Mapping[Key, Value]
 
 MAX_CELLS = 1 << 14
 MAX_CONSTANTS = 40
+MAX_SPLIT = 1 << 10
+MAX_TRIES = 200
+MAX_EVALUATIONS = 1 << 17
+MAX_JOINED = 5
+"""No longer conjunctions are looked for."""
 FEW = 3
 """No longer lists are written out as `in (...)`."""
 
@@ -121,6 +126,45 @@ def _truths(cells: Cells, arity: int) -> Iterator[Term]:
                 yield from (Apply(comparison, (inner, Const(_whole(c)))) for comparison in COMPARISONS)
     if arity > 1:
         yield from _sums_compared(cells, arity)
+        yield from _joined(cells, arity)
+
+
+def _joined(cells: Cells, arity: int) -> Iterator[Term]:
+    """A conjunction, or a disjunction, of a few comparisons: greedily those that exclude most of what is left."""
+    literals: list[Term] = []
+    for t in range(arity):
+        values = list(dict.fromkeys(key[t] for key in cells))
+        if all(isinstance(value, bool) for value in values):
+            literals += [Arg(t), Apply("not", (Arg(t),))]
+            continue
+        ordered = all(map(_is_number, values))
+        for c in values[:MAX_CONSTANTS]:
+            literals += [Apply(op, (Arg(t), Const(c))) for op in (("==", "!=", "<", ">=") if ordered else ("==", "!="))]
+    literals += [Apply(op, (Arg(s), Arg(t))) for s, t in itertools.combinations(range(arity), 2) for op in COMPARISONS]
+    if len(literals) * len(cells) > MAX_EVALUATIONS:
+        return
+    rows: dict[Term, dict[Key, bool]] = {}
+    for term in literals:
+        function = Function(arity, term=term)
+        found = {key: function.try_evaluate(key) for key in cells}
+        if all(isinstance(value, bool) for value in found.values()):
+            rows[term] = found  # type: ignore[assignment]
+    for op, wanted in (("and", True), ("or", False)):
+        usable = {term: row for term, row in rows.items() if all(row[k] == wanted for k, v in cells.items() if v == wanted)}
+        left = {key for key, value in cells.items() if value != wanted}
+        chosen: list[Term] = []
+        while left and len(chosen) < MAX_JOINED and usable:
+            best = max(usable, key=lambda term: sum(usable[term][key] != wanted for key in left))
+            gone = {key for key in left if usable[best][key] != wanted}
+            if not gone:
+                break
+            chosen.append(best)
+            left -= gone
+        if not left and chosen:
+            result = chosen[0]
+            for term in chosen[1:]:
+                result = Apply(op, (result, term))
+            yield result
 
 
 def _sums_compared(cells: Cells, arity: int) -> Iterator[Term]:
@@ -190,60 +234,89 @@ def _members(cells: Cells) -> Iterator[Term]:
         yield Apply("not", (Apply("in", (Arg(0), *map(Const, outside))),))
 
 
-def _choices(cells: Cells, arity: int) -> Iterator[Term]:
-    """`where(condition, then, otherwise)` with a simple condition on one argument."""
+def _choices(cells: Cells, arity: int, depth: int = 1) -> Iterator[Term]:
+    """`where(condition, then, otherwise)`: the condition is on one argument, the two cases are simple."""
+    if len(cells) > MAX_SPLIT:
+        return
     for t in range(arity):
-        values = list(dict.fromkeys(key[t] for key in cells))
-        conditions: list[Term] = [Apply("==", (Arg(t), Const(c))) for c in values[:MAX_CONSTANTS]]
-        if all(isinstance(value, bool) for value in values):
-            conditions = [Arg(t)]
-        elif all(_is_number(value) for value in values):
-            conditions += [Apply("<", (Arg(t), Const(c))) for c in sorted(values)[1:MAX_CONSTANTS]]  # type: ignore[type-var]
-        for condition in conditions:
+        for condition in _conditions(cells, t):
             holds = Function(arity, term=condition)
             parts: tuple[dict[Key, Value], dict[Key, Value]] = ({}, {})
             for key, value in cells.items():
                 parts[0 if holds.try_evaluate(key) is True else 1][key] = value
             if parts[0] and parts[1]:
-                simple = [_simple(part, arity) for part in parts]
-                if simple[0] is not None and simple[1] is not None:
-                    yield Apply("where", (condition, simple[0], simple[1]))
+                then = _simple(parts[0], arity, depth)
+                otherwise = None if then is None else _simple(parts[1], arity, depth)
+                if then is not None and otherwise is not None:
+                    yield Apply("where", (condition, then, otherwise))
 
 
-def _simple(cells: Cells, arity: int) -> Term | None:
-    """A constant or an argument (plus a constant) that fits."""
+def _conditions(cells: Cells, argument: int) -> Iterator[Term]:
+    """Conditions on one argument that tell apart values with different tables over the other arguments."""
+    tables: dict[Value, dict[Key, Value]] = {}
+    for key, value in cells.items():
+        tables.setdefault(key[argument], {})[(*key[:argument], *key[argument + 1 :])] = value
+    classes: list[list[Value]] = []
+    for value, table in tables.items():
+        home = next((c for c in classes if _compatible(tables[c[0]], table)), None)
+        if home is None:
+            classes.append([value])
+        else:
+            home.append(value)
+    arg = Arg(argument)
+    if all(isinstance(value, bool) for value in tables):
+        yield arg
+        return
+    for group in sorted(classes, key=len)[: 1 if len(classes) == 2 else FEW]:
+        if len(group) == 1:
+            yield Apply("==", (arg, Const(group[0])))
+        elif len(group) <= FEW:
+            yield Apply("in", (arg, *map(Const, group)))
+    if len(classes) > 2 and all(map(_is_number, tables)):
+        for c in sorted(tables)[1:MAX_CONSTANTS]:  # type: ignore[type-var]
+            yield Apply("<", (arg, Const(c)))
+
+
+def _compatible(one: Mapping[Key, Value], other: Mapping[Key, Value]) -> bool:
+    """Whether two tables agree wherever both are known, as they are somewhere."""
+    common = one.keys() & other.keys()
+    return bool(common) and all(one[k] == other[k] and (one[k] is None) == (other[k] is None) for k in common)
+
+
+def _simple(cells: Cells, arity: int, depth: int) -> Term | None:
+    """A constant, an argument, an affine function or (while `depth` lasts) another choice that fits."""
     wanted = list(dict.fromkeys(cells.values()))
     if len(wanted) == 1 and wanted[0] is not None:
         return Const(wanted[0])
-    for t in range(arity):
-        if all(key[t] == value for key, value in cells.items()):
-            return Arg(t)
-    return affine_of(cells, arity) if all(map(_is_number, wanted)) else None
+    found: Iterator[Term] = iter(())
+    if all(map(_is_number, wanted)) and (affine := affine_of(cells, arity)) is not None:
+        return affine
+    if all(isinstance(value, bool) for value in wanted):
+        found = itertools.islice(_truths(cells, arity), MAX_TRIES)
+    for term in itertools.chain(map(Arg, range(arity)), found, _choices(cells, arity, depth - 1) if depth else ()):
+        if agrees(term, cells, arity):
+            return term
+    return None
 
 
 def affine_of(cells: Cells, arity: int) -> Term | None:
     """constant + sum of coefficient times argument, if the table is that (exactly, on all its keys)."""
-    rows = [(key, value) for key, value in cells.items()]
-    if not rows or not all(_is_number(v) for key, value in rows for v in (*key, value)):
+    if not cells or not all(_is_number(v) for key, value in cells.items() for v in (*key, value)):
         return None
-    from sympy import Matrix, Rational
-
-    basis: list[int] = []
-    matrix = Matrix(0, arity + 1, [])
-    for index, (key, _) in enumerate(rows):  # rows that determine the coefficients
-        row = [Rational(*_ratio(v)) for v in key] + [Rational(1)]
-        grown = matrix.col_join(Matrix([row]))
-        if grown.rank() > matrix.rows:
-            matrix, basis = grown, [*basis, index]
-        if len(basis) > arity or index > 400:
-            break
-    right = Matrix([Rational(*_ratio(rows[i][1])) for i in basis])
-    solution = matrix.T * (matrix * matrix.T).inv() * right
-    numbers = [Fraction(int(x.p), int(x.q)) for x in solution]
-    for key, value in rows:
-        total = numbers[-1] + sum((c * Fraction(v) for c, v in zip(numbers, key, strict=False)), Fraction(0))  # type: ignore[arg-type]
-        if total != Fraction(value):  # type: ignore[arg-type]
+    reduced: list[tuple[int, list[Fraction]]] = []  # (pivot, row), in echelon form: coefficients, constant, value
+    for key, value in cells.items():
+        row = [*(Fraction(v) for v in key), Fraction(1), Fraction(value)]  # type: ignore[arg-type]
+        for pivot, other in reduced:
+            if factor := row[pivot]:
+                row = [x - factor * y for x, y in zip(row, other, strict=True)]
+        pivot = next((t for t, x in enumerate(row) if x), None)
+        if pivot == arity + 1:
             return None
+        if pivot is not None:
+            reduced.append((pivot, [x / row[pivot] for x in row]))
+    numbers = [Fraction(0)] * (arity + 1)
+    for pivot, row in reversed(reduced):
+        numbers[pivot] = row[-1] - sum((row[t] * numbers[t] for t in range(arity + 1) if t != pivot), Fraction(0))
     return _sum(numbers[:-1], numbers[-1])
 
 
@@ -286,6 +359,13 @@ def _predicates(cells: Mapping[Key, bool]) -> Iterator[Term]:
             for c in values[:MAX_CONSTANTS]:
                 yield Apply("<", (arg, Const(c)))
                 yield Apply(">=", (arg, Const(c)))
+        alone = {(k[arg.index],): value for k, value in cells.items()}
+        yield from (_renamed(term, arg) for term in _members(alone))
+    unlike = Apply("!=", (key, query))
+    for c in list(dict.fromkeys(k[0] for k in cells))[:MAX_CONSTANTS]:
+        for arg in (key, query):
+            yield Apply("or", (Apply("==", (key, query)), Apply("==", (arg, Const(c)))))
+            yield Apply("and", (unlike, Apply("!=", (arg, Const(c)))))
     if not all(_is_number(value) for k in cells for value in k):
         return
     for c in sorted({Fraction(k[0]) - Fraction(k[1]) for k in cells}, key=abs)[:MAX_CONSTANTS]:  # type: ignore[arg-type]
@@ -303,8 +383,19 @@ def _predicates(cells: Mapping[Key, bool]) -> Iterator[Term]:
         yield Apply("==", (Apply("%", (key, Const(modulus))), Apply("%", (query, Const(modulus)))))
 
 
-def _constants(cells: Cells, argument: int) -> Iterable[Value]:
-    return list(dict.fromkeys(key[argument] for key in cells if key[argument] is not None))[:MAX_CONSTANTS]
+def _renamed(term: Term, arg: Arg) -> Term:
+    """A term in argument 0 as one in another argument."""
+    if isinstance(term, Apply):
+        return Apply(term.op, tuple(_renamed(part, arg) for part in term.args))
+    return arg if isinstance(term, Arg) else term
+
+
+def _constants(cells: Cells, argument: int) -> list[Value]:
+    """The argument's values as constants of formulas: 0 and the least whole numbers first."""
+    found = dict.fromkeys(key[argument] for key in cells if key[argument] is not None)
+    if found and all(map(_is_number, found)):
+        found = dict.fromkeys([0, *sorted(found, key=lambda c: (Fraction(c).denominator, abs(c)))])  # type: ignore[arg-type]
+    return list(found)[:MAX_CONSTANTS]
 
 
 def _combined(op: str, key: Key) -> Fraction:

@@ -5,8 +5,10 @@ Law: the s-op `program` of the module equals the program, on every input on whic
 
 from __future__ import annotations
 
+import ast
 import keyword
 import re
+import textwrap
 from collections.abc import Sequence
 from fractions import Fraction
 
@@ -34,6 +36,8 @@ from ..models.errors import InputError, InternalError
 
 LINE = 88
 """A longer part gets a line, and a name, of its own."""
+WIDTH = 110
+"""Of a line of a table."""
 _OPERATORS = frozenset({"+", "-", "*", "neg", "abs", "and", "or", "not", *COMPARISONS})
 _AS_OPERATORS = {"and": "&", "or": "|", "not": "~"}
 _LEVELS = {"|": 2, "^": 3, "&": 4, "~": 8} | {op: 1 for op in COMPARISONS}
@@ -63,7 +67,7 @@ class _Writer:
             text = self._node(node, texts)
             if node is not self.program and self._has_line(node, text):
                 self.names[node] = self._fresh(node)
-                self.lines.append(f"{self.names[node]} = {text}")
+                self.lines.append(f"{self.names[node]} = {_bare(text)}")
                 text = self.names[node]
             texts[node] = text
         self.lines.append(f"program = {texts[self.program]}")
@@ -110,9 +114,9 @@ class _Writer:
                 return f"{self._use('linear')}([{parts}], [{factors}], {self._value(constant)})"
             case AggregateOp(selector=selector, value=value, default=default):
                 tail = "" if default is None else f", default={self._value(default)}"
-                return f"{self._use('aggregate')}({texts[selector]}, {texts[value]}{tail})"
+                return f"{self._use('aggregate')}({_bare(texts[selector])}, {texts[value]}{tail})"
             case WidthOp(selector=selector):
-                return f"{self._use('selector_width')}({texts[selector]})"
+                return f"{self._use('selector_width')}({_bare(texts[selector])})"
             case SelectOp(keys=keys, queries=queries, predicate=predicate):
                 return f"{self._use('select')}({texts[keys]}, {texts[queries]}, {self._predicate(predicate)})"
             case AndOp(left=left, right=right):
@@ -138,7 +142,7 @@ class _Writer:
         if call is not None:
             return call
         names = ["x", "y", "z"][: len(args)] if len(args) < 4 else [f"x{t}" for t in range(len(args))]
-        body = f"lambda {', '.join(names)}: {self._term(term, names)}"
+        body = f"lambda {', '.join(names)}: {_bare(self._term(term, names))}"
         return f"{self._use('Map' if len(args) == 1 else 'SequenceMap')}({body}, {', '.join(args)})"
 
     def _call(self, term: Term, args: Sequence[str]) -> str | None:
@@ -165,7 +169,7 @@ class _Writer:
             return self._value(term.value), 7 if negative else 9
         if isinstance(term, Arg):
             text = args[term.index]
-            return text, 9 if re.fullmatch(r"\w+|\w+\(.*\)", text) and _one_call(text) else 0
+            return text, 9 if _binds_tightly(text) else 0
         if term.op == "abs":
             return f"abs({self._operators(term.args[0], args)[0]})", 9
         symbol = _AS_OPERATORS.get(term.op, OPERATIONS[term.op].symbol)
@@ -204,8 +208,7 @@ class _Writer:
         if term is None:
             return self._table(predicate.function)
         text = self._term(term, ["key", "query"])
-        inner = text[1:-1] if text.startswith("(") and text.endswith(")") and _balanced(text[1:-1]) else text
-        return f"lambda key, query: {inner}"
+        return f"lambda key, query: {_bare(text)}"
 
     def _table(self, function: Function) -> str:
         if function.table is None:
@@ -214,7 +217,10 @@ class _Writer:
         for key, value in function.table.items():
             shown = self._value(key[0]) if function.arity == 1 else f"({', '.join(map(self._value, key))})"
             entries.append(f"{shown}: {self._value(value)}")
-        return "{" + ", ".join(entries) + "}"
+        lines = textwrap.wrap(", ".join(entries), WIDTH, break_long_words=False, break_on_hyphens=False)
+        if len(lines) < 2 or any(isinstance(v, str) and " " in v for k, v in function.table.items() for v in (*k, v)):
+            return "{" + ", ".join(entries) + "}"
+        return "{\n    " + "\n    ".join(lines) + "\n}"
 
     def _value(self, value: Value) -> str:
         if isinstance(value, Fraction) and value.denominator != 1:
@@ -235,20 +241,20 @@ def _within(part: tuple[str, int], level: int) -> str:
     return part[0] if part[1] >= level else f"({part[0]})"
 
 
-def _balanced(text: str) -> bool:
-    depth = 0
-    for character in text:
-        depth += {"(": 1, ")": -1}.get(character, 0)
-        if depth < 0:
-            return False
-    return depth == 0
+def _binds_tightly(text: str) -> bool:
+    """Whether it is a name or one call."""
+    return isinstance(ast.parse(text, mode="eval").body, (ast.Name, ast.Call, ast.Constant))
 
 
-def _one_call(text: str) -> bool:
-    """Whether text of the form f(...) is one call and not several joined: f(a) + g(b)."""
-    if "(" not in text:
-        return True
-    return _balanced(text[text.index("(") + 1 : -1]) and "'" not in text and '"' not in text
+def _bare(text: str) -> str:
+    """Without the brackets around all of it."""
+    if not (text.startswith("(") and text.endswith(")")):
+        return text
+    try:
+        inner = ast.dump(ast.parse(text[1:-1], mode="eval"))
+    except SyntaxError:
+        return text
+    return text[1:-1] if inner == ast.dump(ast.parse(text, mode="eval")) else text
 
 
 def _plain(title: str) -> str:
