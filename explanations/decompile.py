@@ -14,6 +14,7 @@ from typing import Any
 
 from ..compiler.alignment import Alignment
 from ..compiler.core import CoreProgram
+from ..compiler.core_json import core_to_json
 from ..compiler.lower import CompileError
 from ..compiler.rasp import MapOp, SelectOp, SOp
 from ..compiler.structure import nodes_of
@@ -53,6 +54,18 @@ class Decompiled:
 
     def __str__(self) -> str:
         return self.text
+
+    def to_json(self) -> dict[str, object]:
+        """Plain data for `json`: the program as text and in core RASP, and what the verdicts are."""
+        known = None if self.equivalence is None else type(self.equivalence).__name__.lower()
+        return {
+            "program": self.text,
+            "core": core_to_json(self.core),
+            "formulas": self.formulas,
+            "left_as_tables": self.left_as_tables,
+            "verdict": None if self.verdict is None else type(self.verdict).__name__.lower(),
+            "equivalent_to_source": known,
+        }
 
 
 def recover(

@@ -104,7 +104,7 @@ def _numbers(cells: Cells, arity: int) -> Iterator[Term]:
         yield Apply("max", (Apply("-", pair), Const(0)))
 
 
-def _truths(cells: Cells, arity: int) -> Iterator[Term]:
+def _truths(cells: Cells, arity: int, joined: bool = True) -> Iterator[Term]:
     args = [Arg(t) for t in range(arity)]
     yield from (Apply("not", (arg,)) for arg in args)
     for left, right in itertools.permutations(args, 2):
@@ -126,7 +126,8 @@ def _truths(cells: Cells, arity: int) -> Iterator[Term]:
                 yield from (Apply(comparison, (inner, Const(_whole(c)))) for comparison in COMPARISONS)
     if arity > 1:
         yield from _sums_compared(cells, arity)
-        yield from _joined(cells, arity)
+        if joined:
+            yield from _joined(cells, arity)
 
 
 def _joined(cells: Cells, arity: int) -> Iterator[Term]:
@@ -239,7 +240,7 @@ def _choices(cells: Cells, arity: int, depth: int = 1) -> Iterator[Term]:
     if len(cells) > MAX_SPLIT:
         return
     for t in range(arity):
-        for condition in _conditions(cells, t):
+        for condition in _conditions(cells, t, thresholds=depth > 0):
             holds = Function(arity, term=condition)
             parts: tuple[dict[Key, Value], dict[Key, Value]] = ({}, {})
             for key, value in cells.items():
@@ -251,7 +252,7 @@ def _choices(cells: Cells, arity: int, depth: int = 1) -> Iterator[Term]:
                     yield Apply("where", (condition, then, otherwise))
 
 
-def _conditions(cells: Cells, argument: int) -> Iterator[Term]:
+def _conditions(cells: Cells, argument: int, thresholds: bool) -> Iterator[Term]:
     """Conditions on one argument that tell apart values with different tables over the other arguments."""
     tables: dict[Value, dict[Key, Value]] = {}
     for key, value in cells.items():
@@ -272,7 +273,7 @@ def _conditions(cells: Cells, argument: int) -> Iterator[Term]:
             yield Apply("==", (arg, Const(group[0])))
         elif len(group) <= FEW:
             yield Apply("in", (arg, *map(Const, group)))
-    if len(classes) > 2 and all(map(_is_number, tables)):
+    if thresholds and len(classes) > 2 and all(map(_is_number, tables)):
         for c in sorted(tables)[1:MAX_CONSTANTS]:  # type: ignore[type-var]
             yield Apply("<", (arg, Const(c)))
 
@@ -292,7 +293,7 @@ def _simple(cells: Cells, arity: int, depth: int) -> Term | None:
     if all(map(_is_number, wanted)) and (affine := affine_of(cells, arity)) is not None:
         return affine
     if all(isinstance(value, bool) for value in wanted):
-        found = itertools.islice(_truths(cells, arity), MAX_TRIES)
+        found = itertools.islice(_truths(cells, arity, joined=False), MAX_TRIES)
     for term in itertools.chain(map(Arg, range(arity)), found, _choices(cells, arity, depth - 1) if depth else ()):
         if agrees(term, cells, arity):
             return term
