@@ -9,15 +9,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..compiler import rasp
-from ..compiler.alignment import Alignment, Atom, Encoding, HeadRole, NeuronRole, OneHot, Scalar, Scaled
+from ..compiler.alignment import Alignment, Atom, HeadRole, NeuronRole
 from ..compiler.core import CoreProgram, Value
-from ..compiler.functions import Function, Predicate
+from ..compiler.functions import Predicate
 from ..compiler.lower import Stepwise, lower_beside
 from ..compiler.rasp import MapOp, Selector, SelectOp, SOp
 from ..models import Codec, InputError
 from .decompile_fitting import fit, fit_predicate
-from .decompile_reading import BLANK, Cell, Comparison, Copied, Counted, Read, Table, Tables
-from .decompile_sketch import HeadSite, NeuronSite
+from .decompile_reading import BLANK, Cell, Comparison, Copied, Counted, Read, Table, Tables, moved
+from .decompile_sketch import NeuronSite
 
 SPARE = "(never selected)"
 
@@ -264,7 +264,7 @@ def align(tables: Tables, recovered: Recovered, codec: Codec, max_len: int, caus
     for read in tables.variables:
         values = extended.value_node(place[read.number]).values
         for site in read.sites:
-            encoding = _moved(site.encoding, read.values, values)
+            encoding = moved(tables.encodings[id(site)], read.values, values)
             reads = tuple(dict.fromkeys(place[n] for n in tables.reads[id(site)]))
             if isinstance(site, NeuronSite):
                 neurons.append(NeuronRole(site.layer, site.neurons, reads, place[read.number], encoding))
@@ -303,16 +303,3 @@ def _atoms(
 def _indices(old: Sequence[Value], new: Sequence[Value]) -> np.ndarray:  # type: ignore[type-arg]
     known = {value: i for i, value in enumerate(old)}
     return np.array([known.get(value, -1) for value in new], dtype=np.int64)
-
-
-def _moved(encoding: Encoding, old: Sequence[Value], new: Sequence[Value]) -> Encoding:
-    """The encoding for another list of values; a value it does not know gets the zero vector, and the proof fails."""
-    if isinstance(encoding, Scaled):
-        return Scaled(encoding.by, _moved(encoding.of, old, new))
-    at = _indices(old, new)
-    if isinstance(encoding, OneHot):
-        return OneHot(tuple(encoding.dims[i] if i >= 0 else -1 for i in at))
-    return Scalar(encoding.dim, tuple(encoding.points[i] if i >= 0 else 0.0 for i in at))
-
-
-__all__ = ["Function", "HeadSite", "Recovered", "align", "build_program"]

@@ -100,9 +100,9 @@ class Tables:
     variables: tuple[Read, ...]
     writes: Mapping[int, int]
     reads: Mapping[int, tuple[int, ...]]
-    pairs: Mapping[int, tuple[tuple[int, int], ...]]
+    encodings: Mapping[int, Encoding]
     output: Table
-    """`writes`, `reads`, `pairs` (compared): by identity of the site."""
+    """`writes`, `reads` and `encodings` (of the variable's values): by identity of the site."""
 
 
 def read_tables(
@@ -124,7 +124,7 @@ class _Reader:
         self.bos = np.zeros(self.config.d_model)
         self.writes: dict[int, int] = {}
         self.reads: dict[int, tuple[int, ...]] = {}
-        self.pairs: dict[int, tuple[tuple[int, int], ...]] = {}
+        self.encodings: dict[int, Encoding] = {}
 
     def run(self) -> Tables:
         self._embeddings()
@@ -132,7 +132,7 @@ class _Reader:
             self._attention(layer)
             self._mlp(layer)
         output = self._read_out()
-        return Tables(tuple(self.found), self.writes, self.reads, self.pairs, output)
+        return Tables(tuple(self.found), self.writes, self.reads, self.encodings, output)
 
     # -- variables ----------------------------------------------------------------------------------------------------
 
@@ -163,16 +163,22 @@ class _Reader:
             if _again(number, self.found[number], origin):
                 self.found[number].occurs &= occurs
                 return number
-        name = said.name + ("'" * len(self.versions.get(site.variable, ())) if said.name else "")
-        return self._new(site.variable, name, said.values, occurs, origin)
+        values = said.values
+        if isinstance(origin, Counted) and self.codec.bos:  # a count may be what nobody has listed
+            values = tuple(range(len(self.found[1].values) + 1))
+            occurs = np.ones(len(values), np.bool_)
+        return self._new(site.variable, said.name, values, occurs, origin)
 
     def _add(self, number: int, site: HeadSite | NeuronSite) -> None:
-        matrix = self._encoding(site.encoding, site.variable)
+        self._check_encoding(site.encoding, site.variable)
+        listed, values = self.sketch.variables[site.variable].values, self.found[number].values
+        encoding = self.encodings[id(site)] = moved(site.encoding, listed, values)
+        matrix = encoding_matrix(encoding, len(values), self.config.d_model)
         self.terms[number] = self.terms.get(number, np.zeros_like(matrix)) + matrix
         self.writes[id(site)] = number
         self.found[number].sites.append(site)
 
-    def _encoding(self, encoding: Encoding, node: int) -> Array:
+    def _check_encoding(self, encoding: Encoding, node: int) -> None:
         n, inner = len(self.sketch.variables[node].values), encoding
         while isinstance(inner, Scaled):
             inner = inner.of
@@ -183,11 +189,10 @@ class _Reader:
                 f"the alignment's encoding of {name!r} does not fit its {n} values and {self.config.d_model} "
                 "coordinates; it is another model's"
             )
-        return encoding_matrix(encoding, n, self.config.d_model)
 
     def _version(self, node: int, place: str, into: Array) -> int:
         """Which variable written under this name the component reads through `into` [d_model, any]."""
-        known = self.versions.get(node, [])
+        known = [number for number in self.versions.get(node, ()) if number in self.terms]
         if not known:
             name = self.sketch.variables[node].name or f"variable {node}"
             raise InputError(f"{place} is said to read {name!r}, which nothing before it writes; the alignment is wrong")
@@ -246,7 +251,6 @@ class _Reader:
         ov = self.w[prefix + "W_V"][site.head] @ self.w[prefix + "W_O"][site.head]
         reads = tuple(dict.fromkeys(self._version(node, site.place, ov) for node in site.reads))
         self.reads[id(site)] = reads
-        self.pairs[id(site)] = tuple((c.key, c.query) for c in comparisons)
         if self._counts(site, level):
             return self._define(site, Counted(comparisons))
         base = self._ov(site.layer, site.head, self.const)
@@ -349,7 +353,8 @@ class _Reader:
     def _decoder(self, site: HeadSite | NeuronSite, encoding: Encoding, node: int) -> Callable[[Array], Cell]:
         """From what a component writes to the value that it stands for."""
         values = self.sketch.variables[node].values
-        matrix = self._encoding(encoding, node)
+        self._check_encoding(encoding, node)
+        matrix = encoding_matrix(encoding, len(values), self.config.d_model)
         kept = np.flatnonzero(occurring(encoding, len(values)))
         if isinstance(site, HeadSite) and site.affine is not None:
             return _numbers(site.affine, [values[i] for i in kept], matrix[kept])
@@ -384,6 +389,23 @@ class _Reader:
             i = int(distance.argmin())
             cells.append(outputs[i] if ok and distance[i] < room[i] else BLANK)
         return Table(reads, tuple(cells))
+
+
+def moved(encoding: Encoding, old: Sequence[Value], new: Sequence[Value]) -> Encoding:
+    """The encoding for another list of values. Of a value that it does not know: a count's share of attention where
+    the others are that, else the zero vector (and no proof will go through where it matters)."""
+    if isinstance(encoding, Scaled):
+        return Scaled(encoding.by, moved(encoding.of, old, new))
+    known = {value: i for i, value in enumerate(old)}
+    at = [known.get(value, -1) for value in new]
+    if isinstance(encoding, OneHot):
+        return OneHot(tuple(encoding.dims[i] if i >= 0 else -1 for i in at))
+    shares = all(isinstance(v, int) and abs(p * (1 + v) - 1) < 1e-6 for v, p in zip(old, encoding.points, strict=True))
+    points = [
+        encoding.points[i] if i >= 0 else 1.0 / (1 + v) if shares and isinstance(v, int) else 0.0
+        for i, v in zip(at, new, strict=True)
+    ]
+    return Scalar(encoding.dim, tuple(points))
 
 
 def _again(number: int, known: Read, origin: Copied | Counted | Table) -> bool:
