@@ -33,6 +33,7 @@ BENCHMARKS = (
     "discovery",
     "illusions",
     "abstraction",
+    "decompile",
     "circuits",
     "property_testing",
 )

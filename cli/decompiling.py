@@ -52,10 +52,7 @@ def decompile_model(path: Path, asked: Decompiling, as_json: bool) -> int:
     file = inputs.model_file(path)
     asked.check(file)
     if inputs.is_trained(path):
-        raise BadInput(
-            f"{path} is a trained model, and nobody has said where its variables are: decompile reads models with an "
-            "alignment, as `certiformer compile` saves them"
-        )
+        return _trained(path, asked, as_json)
     source = inputs.load_program(asked.source).program if asked.source is not None else None
     compiled = Compiled.load(file)
     domain = compiled_domain(compiled, Wanted("computes", lengths=asked.lengths, vocab=asked.vocab))
@@ -63,7 +60,11 @@ def decompile_model(path: Path, asked: Decompiling, as_json: bool) -> int:
     started = time.perf_counter()
     with screen.progress("decompiling") as tell:
         found = decompile(
-            compiled, source=source, domain=domain, name=compiled.core.name, seconds=asked.seconds, progress=tell
+            compiled,
+            source=source,
+            domain=domain,
+            name=f"recovered_{compiled.core.name}",
+            seconds=asked.seconds, progress=tell
         )
     data = {**found.to_json(), "seconds": round(time.perf_counter() - started, 3)}
     _write(found, asked, data)
@@ -81,6 +82,35 @@ def decompile_model(path: Path, asked: Decompiling, as_json: bool) -> int:
     data |= {"verdict": "proved", "certificate": str(asked.certificate) if asked.certificate else None}
     screen.show(data, *parts)
     return ExitCode.OK
+
+
+def _trained(path: Path, asked: Decompiling, as_json: bool) -> int:
+    """A program for a trained model, the share of the inputs on which it is proved right, and some where it is not."""
+    from .. import decompile_trained
+    from ..models.files import write_atomically
+
+    given = [f"--{name}" for name in ("source", "lengths", "vocab") if getattr(asked, name) is not None]
+    if given:
+        raise BadInput(f"{path} is a trained model, whose task says what its inputs are: it takes no {given[0]}")
+    trained = inputs.load_trained_model(path)
+    screen = Screen(as_json)
+    with screen.progress("decompiling") as tell:
+        found = decompile_trained(trained.model, trained.task, seconds=asked.seconds, progress=tell)
+    data = found.to_json()
+    if asked.output is not None:
+        text = found.text if asked.output.suffix == ".py" else json.dumps(data, indent=2, default=str) + "\n"
+        write_atomically(asked.output, text.encode())
+    if asked.certificate is not None and found.agreement is not None:
+        found.agreement.certificate.save(asked.certificate)
+    shown = found.text if found.program is not None else found.text.partition("\n")[0].strip('"')
+    rows: dict[str, object] = {
+        "program agrees": found.agreement if found.agreement is not None else f"not proved: {found.reason}",
+        "compared": f"{found.differing} of {found.compared} inputs differ",
+    }
+    if asked.output is not None:
+        rows["saved"] = asked.output
+    screen.show(data, shown, facts(rows), *(f"  {one}" for one in found.disagreements))
+    return ExitCode.OK if found.agreement is not None else ExitCode.OPEN
 
 
 def _write(found: Decompiled, asked: Decompiling, data: dict[str, Any]) -> None:

@@ -10,6 +10,8 @@ from .attribution import eap as eap
 from .attribution import eap_ig as eap_ig
 from .decompile import Decompiled as Decompiled
 from .decompile import recover as recover
+from .decompile_trained import Approximated as Approximated
+from .decompile_trained import approximate as approximate
 from .formats import FORMATS as FORMATS
 from .formats import read as read
 from .formats import unscored as unscored

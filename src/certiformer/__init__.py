@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .compiler.rasp import Selector as Selector
     from .compiler.rasp import SOp as SOp
     from .compiler.alignment import Alignment
-    from .explanations import Decompiled, Verified
+    from .explanations import Approximated, Decompiled, Verified
     from .models import CertiformerError as CertiformerError
     from .models import Circuit as Circuit
     from .models import Codec as Codec
@@ -98,7 +98,7 @@ if TYPE_CHECKING:
     from .verifier.worst_case import least_difference as least_difference
 
 # Public name -> module.
-# `compile`, `check`, `decompile`, `discover_verified` are defined here: they tie together packages that know nothing of each other.
+# `compile`, `check`, `decompile`, `decompile_trained`, `discover_verified` are defined here: they tie together packages that know nothing of each other.
 _NAMES: dict[str, str] = {
     "Compiled": "compiler.compiled",
     "SOp": "compiler.rasp",
@@ -177,7 +177,7 @@ _NAMES: dict[str, str] = {
     "prove": "verifier.portfolio",
     "weight_radius": "verifier.radius",
 }
-__all__ = sorted([*_NAMES, "check", "compile", "decompile", "discover_verified", "__version__"])
+__all__ = sorted([*_NAMES, "check", "compile", "decompile", "decompile_trained", "discover_verified", "__version__"])
 
 
 def compile(
@@ -330,6 +330,39 @@ def decompile(
         asked = Equivalent(found.program, source, causal=found.core.causal)
         equivalence = prove(asked, words, seconds=seconds, progress=progress)
     return replace(found, verdict=verdict, equivalence=equivalence)
+
+
+def decompile_trained(
+    model: Transformer,
+    task: Task,
+    *,
+    seconds: float = 60.0,
+    seed: int = 0,
+    progress: Callable[[str], None] | None = None,
+) -> Approximated:
+    """A program for a trained model that is read out once, with a proved share of the inputs on which it is right.
+
+    One head of attention without neurons: "copy the token that is first in the order of scores", with order and copies
+    read off the weights. Other models, on words of one length: a machine of states learnt from the model's answers,
+    which says nothing of the weights. `.agreement` bounds the share of the inputs on which the model gives the
+    program's answer (None, with `.reason`, if nothing is proved within `seconds`), `.disagreements` lists inputs on
+    which it does not, run on both. Raises `InputError` for models that neither way takes.
+    """
+    from dataclasses import replace
+
+    from .explanations import approximate
+    from .models import CertiformerError
+    from .verifier.balls import Unsupported
+    from .verifier.shares import accuracy_bounds
+
+    found = approximate(model, task, seed=seed, step=progress or (lambda _: None))
+    try:
+        bounds = accuracy_bounds(model, found.task, seconds=seconds, progress=progress)
+    except (CertiformerError, Unsupported) as error:
+        return replace(found, reason=str(error))
+    if bounds.undecided == bounds.total:
+        return replace(found, reason=f"no input was decided within {seconds:g} s ({bounds.engine})")
+    return replace(found, agreement=bounds)
 
 
 def discover_verified(
