@@ -92,7 +92,7 @@ def approximate_one(name: str) -> dict[str, Any]:
     row["states"] = len(found.task.machine.labels) if found.task.machine else 0
     row |= {"differing": found.differing, "compared": found.compared}
     if (bounds := found.agreement) is not None:
-        row |= {"low": float(bounds.low), "high": float(bounds.high), "engine": bounds.engine}
+        row |= {"low": f"{float(bounds.low):.6f}", "high": f"{float(bounds.high):.6f}", "engine": bounds.engine}
     return row
 
 
@@ -162,7 +162,19 @@ def _figures(size: tuple[int, int], total: int, found: list[dict[str, Any]]) -> 
 
 
 def _row(row: dict[str, Any]) -> tuple[Cell, ...]:
-    keys = ("name", "vocab", "max_len", "formulas", "tables", "read_s", "proof", "proof_s", "checked", "equal", "equal_s")
+    keys = (
+        "name",
+        "vocab",
+        "max_len",
+        "formulas",
+        "tables",
+        "read_s",
+        "proof",
+        "proof_s",
+        "checked",
+        "equal",
+        "equal_s",
+    )
     return (*(row.get(key) for key in keys), row["inputs"], seconds_text(row["enumeration_s"]))
 
 
@@ -176,4 +188,6 @@ def _trained(rows: list[dict[str, Any]]) -> Table:
         differ = f"{row['differing']} of {row['compared']} run"
         shares = (row.get("low"), row.get("high"), row.get("engine") or row["why"][:80])
         cells.append((row["name"], row["inputs"], row["kind"], row["states"], *shares, row["seconds"], differ))
-    return Table("Trained models: a program, and the proved share of the inputs on which it is right.", columns, tuple(cells))
+    return Table(
+        "Trained models: a program, and the proved share of the inputs on which it is right.", columns, tuple(cells)
+    )

@@ -64,7 +64,8 @@ def decompile_model(path: Path, asked: Decompiling, as_json: bool) -> int:
             source=source,
             domain=domain,
             name=f"recovered_{compiled.core.name}",
-            seconds=asked.seconds, progress=tell
+            seconds=asked.seconds,
+            progress=tell,
         )
     data = {**found.to_json(), "seconds": round(time.perf_counter() - started, 3)}
     _write(found, asked, data)

@@ -159,7 +159,9 @@ class Stepwise:
         columns = [ranges.function(node, basis)[possible] for node in nodes]
         rows = np.unique(np.stack(columns, axis=1), axis=0) if columns else np.zeros((1, 0), np.int32)
         lists = [ranges.values(node) for node in nodes]
-        return {tuple(v[i] for v, i in zip(lists, row, strict=True)) for row in rows.tolist() if min(row, default=0) >= 0}
+        return {
+            tuple(v[i] for v, i in zip(lists, row, strict=True)) for row in rows.tolist() if min(row, default=0) >= 0
+        }
 
 
 def _check_input(program: object, vocab: object, max_len: object, causal: object) -> tuple[tuple[Value, ...], int]:

@@ -95,7 +95,8 @@ def _numbers(cells: Cells, arity: int) -> Iterator[Term]:
             yield Apply("max", (arg, Const(c)))
             yield Apply("abs", (Apply("-", (arg, Const(c))),))
     for modulus in range(2, 17):
-        for inner in (*args, *(Apply("+", pair) for pair in itertools.combinations(args, 2))):
+        inners: list[Term] = [*args, *(Apply("+", pair) for pair in itertools.combinations(args, 2))]
+        for inner in inners:
             yield Apply("%", (inner, Const(modulus)))
             yield Apply("//", (inner, Const(modulus)))
     for pair in itertools.permutations(args, 2):
@@ -151,7 +152,9 @@ def _joined(cells: Cells, arity: int) -> Iterator[Term]:
         if all(isinstance(value, bool) for value in found.values()):
             rows[term] = found  # type: ignore[assignment]
     for op, wanted in (("and", True), ("or", False)):
-        usable = {term: row for term, row in rows.items() if all(row[k] == wanted for k, v in cells.items() if v == wanted)}
+        usable = {
+            term: row for term, row in rows.items() if all(row[k] == wanted for k, v in cells.items() if v == wanted)
+        }
         left = {key for key, value in cells.items() if value != wanted}
         chosen: list[Term] = []
         while left and len(chosen) < MAX_JOINED and usable:
@@ -202,7 +205,9 @@ def _connectives(cells: Cells, args: Sequence[Arg]) -> Iterator[Term]:
 
     names = symbols([f"x{t}" for t in range(len(args))])
     ones = [list(map(int, key)) for key, value in cells.items() if value]  # type: ignore[arg-type]
-    unknown = [list(bits) for bits in itertools.product((0, 1), repeat=len(args)) if tuple(map(bool, bits)) not in cells]
+    unknown = [
+        list(bits) for bits in itertools.product((0, 1), repeat=len(args)) if tuple(map(bool, bits)) not in cells
+    ]
     forms = [_from_logic(form(names, ones, unknown)) for form in (SOPform, POSform)]
     yield from sorted((form for form in forms if form is not None), key=lambda form: form.size)
 
@@ -310,11 +315,11 @@ def affine_of(cells: Cells, arity: int) -> Term | None:
         for pivot, other in reduced:
             if factor := row[pivot]:
                 row = [x - factor * y for x, y in zip(row, other, strict=True)]
-        pivot = next((t for t, x in enumerate(row) if x), None)
-        if pivot == arity + 1:
+        first = next((t for t, x in enumerate(row) if x), None)
+        if first == arity + 1:
             return None
-        if pivot is not None:
-            reduced.append((pivot, [x / row[pivot] for x in row]))
+        if first is not None:
+            reduced.append((first, [x / row[first] for x in row]))
     numbers = [Fraction(0)] * (arity + 1)
     for pivot, row in reversed(reduced):
         numbers[pivot] = row[-1] - sum((row[t] * numbers[t] for t in range(arity + 1) if t != pivot), Fraction(0))
@@ -360,7 +365,7 @@ def _predicates(cells: Mapping[Key, bool]) -> Iterator[Term]:
             for c in values[:MAX_CONSTANTS]:
                 yield Apply("<", (arg, Const(c)))
                 yield Apply(">=", (arg, Const(c)))
-        alone = {(k[arg.index],): value for k, value in cells.items()}
+        alone: dict[Key, Value] = {(k[arg.index],): value for k, value in cells.items()}
         yield from (_renamed(term, arg) for term in _members(alone))
     unlike = Apply("!=", (key, query))
     for c in list(dict.fromkeys(k[0] for k in cells))[:MAX_CONSTANTS]:

@@ -7,15 +7,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from ..compiler import rasp
 from ..compiler.alignment import Alignment, Atom, HeadRole, NeuronRole
 from ..compiler.core import CoreProgram, Value
 from ..compiler.functions import Predicate
 from ..compiler.lower import Stepwise, lower_beside
-from ..compiler.rasp import MapOp, Selector, SelectOp, SOp
+from ..compiler.rasp import MapOp, SelectOp, Selector, SOp
 from ..models import Codec, InputError
-from .decompile_fitting import fit, fit_predicate
+from .decompile_fitting import Cells, Key, fit, fit_predicate
 from .decompile_reading import BLANK, Cell, Comparison, Copied, Counted, Read, Table, Tables, moved
 from .decompile_sketch import NeuronSite
 
@@ -103,7 +104,7 @@ class _Builder:
 
     def select(self, comparison: Comparison) -> Selector:
         key, query = (self.tables.variables[n] for n in (comparison.key, comparison.query))
-        cells: dict[tuple[Value, ...], bool] = {}
+        cells: dict[Key, bool] = {}
         keys, queries = (self.stepwise.occurring([self.expressions[v.number]]) for v in (key, query))
         for (i, k), (j, q) in itertools.product(enumerate(key.values), enumerate(query.values)):
             if not (key.occurs[i] and query.occurs[j]):
@@ -137,9 +138,7 @@ class _Builder:
                 return self._apply([*map(self._expression, reads), extra], cells, what)
         return self._apply([self._expression(n) for n in reads], cells, what)
 
-    def _occurring(
-        self, cells: Mapping[tuple[Value, ...], Cell], args: Sequence[SOp]
-    ) -> dict[tuple[Value, ...], Cell]:
+    def _occurring(self, cells: Cells, args: Sequence[SOp]) -> dict[Key, Value]:
         """The part of a table that matters: where the arguments' values may occur together."""
         occurring = self.stepwise.occurring(args)
         return {key: cell for key, cell in cells.items() if occurring is None or key in occurring}
@@ -147,12 +146,11 @@ class _Builder:
     def _expression(self, number: int) -> SOp:
         return self.expressions[number]
 
-    def _apply(self, args: Sequence[SOp], cells: Mapping[tuple[Value, ...], Cell], what: str) -> SOp:
-        strict: dict[tuple[Value, ...], Value] = {}
+    def _apply(self, args: Sequence[SOp], cells: Cells, what: str) -> SOp:
+        strict: dict[Key, Value] = {}
         for key, value in cells.items():
-            assert value is not BLANK
             if None not in key:
-                strict[key] = value  # type: ignore[assignment]
+                strict[key] = value
             elif value is not None:
                 raise InputError(f"{what!r} is {value!r} where an argument is None, and a map of RASP is None there")
         if not strict:
@@ -165,8 +163,8 @@ class _Builder:
         return MapOp(function, tuple(args))
 
     def _union(
-        self, numbers: tuple[int, ...], reads: tuple[int, ...], cells: Mapping[tuple[Value, ...], Cell]
-    ) -> tuple[tuple[int, ...], dict[tuple[Value, ...], Cell], SOp] | None:
+        self, numbers: tuple[int, ...], reads: tuple[int, ...], cells: Cells
+    ) -> tuple[tuple[int, ...], dict[Key, Value], SOp] | None:
         """The table over the count of a union in place of the counts of its parts."""
         if numbers not in self.sums:
             selector = self.selectors[numbers[0]]
@@ -176,7 +174,7 @@ class _Builder:
         at = [reads.index(n) for n in numbers]
         rest = [t for t in range(len(reads)) if t not in at]
         longest = len(self.tables.variables[1].values)
-        merged: dict[tuple[Value, ...], Cell] = {}
+        merged: dict[Key, Value] = {}
         for key, cell in cells.items():
             total = sum(int(key[t]) for t in at)  # type: ignore[arg-type]
             if total > longest:
@@ -195,14 +193,12 @@ def _by_name(predicate: Predicate) -> Predicate:
     return predicate
 
 
-def _that_matter(
-    reads: tuple[int, ...], cells: Mapping[tuple[Value, ...], Cell]
-) -> tuple[tuple[int, ...], dict[tuple[Value, ...], Cell]]:
+def _that_matter(reads: tuple[int, ...], cells: Cells) -> tuple[tuple[int, ...], dict[Key, Value]]:
     """The variables that a table depends on, and the table over them."""
     kept, found = list(reads), dict(cells)
     for number in reversed(reads):
         at = kept.index(number)
-        shorter: dict[tuple[Value, ...], Cell] = {}
+        shorter: dict[Key, Value] = {}
         for key, cell in found.items():
             rest = (*key[:at], *key[at + 1 :])
             before = shorter.setdefault(rest, cell)
@@ -214,9 +210,7 @@ def _that_matter(
     return tuple(kept), found
 
 
-def _groups(
-    reads: tuple[int, ...], cells: Mapping[tuple[Value, ...], Cell], selectors: Mapping[int, Selector]
-) -> Iterator[tuple[int, ...]]:
+def _groups(reads: tuple[int, ...], cells: Cells, selectors: Mapping[int, Selector]) -> Iterator[tuple[int, ...]]:
     """Counts among the variables that are interchangeable one for one: the table knows their sum alone."""
     counts = [n for n in reads if n in selectors]
     alike: list[list[int]] = []
@@ -229,7 +223,7 @@ def _groups(
     yield from (tuple(group) for group in alike if len(group) > 1)
 
 
-def _exchange(i: int, j: int, cells: Mapping[tuple[Value, ...], Cell]) -> bool:
+def _exchange(i: int, j: int, cells: Cells) -> bool:
     """Whether one more of argument i and one less of argument j changes nothing, wherever both are known."""
     longest = max((int(key[i]) for key in cells), default=0)  # type: ignore[arg-type]
     seen = False
@@ -246,7 +240,9 @@ def _exchange(i: int, j: int, cells: Mapping[tuple[Value, ...], Cell]) -> bool:
     return seen
 
 
-def align(tables: Tables, recovered: Recovered, codec: Codec, max_len: int, causal: bool) -> tuple[Alignment, CoreProgram]:
+def align(
+    tables: Tables, recovered: Recovered, codec: Codec, max_len: int, causal: bool
+) -> tuple[Alignment, CoreProgram]:
     """The model's alignment with the recovered program, and that program in core RASP.
 
     Nothing of it is trusted: a composition proof verifies every statement against the weights.
@@ -271,9 +267,7 @@ def align(tables: Tables, recovered: Recovered, codec: Codec, max_len: int, caus
                 continue
             assert isinstance(read.origin, (Copied, Counted))
             atoms = _atoms(read.origin.comparisons, tables, place, extended)
-            heads.append(
-                HeadRole(site.layer, site.head, place[read.number], atoms, reads, encoding, site.affine)
-            )
+            heads.append(HeadRole(site.layer, site.head, place[read.number], atoms, reads, encoding, site.affine))
     heads.sort(key=lambda role: (role.layer, role.head))
     neurons.sort(key=lambda role: (role.layer, role.neurons))
     decode = tuple(dict.fromkeys(place[n] for n in tables.output.reads))
@@ -300,6 +294,6 @@ def _atoms(
     return tuple(found.values())
 
 
-def _indices(old: Sequence[Value], new: Sequence[Value]) -> np.ndarray:  # type: ignore[type-arg]
+def _indices(old: Sequence[Value], new: Sequence[Value]) -> npt.NDArray[np.int64]:
     known = {value: i for i, value in enumerate(old)}
     return np.array([known.get(value, -1) for value in new], dtype=np.int64)

@@ -195,7 +195,9 @@ class _Reader:
         known = [number for number in self.versions.get(node, ()) if number in self.terms]
         if not known:
             name = self.sketch.variables[node].name or f"variable {node}"
-            raise InputError(f"{place} is said to read {name!r}, which nothing before it writes; the alignment is wrong")
+            raise InputError(
+                f"{place} is said to read {name!r}, which nothing before it writes; the alignment is wrong"
+            )
         if len(known) == 1:
             return known[0]
         seen = [number for number in known if (self.terms[number] @ into).any()]

@@ -109,8 +109,10 @@ def approximate(
     Raises `InputError` for models that neither takes.
     """
     if model.config.readout == "each":
-        raise InputError(f"programs are learnt for models that are read out once, and this one has {len(task.outputs)}"
-                         " outputs at each position")
+        raise InputError(
+            f"programs are learnt for models that are read out once, and this one has {len(task.outputs)}"
+            " outputs at each position"
+        )
     rng = np.random.default_rng(seed)
     program: SOp | None = None
     kind: Literal["extremum", "states"]
@@ -122,8 +124,15 @@ def approximate(
         kind, machine = "states", learn_states(model, task, rng, step)
         text = machine_text(machine, task)
     found = Task(
-        task.family, task.parameters, f"the program for {task.name}", task.domain, task.outputs, task.readout,
-        machine.run, build_machine=lambda: machine, build_states=task.build_states,
+        task.family,
+        task.parameters,
+        f"the program for {task.name}",
+        task.domain,
+        task.outputs,
+        task.readout,
+        machine.run,
+        build_machine=lambda: machine,
+        build_states=task.build_states,
     )
     step("comparing")
     disagreements, differing, compared = _compare(model, found, rng)
@@ -198,12 +207,9 @@ def learn_states(
         start = first + len(beginnings)
         for beginning in beginnings:
             grown = np.concatenate([np.tile(beginning, (n_tokens, 1)), np.arange(n_tokens)[:, None]], axis=1)
-            words = np.concatenate(
-                [np.repeat(grown, len(endings), axis=0), np.tile(endings, (n_tokens, 1))], axis=1
-            )
-            inside = task.domain.contains_ids(words).reshape(n_tokens, -1)
-            inside &= inside.cumsum(axis=1) <= COMPARED_ENDINGS
-            inside = inside.reshape(-1)
+            words = np.concatenate([np.repeat(grown, len(endings), axis=0), np.tile(endings, (n_tokens, 1))], axis=1)
+            belongs = task.domain.contains_ids(words).reshape(n_tokens, -1)
+            inside = (belongs & (belongs.cumsum(axis=1) <= COMPARED_ENDINGS)).reshape(-1)
             runs += int(inside.sum())
             if runs > MAX_RUNS or first + len(beginnings) + len(following) > MAX_STATES:
                 raise InputError(
@@ -236,10 +242,7 @@ def learn_states(
 
 def machine_text(machine: LabelMachine, task: Task) -> str:
     """A Python module whose `answer(word)` runs the machine."""
-    rows = [
-        f"    ({', '.join(map(str, row))}), # {state}"
-        for state, row in enumerate(machine.transitions.tolist())
-    ]
+    rows = [f"    ({', '.join(map(str, row))}), # {state}" for state, row in enumerate(machine.transitions.tolist())]
     labels = [None if label == NO_LABEL else task.outputs[label] for label in machine.labels.tolist()]
     return "\n".join(
         [
@@ -272,9 +275,7 @@ def answers_of(model: Transformer, words: Ids) -> Ids:
     return np.concatenate(found) if found else np.zeros(0, dtype=np.int64)
 
 
-def _compare(
-    model: Transformer, task: Task, rng: np.random.Generator
-) -> tuple[tuple[Disagreement, ...], int, int]:
+def _compare(model: Transformer, task: Task, rng: np.random.Generator) -> tuple[tuple[Disagreement, ...], int, int]:
     words: list[Ids] = []
     if task.domain.size() <= COMPARED:
         words += list(task.domain.batches(BATCH))

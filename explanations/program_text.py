@@ -40,7 +40,7 @@ WIDTH = 110
 """Of a line of a table."""
 _OPERATORS = frozenset({"+", "-", "*", "neg", "abs", "and", "or", "not", *COMPARISONS})
 _AS_OPERATORS = {"and": "&", "or": "|", "not": "~"}
-_LEVELS = {"|": 2, "^": 3, "&": 4, "~": 8} | {op: 1 for op in COMPARISONS}
+_LEVELS = {"|": 2, "^": 3, "&": 4, "~": 8} | dict.fromkeys(COMPARISONS, 1)
 
 
 def program_text(program: SOp, title: str = "") -> str:

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
     from .compiler import programs as programs
     from .compiler import rasp as rasp
+    from .compiler.alignment import Alignment
     from .compiler.compiled import Compiled as Compiled
     from .compiler.core import CoreProgram
     from .compiler.interpreter import evaluate as evaluate
     from .compiler.rasp import Selector as Selector
     from .compiler.rasp import SOp as SOp
-    from .compiler.alignment import Alignment
     from .explanations import Approximated, Decompiled, Verified
     from .models import CertiformerError as CertiformerError
     from .models import Circuit as Circuit
@@ -98,7 +98,8 @@ if TYPE_CHECKING:
     from .verifier.worst_case import least_difference as least_difference
 
 # Public name -> module.
-# `compile`, `check`, `decompile`, `decompile_trained`, `discover_verified` are defined here: they tie together packages that know nothing of each other.
+# `compile`, `check`, `decompile`, `decompile_trained`, `discover_verified` are defined here: they tie together packages
+# that know nothing of each other.
 _NAMES: dict[str, str] = {
     "Compiled": "compiler.compiled",
     "SOp": "compiler.rasp",
