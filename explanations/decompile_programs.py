@@ -176,7 +176,7 @@ class _Builder:
         longest = len(self.tables.variables[1].values)
         merged: dict[Key, Value] = {}
         for key, cell in cells.items():
-            total = sum(int(key[t]) for t in at)  # type: ignore[arg-type]
+            total = sum((_count(key[t]) for t in at), 0)
             if total > longest:
                 continue
             if merged.setdefault((*(key[t] for t in rest), total), cell) != cell:
@@ -223,15 +223,21 @@ def _groups(reads: tuple[int, ...], cells: Cells, selectors: Mapping[int, Select
     yield from (tuple(group) for group in alike if len(group) > 1)
 
 
+def _count(value: Value) -> int:
+    """The value of a count."""
+    assert isinstance(value, int), f"{value!r} is no count"
+    return value
+
+
 def _exchange(i: int, j: int, cells: Cells) -> bool:
     """Whether one more of argument i and one less of argument j changes nothing, wherever both are known."""
-    longest = max((int(key[i]) for key in cells), default=0)  # type: ignore[arg-type]
+    longest = max((_count(key[i]) for key in cells), default=0)
     seen = False
     for key, cell in cells.items():
-        if int(key[j]) < 1 or int(key[i]) + int(key[j]) > longest:  # type: ignore[arg-type]
+        if _count(key[j]) < 1 or _count(key[i]) + _count(key[j]) > longest:
             continue
         moved = list(key)
-        moved[i], moved[j] = int(key[i]) + 1, int(key[j]) - 1  # type: ignore[arg-type]
+        moved[i], moved[j] = _count(key[i]) + 1, _count(key[j]) - 1
         other = cells.get(tuple(moved), BLANK)
         if other is not BLANK:
             seen = True
