@@ -28,6 +28,7 @@ BENCHMARKS = (
     "radius",
     "heads",
     "smt",
+    "sparse",
     "affine",
     "explanations",
     "discovery",

@@ -296,7 +296,10 @@ def train(
     d_readout: Annotated[
         int | None, typer.Option(help="Neurons of an MLP between the read-out and the logits. Default: 0, none.")
     ] = None,
-    activation: Annotated[str | None, typer.Option(help="relu, gelu, gelu_new or silu. Default: relu.")] = None,
+    activation: Annotated[
+        str | None, typer.Option(help="relu, gelu, gelu_new, silu or leaky_relu. Default: relu.")
+    ] = None,
+    attention: Annotated[str | None, typer.Option(help="softmax or sparsemax. Default: softmax.")] = None,
     causal: Annotated[
         bool | None,
         typer.Option("--causal/--bidirectional", help="May a position see later ones? Default: bidirectional."),
@@ -345,6 +348,7 @@ def train(
             d_mlp=d_mlp,
             d_readout=d_readout,
             activation=activation,
+            attention=attention,
             causal=causal,
             layer_norm=layer_norm,
         ),

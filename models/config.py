@@ -10,11 +10,16 @@ from typing import Literal, TypeAlias, get_args
 
 from .errors import InputError
 
-ActivationName: TypeAlias = Literal["relu", "gelu", "gelu_new", "silu"]
+ActivationName: TypeAlias = Literal["relu", "gelu", "gelu_new", "silu", "leaky_relu"]
 Positional: TypeAlias = Literal["learned", "none"]
 Readout: TypeAlias = Literal["each", "last", "mean"]
+AttentionKind: TypeAlias = Literal["softmax", "sparsemax"]
 AttentionScale: TypeAlias = Literal["1/sqrt(d_head)"] | float
 ROOT_SCALE: Literal["1/sqrt(d_head)"] = "1/sqrt(d_head)"
+
+
+OPTIONAL: dict[str, object] = {"d_readout": 0, "attention": "softmax"}
+"""What is left out of a configuration's JSON where it has this value."""
 
 
 def _integer(name: str, value: object, least: int) -> None:
@@ -59,7 +64,9 @@ class TransformerConfig:
     `layer_norm`: None, or the epsilon of pre-LayerNorm in every block and before the unembedding.
     `readout`: logits at `each` position, or from the `last` position's residual stream, or from its `mean`
     over all positions (after the final LayerNorm, if any). `d_readout`: neurons of an MLP between that one read-out
-    and the logits, so that the unembedding reads their activations; 0: none.
+    and the logits, so that the unembedding reads their activations; 0: none. `attention`: from scores to patterns by
+    softmax, or by sparsemax, the Euclidean projection onto the simplex (Martins and Astudillo, 2016).
+    `activation`: `leaky_relu` is x, or x / 100 below 0.
     Raises `InputError` for anything outside these.
     """
 
@@ -75,6 +82,7 @@ class TransformerConfig:
     layer_norm: float | None = None
     readout: Readout = "each"
     d_readout: int = 0
+    attention: AttentionKind = "softmax"
 
     def __post_init__(self) -> None:
         for name in ("d_model", "n_ctx", "d_vocab", "d_vocab_out"):
@@ -84,6 +92,7 @@ class TransformerConfig:
         _one_of("activation", self.activation, get_args(ActivationName))
         _one_of("positional", self.positional, get_args(Positional))
         _one_of("readout", self.readout, get_args(Readout))
+        _one_of("attention", self.attention, get_args(AttentionKind))
         _integer("d_readout", self.d_readout, 0)
         if self.d_readout and self.readout == "each":
             raise InputError("d_readout is for models with one read-out: take readout 'last' or 'mean', or d_readout 0")
@@ -125,9 +134,7 @@ class TransformerConfig:
     def to_json(self) -> dict[str, object]:
         """Plain data for `json`; `TransformerConfig.from_json(c.to_json()) == c`."""
         data = {**asdict(self), "layers": [asdict(layer) for layer in self.layers]}
-        if not self.d_readout:
-            del data["d_readout"]
-        return data
+        return {key: value for key, value in data.items() if OPTIONAL.get(key, data) != value}
 
     def canonical_json(self) -> str:
         """The same configuration gives the same text: sorted keys, no spaces."""
@@ -136,8 +143,8 @@ class TransformerConfig:
     @staticmethod
     def from_json(data: object) -> TransformerConfig:
         """Raises `InputError` naming missing and unknown keys."""
-        if isinstance(data, Mapping) and data.get("d_readout") != 0:
-            data = {"d_readout": 0, **data}
+        if isinstance(data, Mapping):
+            data = {**OPTIONAL, **data}
         known = _exact_keys("configuration", data, TransformerConfig)
         layers = known["layers"]
         if not isinstance(layers, list):

@@ -103,6 +103,17 @@ def _softmax(op: ops.Softmax, run: Run) -> Tensor:
     return weights / weights.sum(dim=-1, keepdim=True)
 
 
+def _sparsemax(op: ops.Sparsemax, run: Run) -> Tensor:
+    """The threshold by sorting: k entries are above it, k the most for which 1 + k z_k > z_1 + ... + z_k."""
+    x = run.values[op.input]
+    x = x - x.amax(dim=-1, keepdim=True)
+    ordered = x.sort(dim=-1, descending=True).values
+    count = torch.arange(1, x.shape[-1] + 1, device=x.device)
+    sums = ordered.cumsum(-1) - 1
+    above = ((count * ordered > sums).sum(-1, keepdim=True)).clamp(min=1)
+    return (x - sums.gather(-1, above - 1) / above).clamp(min=0)
+
+
 def _mix(op: ops.Mix, run: Run) -> Tensor:
     return torch.einsum("bhij,bjhe->bihe", run.values[op.pattern], run.values[op.value])
 
@@ -171,6 +182,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "gelu_new": _gelu_new,
     "silu": F.silu,
+    "leaky_relu": F.leaky_relu,
 }
 
 RULES: dict[type[Operation], Callable[[Any, Run], Tensor]] = {
@@ -181,6 +193,7 @@ RULES: dict[type[Operation], Callable[[Any, Run], Tensor]] = {
     ops.HeadLinear: _head_linear,
     ops.Scores: _scores,
     ops.Softmax: _softmax,
+    ops.Sparsemax: _sparsemax,
     ops.Mix: _mix,
     ops.Join: _join,
     ops.Results: _results,

@@ -77,6 +77,14 @@ class Softmax:
 
 
 @dataclass(frozen=True)
+class Sparsemax:
+    """out[..., j] = max(input[..., j] - t, 0), with the t for which these sum to 1 over j (Martins, Astudillo 2016)"""
+
+    output: str
+    input: str
+
+
+@dataclass(frozen=True)
 class Mix:
     """out[b, i, h] = sum_j pattern[b, h, i, j] * value[b, j, h]"""
 
@@ -188,6 +196,7 @@ Operation: TypeAlias = (
     | HeadLinear
     | Scores
     | Softmax
+    | Sparsemax
     | Mix
     | Join
     | Results
@@ -276,7 +285,7 @@ def _attention(config: TransformerConfig, index: int, stream: str) -> Iterable[O
         yield HeadLinear(f"{attn}.hook_{x}", stream, f"{attn}.W_{x.upper()}", f"{attn}.b_{x.upper()}")
     scores, pattern, z = f"{attn}.hook_attn_scores", f"{attn}.hook_pattern", f"{attn}.hook_z"
     yield Scores(scores, f"{attn}.hook_q", f"{attn}.hook_k", config.scale(index), config.causal)
-    yield Softmax(pattern, scores)
+    yield Softmax(pattern, scores) if config.attention == "softmax" else Sparsemax(pattern, scores)
     yield Mix(z, pattern, f"{attn}.hook_v")
     yield Results(f"{attn}.hook_result", z, f"{attn}.W_O")
     yield Join(f"{block}.hook_attn_out", z, f"{attn}.W_O", f"{attn}.b_O")

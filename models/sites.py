@@ -61,7 +61,7 @@ def sites(config: TransformerConfig, program: Program | None = None) -> dict[str
                 site(op.output, "d_model", config.d_model)
             case ops.Add():
                 found[op.output] = Site(op.output, found[op.inputs[0]].axes, found[op.inputs[0]].sizes)
-            case ops.Softmax() | ops.Activation() | ops.Normalise() | ops.Replace() | ops.Project():
+            case ops.Softmax() | ops.Sparsemax() | ops.Activation() | ops.Normalise() | ops.Replace() | ops.Project():
                 found[op.output] = Site(op.output, found[op.input].axes, found[op.input].sizes)
     return found
 

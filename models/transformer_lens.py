@@ -163,6 +163,8 @@ def to_transformer_lens(model: Transformer) -> tuple[dict[str, Tensor], dict[str
     heads = max((layer.n_heads for layer in config.layers), default=0) or 1
     width = max((layer.d_head for layer in config.layers), default=0) or 1
     neurons = max((layer.d_mlp for layer in config.layers), default=0)
+    if config.attention != "softmax" or config.activation == "leaky_relu":
+        raise InputError("TransformerLens has no sparsemax attention and no leaky_relu")
     if config.d_readout:
         raise InputError("TransformerLens has no MLP between the residual stream and the logits (d_readout)")
     if not config.layers:

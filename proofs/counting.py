@@ -86,6 +86,7 @@ def _scope(theorem: Theorem) -> Labels:
     require(layer.n_heads == 1 and layer.d_mlp == 0, "rule count is for one head and no neurons")
     require(not config.layer_norm, "rule count is for models without LayerNorm")
     require(config.readout == "last", "rule count is for the read-out 'last'")
+    require(not config.sparse, "rule count is for softmax attention")
     require(config.d_readout == 0, "rule count is for models without an MLP at the read-out")
     require(theorem.codec.categorical, "rule count is for categorical codecs: it compares logits")
     require(not theorem.codec.bos, "rule count is for codecs without BOS")

@@ -46,6 +46,8 @@ class Config:
     readout: str
     data: dict[str, Json]
     d_readout: int = 0
+    sparse: bool = False
+    """Sparsemax in place of softmax."""
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Every parameter's name and shape."""
@@ -79,10 +81,11 @@ class Config:
         require(self.readout == "each", f"unsupported: readout {self.readout!r}")
 
     def require_piecewise_linear(self) -> None:
-        """What all rules but `enumerate` and `witness` are about: ReLU, no LayerNorm, no MLP at the read-out."""
+        """What all rules but `enumerate` and `witness` are about: ReLU, softmax, no LayerNorm, no read-out MLP."""
         require(self.activation == "relu", f"unsupported: activation {self.activation!r}")
         require(self.layer_norm is None, "unsupported: LayerNorm")
         require(self.d_readout == 0, "unsupported: an MLP at the read-out")
+        require(not self.sparse, "unsupported: sparsemax attention")
 
     @property
     def reader(self) -> str:
@@ -101,7 +104,7 @@ def read_config(data: Json) -> Config:
     """The configuration's JSON, every field checked."""
     numbers = ("d_model", "n_ctx", "d_vocab", "d_vocab_out")
     others = ("layers", "activation", "causal", "positional", "attention_scale", "layer_norm", "readout")
-    some = ("d_readout",) if isinstance(data, dict) and "d_readout" in data else ()
+    some = tuple(name for name in ("d_readout", "attention") if isinstance(data, dict) and name in data)
     item = record(data, "config", numbers + others + some)
     sizes = {name: integer(item[name], f"config {name}", 1, MAX_SIZE) for name in numbers}
     layers = []
@@ -111,12 +114,13 @@ def read_config(data: Json) -> Config:
         width = integer(layer["d_head"], "d_head", 1 if heads else 0, MAX_SIZE)
         layers.append(Layer(heads, width, integer(layer["d_mlp"], "d_mlp", 0, MAX_SIZE)))
     for name, allowed in (
-        ("activation", ("relu", "gelu", "gelu_new", "silu")),
+        ("activation", ("relu", "gelu", "gelu_new", "silu", "leaky_relu")),
         ("positional", ("learned", "none")),
         ("readout", ("each", "last", "mean")),
     ):
         require(item[name] in allowed, f"config {name} must be one of {allowed}, got {show(item[name])}")
-    read_by = integer(item["d_readout"], "config d_readout", 1, MAX_SIZE) if some else 0
+    read_by = integer(item["d_readout"], "config d_readout", 1, MAX_SIZE) if "d_readout" in some else 0
+    require(item.get("attention", "sparsemax") == "sparsemax", f"config attention is {show(item.get('attention'))}")
     require(not read_by or item["readout"] != "each", "d_readout is for models with one read-out")
     scale = item["attention_scale"]
     if scale != "1/sqrt(d_head)":
@@ -135,6 +139,7 @@ def read_config(data: Json) -> Config:
         layer_norm=None if norm is None else float(norm),
         readout=item["readout"],
         d_readout=read_by,
+        sparse="attention" in some,
         data=item,
     )
 

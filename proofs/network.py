@@ -12,6 +12,7 @@ import numpy as np
 from .balls import Ball, divided, point, softmax, times
 from .core import Bits, Ints
 from .model import Model
+from .simplex import sparsemax
 from .smooth import activation, layer_norm
 
 MAX_ACTIVATIONS = 2**22
@@ -183,13 +184,18 @@ class Network:
         if node in edits.mixed:
             mixed = edits.mixed[node]
         else:
-            pattern = softmax(times(port("Q", queries) @ port("K").swapped(), self._scale(number)), visible)
+            pattern = self.pattern(number, port("Q", queries), port("K"), visible)
             _keep(kept, ("pattern", node), pattern)
             mixed = pattern @ port("V")
         _keep(kept, ("mixed", node), mixed)
         written = mixed @ point(self.weights[f"{name}W_O"][head])
         _keep(kept, ("written", node), written)
         return written
+
+    def pattern(self, number: int, q: Ball, k: Ball, visible: Bits) -> Ball:
+        """A layer's attention from queries [.., query, d_head] to keys [.., key, d_head]."""
+        scores = times(q @ k.swapped(), self._scale(number))
+        return sparsemax(scores, visible) if self.config.sparse else softmax(scores, visible)
 
     def _scale(self, number: int) -> Ball:
         """What a layer's products of queries and keys are multiplied by."""

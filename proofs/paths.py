@@ -88,6 +88,7 @@ def _scope(theorem: Theorem) -> Labels | LabelMargin | NeverOutputs:
     neurons = any(layer.d_mlp for layer in config.layers)
     require(config.activation == "relu" or not neurons, "rule paths is for ReLU")
     require(config.readout in ("last", "mean"), "rule paths is for read-outs 'last' and 'mean'")
+    require(not config.sparse, "rule paths is for softmax attention")
     require(config.d_readout == 0, "rule paths is for models without an MLP at the read-out")
     one = len(config.layers) == 1 and config.readout == "last"
     require(config.causal or one, "rule paths is for causal models, or one layer read out at the last position")

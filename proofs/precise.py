@@ -110,11 +110,47 @@ class Precise:
         for i in range(n):
             seen = i + 1 if config.causal else n
             row = [scores[i, j] for j in range(seen)]
+            if config.sparse:
+                pattern.append(_projection(row) + [flint.arb(0)] * (n - seen))
+                continue
             top = max(range(seen), key=lambda j: float(row[j].mid()))
             powers = [flint.arb(1) if j == top else (row[j] - row[top]).exp() for j in range(seen)]
             whole = sum(powers[1:], powers[0])
             pattern.append([power / whole for power in powers] + [flint.arb(0)] * (n - seen))
         return flint.arb_mat(pattern) * v * self._weight(name + "W_O", head)
+
+
+def _projection(row: list[Any]) -> list[Any]:
+    """Onto the simplex: max(x - t, 0). By Michelot's rounds for the middles; then t is bracketed, and that is tested.
+
+    The sum of max(x - t, 0) falls with t: where it is at most 1 t is not too small, and where at least 1 not too large.
+    """
+    middles, zero = [x.mid() for x in row], flint.arb(0)
+    active = list(range(len(row)))
+    while True:
+        guess = ((sum((middles[j] for j in active), zero) - 1) / len(active)).mid()
+        left = [j for j in active if middles[j] > guess]
+        if len(left) == len(active) or not left:
+            break
+        active = left
+    gap = (sum(((x - guess).max(zero) for x in row), zero) - 1).abs_upper() * 2 + flint.arb(2) ** -(flint.ctx.prec + 8)
+    below, above = guess - gap, guess + gap
+    low = max(range(len(row)), key=lambda j: float(middles[j]))
+    if not sum(((x - below).max(zero) for x in row), zero) >= 1:
+        below = (row[low] - 1).lower()
+    if not sum(((x - above).max(zero) for x in row), zero) <= 1:
+        above = _largest(row)
+    share = [(x - below).max(zero).upper() for x in row]
+    least = [(x - above).max(zero).lower() for x in row]
+    return [a.union(b) for a, b in zip(least, share, strict=True)]
+
+
+def _largest(row: list[Any]) -> Any:
+    """At least every number of the row."""
+    found = row[0].upper()
+    for x in row[1:]:
+        found = found.max(x.upper()).upper()
+    return found
 
 
 def _active(x: Matrix, name: str) -> Matrix:
@@ -133,6 +169,7 @@ ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     "gelu": lambda x: x * (-x / flint.arb(2).sqrt()).erfc() / 2,
     "gelu_new": _gelu_new,
     "silu": lambda x: x / (1 + (-x).exp()),
+    "leaky_relu": lambda x: x.max(x / 100),
 }
 
 

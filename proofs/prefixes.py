@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .balls import Ball, point, softmax, times
+from .balls import Ball, point
 from .core import Ints
 from .network import Network, averaged
 from .smooth import activation
@@ -75,6 +75,5 @@ class _Decoder:
             keys, values = self.past[number, head]
             k, v = _side_by_side([keys[parents], k]), _side_by_side([values[parents], v])
         self.past[number, head] = k, v
-        scores = times(q @ k.swapped(), network._scale(number))
-        pattern = softmax(scores, np.ones((1, k.mid.shape[1]), dtype=np.bool_))
+        pattern = network.pattern(number, q, k, np.ones((1, k.mid.shape[1]), dtype=np.bool_))
         return pattern @ v @ point(network.weights[f"{name}W_O"][head])

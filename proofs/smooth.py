@@ -120,6 +120,10 @@ def activation(name: str, x: Ball) -> Ball:
     """A configuration's activation of every number."""
     if name == "relu":
         return x.relu()
+    if name == "leaky_relu":
+        low, high = x.low(), x.high()
+        left, right = low / 100 - np.abs(low) * 2.0**-54, high / 100 + np.abs(high) * 2.0**-54
+        return between(np.where(low < 0, left - TINY, low), np.where(high < 0, right + TINY, high))
     require(name in SMOOTH, f"unknown activation {name}")
     function, left, right = SMOOTH[name], x.low(), x.high()
     (left_low, left_high), (right_low, right_high) = function.bounds(left), function.bounds(right)

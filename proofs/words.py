@@ -209,9 +209,10 @@ def _config(config: Json) -> str:
     """The model's shape."""
     layers = config["layers"]
     heads, neurons = sum(layer["n_heads"] for layer in layers), sum(layer["d_mlp"] for layer in layers)
+    attention = ("causal " if config["causal"] else "bidirectional ") + config.get("attention", "softmax")
     return (
         f"{len(layers)} layers, {heads} heads, {neurons:,} neurons, d_model {config['d_model']}, "
-        f"{'causal' if config['causal'] else 'bidirectional'} softmax attention, {config['activation']}"
+        f"{attention} attention, {config['activation']}"
         + ("" if config["layer_norm"] is None else f", LayerNorm (epsilon {config['layer_norm']!r})")
         + {"each": "", "last": ", read out at the last position", "mean": ", read out from the mean of all positions"}[
             config["readout"]

@@ -25,7 +25,15 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": lambda x: x * np.vectorize(lambda t: math.erfc(-t / math.sqrt(2)) / 2)(x),
     "gelu_new": lambda x: x / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
     "silu": lambda x: x / 2 * (1 + np.tanh(x / 2)),
+    "leaky_relu": lambda x: np.where(x < 0, x / 100, x),
 }
+
+
+def projected(scores: Array) -> Array:
+    """Onto the simplex: the threshold is the greatest of those that the k largest scores give."""
+    ordered = np.sort(scores)[::-1]
+    threshold = max((ordered[:k].sum() - 1) / k for k in range(1, len(scores) + 1) if ordered[k - 1] > -np.inf)
+    return np.asarray(np.maximum(scores - threshold, 0))
 
 
 class TooNear(Exception):
@@ -106,6 +114,8 @@ class Run:
             score = np.where(np.tril(np.ones(score.shape)) > 0, score, -np.inf)
         power = np.exp(score - score.max(axis=-1, keepdims=True))
         self.patterns[node] = power / power.sum(axis=-1, keepdims=True)
+        if "attention" in self.config:
+            self.patterns[node] = np.array([projected(row) for row in score])
         self.mixed[node] = mixed.get(node, self.patterns[node] @ v)
         return np.asarray(self.mixed[node] @ self.w[name + "W_O"][h])
 

@@ -19,7 +19,13 @@ SHAPES: dict[str, dict[str, Any]] = {
     "causal, last, LayerNorm": {"readout": "last", "causal": True, "layer_norm": 1e-2},
     "mean, gelu": {"readout": "mean", "activation": "gelu"},
     "causal, mean, LayerNorm, silu": {"readout": "mean", "causal": True, "layer_norm": 0.5, "activation": "silu"},
-    "causal, mean, MLP read-out": {"readout": "mean", "causal": True, "d_readout": 5},
+    "causal, mean, sparsemax, leaky ReLU, MLP read-out": {
+        "readout": "mean",
+        "causal": True,
+        "d_readout": 5,
+        "attention": "sparsemax",
+        "activation": "leaky_relu",
+    },
     "LayerNorm, gelu_new": {"layer_norm": 1e-5, "activation": "gelu_new"},
 }
 

@@ -41,6 +41,16 @@ def random_model(seed: int, **options: object) -> Transformer:
     return model
 
 
+def projected(scores: list[flint.arb]) -> list[flint.arb]:
+    """Onto the simplex, by trying how many scores are above the threshold."""
+    ordered = sorted(scores, key=lambda x: float(x.mid()), reverse=True)
+    for count in range(len(scores), 0, -1):
+        threshold = (sum(ordered[:count], flint.arb(0)) - 1) / count
+        if ordered[count - 1] > threshold:
+            break
+    return [(x - threshold).max(flint.arb(0)) for x in scores]
+
+
 def exact_logits(model: Transformer, tokens: list[int]) -> list[Row]:
     """The model once more, from the definition of the real semantics, in 128-bit ball arithmetic."""
     config = model.config
@@ -60,6 +70,8 @@ def exact_logits(model: Transformer, tokens: list[int]) -> list[Row]:
         return [(t - mean) / root * flint.arb(w[j]) + flint.arb(b[j]) for j, t in enumerate(x)]
 
     def active(x: flint.arb) -> flint.arb:
+        if config.activation == "leaky_relu":
+            return x if x >= 0 else x / 100 if x < 0 else x.max(x / 100)
         return x.max(flint.arb(0)) if config.activation == "relu" else exactly(config.activation, x)
 
     stream = [[flint.arb(e) for e in parameter("embed.W_E")[t]] for t in tokens]
@@ -79,10 +91,10 @@ def exact_logits(model: Transformer, tokens: list[int]) -> list[Row]:
                 q, k, v = ([affine(x, w[f"W_{c}"][h], w[f"b_{c}"][h]) for x in read] for c in "QKV")
                 for i in range(len(tokens)):
                     seen = range(i + 1 if config.causal else len(tokens))
-                    weights = [
-                        (scale * sum((a * b for a, b in zip(q[i], k[j], strict=True)), flint.arb(0))).exp()
-                        for j in seen
-                    ]
+                    scores = [scale * sum((a * b for a, b in zip(q[i], k[j], strict=True)), flint.arb(0)) for j in seen]
+                    weights = [x.exp() for x in scores]
+                    if config.attention == "sparsemax":
+                        weights = projected(scores)
                     z = [
                         sum((weights[j] * v[j][e] for j in seen), flint.arb(0)) / sum(weights, flint.arb(0))
                         for e in range(layer.d_head)

@@ -51,7 +51,7 @@ def random_case(seed: int, **fixed: Any) -> Case:
         heads = int(rng.integers(0, 3))
         layers.append(LayerConfig(heads, int(rng.integers(1, 4)) if heads else 0, int(rng.integers(0, 4))))
     settings_ = {
-        "activation": str(rng.choice(["relu", "gelu", "gelu_new", "silu"])),
+        "activation": str(rng.choice(["relu", "gelu", "gelu_new", "silu", "leaky_relu"])),
         "causal": bool(rng.integers(2)),
         "layer_norm": float(rng.choice([1e-5, 0.5])) if rng.integers(2) else None,
         "readout": str(rng.choice(["each", "last", "mean"])),
@@ -60,6 +60,7 @@ def random_case(seed: int, **fixed: Any) -> Case:
         **fixed,
     }
     settings_["d_readout"] = 0 if settings_["readout"] == "each" else seed // 3 % 2 * (1 + seed % 4)
+    settings_.setdefault("attention", ("softmax", "sparsemax")[seed // 2 % 2])
     config = TransformerConfig(
         int(rng.integers(1, 5)), n + 1, tokens, int(rng.integers(1, 4)), tuple(layers), **settings_
     )

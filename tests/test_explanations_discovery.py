@@ -43,7 +43,7 @@ SHAPES: dict[str, dict[str, Any]] = {
         "readout": "last",
     },
     "attention only, mean": {"layers": (LayerConfig(2, 3, 0), LayerConfig(1, 3, 0)), "readout": "mean"},
-    "MLP read-out, last": {"layers": TWO, "readout": "last", "d_readout": 4},
+    "MLP read-out, last": {"layers": TWO, "readout": "last", "d_readout": 4, "activation": "leaky_relu"},
     "no attention in layer 0": {"layers": (LayerConfig(0, 0, 6), LayerConfig(2, 3, 0)), "layer_norm": 0.1},
     "no positions, one layer": {"layers": (LayerConfig(2, 3, 4),), "positional": "none", "activation": "silu"},
     "no layers": {"layers": ()},
@@ -194,6 +194,7 @@ class Unshared:
                 hidden = self.read(f"m{index}", "", stream, f"{block}.ln2") @ get(f"{block}.mlp.W_in")
                 hidden = hidden + get(f"{block}.mlp.b_in")
                 act = {"relu": torch.relu, "gelu": torch.nn.functional.gelu, "silu": torch.nn.functional.silu}
+                act["leaky_relu"] = torch.nn.functional.leaky_relu
                 written = act[self.config.activation](hidden) @ get(f"{block}.mlp.W_out") + get(f"{block}.mlp.b_out")
                 self.out[f"m{index}"] = given.get(f"m{index}", written)
                 stream = stream + self.out[f"m{index}"]
@@ -201,7 +202,7 @@ class Unshared:
         last = last[:, -1:] if self.config.readout == "last" else last
         last = last.mean(1, keepdim=True) if self.config.readout == "mean" else last
         if self.config.d_readout:
-            last = torch.relu(last @ get("readout.W_in") + get("readout.b_in"))
+            last = torch.nn.functional.leaky_relu(last @ get("readout.W_in") + get("readout.b_in"))
         return last @ get("unembed.W_U") + get("unembed.b_U")
 
 

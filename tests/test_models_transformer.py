@@ -36,6 +36,7 @@ VARIANTS = {
     "mean": {"readout": "mean", "layer_norm": 0.1, "activation": "silu"},
     "no_layers": {"layers": ()},
     "mlp_at_the_read_out": {"readout": "mean", "layer_norm": 0.1, "activation": "silu", "d_readout": 6},
+    "sparsemax": {"attention": "sparsemax", "activation": "leaky_relu"},
 }
 TOKENS = torch.tensor([[0, 1, 2, 3], [4, 4, 0, 1]])
 
@@ -72,6 +73,7 @@ def test_config_json_round_trip(name: str) -> None:
         ({"activation": ["relu"]}, "activation"),
         ({"positional": "rotary"}, "positional"),
         ({"readout": "first"}, "readout"),
+        ({"attention": "hardmax"}, "attention must be one of 'softmax', 'sparsemax', got 'hardmax'"),
         ({"d_readout": 2}, "one read-out: take readout 'last' or 'mean'"),
         ({"readout": "mean", "d_readout": -1}, "d_readout must be at least 0, got -1"),
         ({"readout": "mean", "d_readout": True}, "d_readout must be an integer, got True"),

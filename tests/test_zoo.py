@@ -22,6 +22,7 @@ NAMES = zoo.names()
 WANTED = {
     **{f"max-of-4/{seed}": ("max-of-4", 64) for seed in range(5)},
     "max-of-5/0": ("max-of-5", 64),
+    "max-of-8-vocab-8/0": ("max-of-8", 8),
     **{f"max-of-10/{seed}": ("max-of-10", 64) for seed in range(3)},
     "max-of-10-mlp/0": ("max-of-10", 64),
     "max-of-20/0": ("max-of-20", 64),
@@ -38,6 +39,8 @@ WANTED = {
     "dyck-1-40/0": ("dyck-1-40", 2),
     "dyck-1-16-layernorm-gelu/0": ("dyck-1-16", 2),
     "quotes-12/0": ("quotes-12", 6),
+    "quotes-12-sparsemax/0": ("quotes-12", 28),
+    "bracket-type-12-sparsemax/0": ("bracket-type-12", 4),
     "bracket-type-12/0": ("bracket-type-12", 4),
 }
 

@@ -85,8 +85,17 @@ def activation(function: str, a: Ball) -> Ball:
     """An activation of every entry."""
     if function == "relu":
         return relu(a)
+    if function == "leaky_relu":
+        return leaky_relu(a)
     value, error = POINTS[function](a.mid)
     return Ball(value, _up(SLOPE * a.rad + error + 2.0**-53))
+
+
+def leaky_relu(a: Ball) -> Ball:
+    """x, or x / 100 below 0: slope at most 1, and 1/100 where the whole ball is negative."""
+    mid = torch.where(a.mid < 0, a.mid / 100, a.mid)
+    below = a.mid < -a.rad
+    return Ball(mid, _up(torch.where(below, a.rad / 100, a.rad) + U * mid.abs()))
 
 
 def normalise(a: Ball, weight: Ball, bias: Ball, eps: float) -> Ball:

@@ -75,6 +75,8 @@ def output_bounds(
     single = isinstance(regions, (TokenSets, EmbeddingBall))
     wanted: list[Region] = [regions] if isinstance(regions, (TokenSets, EmbeddingBall)) else list(regions)
     n = check_regions(model, wanted)
+    if model.config.attention != "softmax" or model.config.activation == "leaky_relu":
+        raise InputError("bounds over regions do not cover sparsemax attention and leaky_relu yet")
     if model.config.d_readout:
         raise InputError("bounds over regions do not cover an MLP at the read-out (d_readout) yet")
     rows = _directions(directions, model.config.d_vocab_out)

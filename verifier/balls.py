@@ -255,6 +255,49 @@ def _rough_shares(shifted: Ball, masked: Tensor, at: Tensor) -> Ball:
     return Ball(mid, _up((greatest - smallest).clamp(min=0.0) / 2 + 4 * U * mid))
 
 
+def sparsemax(a: Ball) -> Ball:
+    """Over the last axis: max(x_j - t, 0), t the threshold for which these sum to 1. An entry of minus infinity gets 0.
+
+    t rises with every score, so that it lies between those of the lower ends and of the upper ends.
+    """
+    masked = torch.isneginf(a.mid)
+    top = a.mid.amax(-1, keepdim=True)
+    shift = add(Ball(torch.where(masked, top, a.mid), a.rad), negate(exact(top)))
+    low = torch.where(masked, -torch.inf, shift.low())
+    high = torch.where(masked, -torch.inf, shift.high())
+    least, most = _threshold(low)[0], _threshold(high)[1]
+    floor = (low - most).clamp(min=0.0) * (1 - 4 * U)
+    ceiling = torch.where(high > least, ((high - least) * (1 + 4 * U) + _TINY).clamp(max=1.0), 0.0)
+    mid = (floor + ceiling) / 2
+    return Ball(mid, torch.where(ceiling > 0, _up((ceiling - floor).clamp(min=0.0) / 2 + 4 * U * mid), 0.0))
+
+
+def _threshold(z: Tensor) -> tuple[Tensor, Tensor]:
+    """At most and at least the t with g(t) = sum of max(z_j - t, 0) = 1 [.., 1].
+
+    From any t', with g(t') = 1 + d: g falls by at least as much as t rises as long as it is above 0, so t <= t' + d for
+    d > 0; and, if g(t') > 0, t >= t' + d for d < 0. Also t >= max z - 1.
+    """
+    n = z.shape[-1]
+    ordered = z.sort(-1, descending=True).values
+    sums = ordered.cumsum(-1) - 1
+    count = torch.arange(1, n + 1, dtype=torch.float64)
+    above = (count * ordered > sums).sum(-1, keepdim=True).clamp(min=1)
+    guess = sums.gather(-1, above - 1) / above
+    found = (z - guess).clamp(min=0.0).sum(-1, keepdim=True)
+    slack = 4 * gamma(n + 4)
+    rise = (found * (1 + slack) + n * _TINY - 1).clamp(min=0.0)
+    fall = (1 - (found * (1 - slack) - n * _TINY)).clamp(min=0.0)
+    bottom = _down(z.amax(-1, keepdim=True) - 1)
+    least = torch.where(found > 0, _down(guess - fall * (1 + 4 * U)), bottom)
+    return torch.maximum(least, bottom), -_down(-(guess + rise * (1 + 4 * U)))
+
+
+def _down(x: Tensor) -> Tensor:
+    """Below what was rounded to x."""
+    return torch.nextafter(x, _infinity(-1))
+
+
 @dataclass
 class _Run:
     """One evaluation: `values` maps a site to its ball, batch first."""
@@ -363,6 +406,10 @@ def _softmax(op: ops.Softmax, run: _Run) -> Ball:
     return softmax(run.values[op.input])
 
 
+def _sparsemax(op: ops.Sparsemax, run: _Run) -> Ball:
+    return sparsemax(run.values[op.input])
+
+
 def _mix(op: ops.Mix, run: _Run) -> Ball:
     values = run.values[op.value].map(lambda t: t.transpose(1, 2))
     return matmul(run.values[op.pattern], values).map(lambda t: t.transpose(1, 2))
@@ -436,6 +483,7 @@ RULES: dict[type[Operation], Callable[[Any, _Run], Ball]] = {
     ops.HeadLinear: _head_linear,
     ops.Scores: _scores,
     ops.Softmax: _softmax,
+    ops.Sparsemax: _sparsemax,
     ops.Mix: _mix,
     ops.Join: _join,
     ops.Results: _results,

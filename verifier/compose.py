@@ -106,8 +106,8 @@ def _no_flow(claim: Claim, domain: Language) -> Certificate | Reason:
     model = claim.subject.model
     if not isinstance(model, Transformer) or model.config.layer_norm is not None:
         return Reason("absence of flow is shown for plain transformers without LayerNorm only")
-    if model.config.d_readout:
-        return Reason("absence of flow is shown for models without an MLP at the read-out only")
+    if model.config.d_readout or model.config.attention != "softmax" or model.config.activation != "relu":
+        return Reason("absence of flow is shown for ReLU and softmax attention, without an MLP at the read-out, only")
     weights = weights_of(model)
     for part in parts_of(claim.body):
         assert isinstance(part, FaithfulBody)

@@ -75,6 +75,7 @@ class Composition:
             for bad, what in (
                 (c.layer_norm is not None, "LayerNorm"),
                 (c.activation != "relu" and any(x.d_mlp for x in c.layers), f"activation {c.activation}"),
+                (c.attention != "softmax", f"{c.attention} attention"),
                 (c.readout != "each", f"readout {c.readout}"),
                 (
                     isinstance(c.attention_scale, str) and any(x.n_heads for x in c.layers),

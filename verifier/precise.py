@@ -173,6 +173,28 @@ def _shares(scores: Matrix, causal: bool) -> Matrix:
     return flint.arb_mat(rows)
 
 
+def _sparsemax(op: ops.Sparsemax, run: _Run) -> list[Matrix]:
+    causal = run.model.config.causal
+    return [_projected(scores, causal) for scores in run.values[op.input]]
+
+
+def _projected(scores: Matrix, causal: bool) -> Matrix:
+    """From a guess of the threshold: where the shares that it gives sum to 1 + d > 0, it is off by at most |d|."""
+    zero, one, rows = flint.arb(0), flint.arb(1), []
+    for i in range(scores.nrows()):
+        seen = i + 1 if causal else scores.ncols()
+        row = [scores[i, j] for j in range(seen)]
+        ordered = sorted((x.mid() for x in row), key=float, reverse=True)
+        counts = range(1, seen + 1)
+        above = [k for k in counts if float(1 + k * ordered[k - 1] - sum(ordered[:k], zero)) > 0]
+        guess = ((sum(ordered[: max(above, default=1)], zero) - 1) / max(above, default=1)).mid()
+        whole = sum(((x - guess).max(zero) for x in row), zero)
+        off = abs(whole - 1).upper() if whole > 0 else flint.arb.pos_inf()
+        threshold = flint.arb(guess, off)
+        rows.append([(x - threshold).max(zero).min(one) for x in row] + [zero] * (scores.ncols() - seen))
+    return flint.arb_mat(rows)
+
+
 def _mix(op: ops.Mix, run: _Run) -> list[Matrix]:
     return [pattern * value for pattern, value in zip(run.values[op.pattern], run.values[op.value], strict=True)]
 
@@ -237,6 +259,7 @@ ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     "gelu": _gelu,
     "gelu_new": _gelu_new,
     "silu": _silu,
+    "leaky_relu": lambda x: x.max(x / 100),
 }
 
 RULES: dict[type[ops.Operation], Callable[[Any, _Run], list[Matrix]]] = {
@@ -247,6 +270,7 @@ RULES: dict[type[ops.Operation], Callable[[Any, _Run], list[Matrix]]] = {
     ops.HeadLinear: _head_linear,
     ops.Scores: _scores,
     ops.Softmax: _softmax,
+    ops.Sparsemax: _sparsemax,
     ops.Mix: _mix,
     ops.Join: _join,
     ops.Activation: _activation,
