@@ -455,6 +455,7 @@ def _check_scope(model: Transformer, codec: Codec, sketch: Sketch) -> None:
         what
         for bad, what in (
             (c.layer_norm is not None, "LayerNorm"),
+            (c.attention != "softmax", f"{c.attention} attention"),
             (c.activation != "relu" and any(x.d_mlp for x in c.layers), f"activation {c.activation}"),
             (c.readout != "each", f"readout {c.readout}"),
             (bool(c.d_readout), "an MLP at the read-out"),

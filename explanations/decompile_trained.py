@@ -143,7 +143,7 @@ def is_one_head(model: Transformer) -> bool:
     """Whether it is one head of attention, without neurons and LayerNorm, read out at the last position."""
     c = model.config
     alone = len(c.layers) == 1 and c.layers[0].n_heads == 1 and not c.layers[0].d_mlp
-    return alone and c.layer_norm is None and c.readout == "last" and not c.d_readout
+    return alone and c.attention == "softmax" and c.layer_norm is None and c.readout == "last" and not c.d_readout
 
 
 def read_extremum(model: Transformer, task: Task) -> tuple[SOp, LabelMachine]:
