@@ -36,6 +36,7 @@ BENCHMARKS = (
     "discovery",
     "illusions",
     "abstraction",
+    "decompile",
     "circuits",
     "property_testing",
     "round_trips",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from . import decompile_command as decompile_command
 from . import explain_command as explain_command
 from . import formats_command as formats_command
 from . import program_command as program_command

@@ -71,6 +71,7 @@ from .widths import width_bounds
 MAX_LEN = 1 << 10
 LARGE = 1 << 16
 """An affine map with a larger table becomes a linear combination."""
+MOST_JOINT = 1 << 22
 
 
 class CompileError(InputError):
@@ -114,20 +115,53 @@ def lower_with_hints(
     title = name or program.name or "program"
     merged = canonicalise(program)
     lowering = _Lowering(words, longest, causal)
-    problems: list[str] = []
-    for node in nodes_of(merged):
-        if any(child in lowering.failed for child in children(node)):
-            lowering.failed.add(node)
-            continue
-        try:
-            lowering.current = node
-            lowering.place[node] = lowering.node(node)
-        except Refused as why:
-            lowering.failed.add(node)
-            problems.append(f"{describe(node)}: {why}")
-    if problems:
-        raise CompileError(f"cannot compile {title!r} for {len(words)} tokens and length {longest}:", problems)
+    lowering.place_all(merged, title)
     return lowering.finish(merged, title)
+
+
+def lower_beside(
+    program: SOp, others: Sequence[SOp], vocab: Iterable[Value] | None, max_len: int | None, causal: bool = False
+) -> tuple[CoreProgram, int, list[int]]:
+    """The core program of `program`, extended by what `others` need beside it.
+
+    Returns the extended program, how many of its nodes `lower(program, ...)` has (they come first, and are the same),
+    and the node that each of the others is. Raises `CompileError`.
+    """
+    words, longest = _check_input(program, vocab, max_len, causal)
+    title = program.name or "program"
+    merged = canonicalise(program)
+    lowering = _Lowering(words, longest, causal)
+    lowering.place_all(merged, title)
+    for other in others:
+        lowering.place_all(other, title)
+    return lowering.extended(merged, [lowering.place[other] for other in others], title)
+
+
+class Stepwise:
+    """Expressions lowered one after the other, to learn which of their values occur together."""
+
+    def __init__(self, vocab: tuple[Value, ...], max_len: int, causal: bool) -> None:
+        self._lowering = _Lowering(vocab, max_len, causal)
+
+    def occurring(self, expressions: Sequence[SOp]) -> set[tuple[Value, ...]] | None:
+        """The values that these may have at one position, on some input; None if they are too many to list.
+
+        A superset of those that they do have. Raises `CompileError` for what cannot be lowered.
+        """
+        for expression in expressions:
+            self._lowering.place_all(expression, "program")
+        ranges = self._lowering.ranges
+        nodes = [self._lowering.place[expression] for expression in expressions]
+        basis = map_domain(ranges, nodes)
+        if ranges.product(basis) > LARGE or math.prod(ranges.sizes(basis)) > MOST_JOINT:
+            return None
+        possible = np.broadcast_to((ranges.joint(basis) != 0).any(axis=0), ranges.sizes(basis))
+        columns = [ranges.function(node, basis)[possible] for node in nodes]
+        rows = np.unique(np.stack(columns, axis=1), axis=0) if columns else np.zeros((1, 0), np.int32)
+        lists = [ranges.values(node) for node in nodes]
+        return {
+            tuple(v[i] for v, i in zip(lists, row, strict=True)) for row in rows.tolist() if min(row, default=0) >= 0
+        }
 
 
 def _check_input(program: object, vocab: object, max_len: object, causal: object) -> tuple[tuple[Value, ...], int]:
@@ -178,6 +212,25 @@ class _Lowering:
         self.means = Means(self.ranges, self.add_aggregate, self.add_map, {})
 
     # -- nodes --------------------------------------------------------------------------------------------------------
+
+    def place_all(self, program: SOp, title: str) -> None:
+        """Place what a program reads, and itself. Raises `CompileError` with all that cannot be."""
+        problems: list[str] = []
+        for node in nodes_of(program):
+            if node in self.place:
+                continue
+            if any(child in self.failed for child in children(node)):
+                self.failed.add(node)
+                continue
+            try:
+                self.current = node
+                self.place[node] = self.node(node)
+            except Refused as why:
+                self.failed.add(node)
+                problems.append(f"{describe(node)}: {why}")
+        if problems:
+            head = f"cannot compile {title!r} for {len(self.vocab)} tokens and length {self.max_len}:"
+            raise CompileError(head, problems)
 
     def node(self, op: Expression) -> int:
         """Place one node of the language whose children are placed. Raises `Refused`."""
@@ -323,11 +376,7 @@ class _Lowering:
         """The nodes that the output needs, renumbered."""
         output = self.place[program]
         nodes = self.ranges.nodes
-        needed = {0, 1, output}
-        for index in range(len(nodes) - 1, 1, -1):
-            if index in needed:
-                needed.update(references(nodes[index]))
-        kept = sorted(needed)
+        kept = self.needed([output])
         renumbered = {old: new for new, old in enumerate(kept)}
         moved = tuple(_moved(nodes[index], renumbered) for index in kept)
         core = CoreProgram(self.vocab, self.max_len, self.causal, moved, renumbered[output], name)
@@ -337,6 +386,25 @@ class _Lowering:
                 hints.setdefault(renumbered[index], op.encoding)
         origins = tuple(_origin(self.origins[index], nodes[index]) for index in kept)
         return Lowered(core, hints, origins, analyse(core) if len(kept) < len(nodes) else self.facts(core))
+
+    def extended(self, program: SOp, others: Sequence[int], name: str) -> tuple[CoreProgram, int, list[int]]:
+        """The nodes that the output needs, then those that other nodes need besides; see `lower_beside`."""
+        output = self.place[program]
+        kept = self.needed([output])
+        n_source = len(kept)
+        kept += [index for index in self.needed(others) if index not in set(kept)]
+        renumbered = {old: new for new, old in enumerate(kept)}
+        moved = tuple(_moved(self.ranges.nodes[index], renumbered) for index in kept)
+        core = CoreProgram(self.vocab, self.max_len, self.causal, moved, renumbered[output], name)
+        return core, n_source, [renumbered[other] for other in others]
+
+    def needed(self, wanted: Iterable[int]) -> list[int]:
+        """The positions of nodes, and of all that they read, in order; always those of tokens and indices."""
+        found = {0, 1, *wanted}
+        for index in range(len(self.ranges.nodes) - 1, 1, -1):
+            if index in found:
+                found.update(references(self.ranges.nodes[index]))
+        return sorted(found)
 
     def facts(self, core: CoreProgram) -> Analysis:
         """The facts about the program, where all nodes placed are in it: those found on the way."""

@@ -8,6 +8,10 @@ from .alignments import read_pyvene as read_pyvene
 from .alignments import write_pyvene as write_pyvene
 from .attribution import eap as eap
 from .attribution import eap_ig as eap_ig
+from .decompile import Decompiled as Decompiled
+from .decompile import recover as recover
+from .decompile_trained import Approximated as Approximated
+from .decompile_trained import approximate as approximate
 from .formats import FORMATS as FORMATS
 from .formats import read as read
 from .formats import unscored as unscored
@@ -18,6 +22,7 @@ from .pairs import Pairs as Pairs
 from .pairs import Setup as Setup
 from .pairs import sample_pairs as sample_pairs
 from .patching import patching as patching
+from .program_text import program_text as program_text
 from .scored import ScoredCircuit as ScoredCircuit
 from .scoring import Against as Against
 from .scoring import Sampled as Sampled

@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 
     from .compiler import programs as programs
     from .compiler import rasp as rasp
+    from .compiler.alignment import Alignment
     from .compiler.compiled import Compiled as Compiled
     from .compiler.core import CoreProgram
     from .compiler.interpreter import evaluate as evaluate
     from .compiler.rasp import Selector as Selector
     from .compiler.rasp import SOp as SOp
-    from .explanations import Verified
+    from .explanations import Approximated, Decompiled, Verified
     from .models import CertiformerError as CertiformerError
     from .models import Circuit as Circuit
     from .models import Codec as Codec
@@ -98,7 +99,8 @@ if TYPE_CHECKING:
     from .verifier.worst_case import least_difference as least_difference
 
 # Public name -> module.
-# `compile`, `check`, `discover_verified` are defined here: they tie together packages that know nothing of each other.
+# `compile`, `check`, `decompile`, `decompile_trained`, `discover_verified` are defined here: they tie together packages
+# that know nothing of each other.
 _NAMES: dict[str, str] = {
     "Compiled": "compiler.compiled",
     "SOp": "compiler.rasp",
@@ -178,7 +180,7 @@ _NAMES: dict[str, str] = {
     "prove": "verifier.portfolio",
     "weight_radius": "verifier.radius",
 }
-__all__ = sorted([*_NAMES, "check", "compile", "discover_verified", "__version__"])
+__all__ = sorted([*_NAMES, "check", "compile", "decompile", "decompile_trained", "discover_verified", "__version__"])
 
 
 def compile(
@@ -275,6 +277,95 @@ def _theorem(claim: Claim | ProgramClaim, domain: Language | EveryLength | None)
     if domain is None:
         raise TypeError("a claim about programs is tabulated for a domain: give domain= as well")
     return claim.theorem(domain)
+
+
+def decompile(
+    of: Compiled | Transformer,
+    *,
+    alignment: Alignment | None = None,
+    codec: Codec | None = None,
+    source: SOp | None = None,
+    domain: Language | None = None,
+    name: str = "recovered",
+    seconds: float = 60.0,
+    progress: Callable[[str], None] | None = None,
+) -> Decompiled:
+    """The RASP program that a model computes, read off its weights, with the verdict on whether it does compute it.
+
+    `alignment`: where the model's variables are; default, a compiled program's own. Of it only names, values, sites
+    and encodings are used: which keys a head attends to, what it copies and what neurons compute is read off the
+    weights, and written as formulas where they fit. `.program` is the program, `.text` a Python module that builds it,
+    `.verdict` that the model computes it on every input of `domain` (default: all words the alignment is about), by
+    composition where that applies. `source`: another program, for which `.equivalence` is whether it equals the one
+    recovered, on `domain`. `seconds`: for each of the two verdicts.
+
+    Raises `InputError` for a model without alignment, and naming the component where an alignment cannot be right or
+    no RASP program computes what is there.
+    """
+    import time
+    from dataclasses import replace
+
+    from .explanations import recover
+    from .models import InputError, sequences
+    from .verifier.claims import Computes, subject_of
+    from .verifier.portfolio import prove
+    from .verifier.program_claims import Equivalent
+    from .verifier.reading import Subject
+    from .verifier.verdicts import Unknown
+
+    subject = subject_of(of, codec)
+    where = alignment or subject.alignment
+    if where is None:
+        raise InputError(
+            "this model has no alignment, which says where its variables are: pass alignment=, or a compiled program"
+        )
+    say = progress or (lambda _: None)
+    found = recover(subject.model, subject.codec, where, name=name, step=lambda place: say(f"reading {place}"))
+    words = domain or sequences(subject.codec.vocab, range(1, found.core.max_len + 1))
+    claim = Computes(Subject(subject.model, subject.codec, found.alignment), found.core)
+    start = time.monotonic()
+    verdict = prove(claim, words, seconds=seconds, engines=["composition"], progress=progress)
+    if isinstance(verdict, Unknown):
+        left = max(1.0, seconds - (time.monotonic() - start))
+        verdict = prove(claim, words, seconds=left, progress=progress)
+    equivalence = None
+    if source is not None:
+        asked = Equivalent(found.program, source, causal=found.core.causal)
+        equivalence = prove(asked, words, seconds=seconds, progress=progress)
+    return replace(found, verdict=verdict, equivalence=equivalence)
+
+
+def decompile_trained(
+    model: Transformer,
+    task: Task,
+    *,
+    seconds: float = 60.0,
+    seed: int = 0,
+    progress: Callable[[str], None] | None = None,
+) -> Approximated:
+    """A program for a trained model that is read out once, with a proved share of the inputs on which it is right.
+
+    One head of attention without neurons: "copy the token that is first in the order of scores", with order and copies
+    read off the weights. Other models, on words of one length: a machine of states learnt from the model's answers,
+    which says nothing of the weights. `.agreement` bounds the share of the inputs on which the model gives the
+    program's answer (None, with `.reason`, if nothing is proved within `seconds`), `.disagreements` lists inputs on
+    which it does not, run on both. Raises `InputError` for models that neither way takes.
+    """
+    from dataclasses import replace
+
+    from .explanations import approximate
+    from .models import CertiformerError
+    from .verifier.balls import Unsupported
+    from .verifier.shares import accuracy_bounds
+
+    found = approximate(model, task, seed=seed, step=progress or (lambda _: None))
+    try:
+        bounds = accuracy_bounds(model, found.task, seconds=seconds, progress=progress)
+    except (CertiformerError, Unsupported) as error:
+        return replace(found, reason=str(error))
+    if bounds.undecided == bounds.total:
+        return replace(found, reason=f"no input was decided within {seconds:g} s ({bounds.engine})")
+    return replace(found, agreement=bounds)
 
 
 def discover_verified(
