@@ -166,10 +166,11 @@ def check_mean_sum(ranges: Ranges, node: int, terms: list[tuple[int, int]]) -> N
     scale = math.lcm(*(term.denominator for some in terms_of for term in some))
     whole = [[int(term * scale) for term in some] for some in terms_of]
     small = sum(max(map(abs, some)) for some in whole) < 2**62
-    total = np.zeros(1, dtype=np.int64 if small else object)
+    kind = np.dtype(np.int64 if small else object)
+    added = np.zeros(1, dtype=kind)
     for some, (_, place) in zip(whole, used, strict=True):
-        total = total + np.array(some, dtype=total.dtype)[place.reshape(-1)]
-    require(not (total != 0).any(), f"the values in the mean sum of node {node} do not add up")
+        added = added + np.array(some, dtype=kind)[place.reshape(-1)]
+    require(not (added != 0).any(), f"the values in the mean sum of node {node} do not add up")
 
 
 def check_width_sum(ranges: Ranges, node: int, terms: list[tuple[int, int]]) -> None:
