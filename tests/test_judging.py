@@ -158,10 +158,13 @@ def test_judge_refuses_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[s
     good = circuit_file(tmp_path, Circuit.from_edges(["input->logits"]))
     alien = tmp_path / "alien.json"
     alien.write_text(json.dumps(Circuit.from_edges(["a9.h9->logits"]).to_json()))
+    empty = tmp_path / "empty.json"
+    empty.write_text(json.dumps(Circuit(frozenset(), frozenset()).to_json()))
     for arguments, text in (
         ([bad], "no known format"),
         ([tmp_path / "none.json"], "cannot read"),
         ([alien], "a9.h9"),
+        ([empty], "keeps no edge"),
         ([good, "--ablation", "gaussian"], "ablation must be"),
         ([good, "--ablation", "zero", "--means", bad], "--means goes with"),
         ([good, "--ablation", "mean", "--means", bad], "means are a JSON object"),
