@@ -109,7 +109,7 @@ COMPOSITION_WALK = [
     Plant(
         COMPOSITION,
         "exact = product(Enclosure.exact(state.const), Enclosure.exact(into)) + Enclosure.exact(bias)",
-        "base = product(Enclosure.exact(state.const), Enclosure.exact(into))",
+        "exact = product(Enclosure.exact(state.const), Enclosure.exact(into))",
         "b_in is dropped",
         "stray neuron",
     ),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from certiformer.proofs import balls, exact
 from certiformer.proofs.format import Rejected
-from certiformer.proofs.neurons import Widths, ramps, relu_radius
+from certiformer.proofs.neurons import Known, Widths, ramps, relu_radius
 from certiformer.proofs.weights import capped_sum, first_share_bounds, outside_weight, share_bounds, unevenness
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -138,23 +138,26 @@ def test_neurons_stay_within_their_radius(seed: int) -> None:
     center, radius = random_float32(rng, 5, 4), np.abs(random_float32(rng, 4)).astype(np.float64)
     point = exact.from_float32(center)
     width = exact.from_float32(np.abs(random_float32(rng, 4)))
+    slack = rng.choice([0.0, 1.0], size=4) * rng.random(4) * np.array([float(width.number(i)) for i in range(4)])
     bounded = rng.random(4) < 0.5
     change = relu_radius(point, radius)
-    post, clipped = Widths(bounded, width).activation(point, radius)
+    post, clipped = Widths(bounded, width, slack).activation(point, radius)
     for place in np.ndindex(center.shape):
         c, r, d = point.number(place), Fraction(radius[place[1]]), width.number(place[1])
         for t in (-1, 1, 0, Fraction(1, 3), -c / r if 0 < abs(c) < r else 0, (d - c) / r if 0 < abs(d - c) < r else 0):
             x = c + t * r
             assert abs(max(x, 0) - max(c, 0)) <= Fraction(change[place])
-            true = min(max(x, 0), d) if bounded[place[1]] else max(x, 0)
-            assert abs(true - post.number(place)) <= Fraction(clipped[place])
+            for off in (-1, 0, 1):
+                true = min(max(x, 0), d + off * Fraction(slack[place[1]])) if bounded[place[1]] else max(x, 0)
+                assert abs(true - post.number(place)) <= Fraction(clipped[place])
 
 
 def test_ramps_are_found_exactly() -> None:
     weight_in = np.array([[1, 1, 2, 2, 2, 3]], dtype=np.float32)
     bias = np.array([5, 4, 1, 2, 0, 0], dtype=np.float32)
     out = np.array([[1, 0], [-1, 0], [0, 1], [0, -1], [0, 1], [1, 1]], dtype=np.float32)
-    units, widths = ramps(weight_in, bias, out)
+    nothing = Known(np.array([False]), exact.from_float32(np.zeros(1, dtype=np.float32)), np.zeros(1))
+    units, widths = ramps(weight_in, bias, out, nothing)
     assert units.tolist() == [0, 2, 3, 5]  # 2, 3: biases ascend; 3, 4 are a ramp
     assert widths.bounded.tolist() == [True, False, True, False]
     assert widths.width.number(0) == 1 and widths.width.number(2) == 2
@@ -162,7 +165,22 @@ def test_ramps_are_found_exactly() -> None:
     direct = np.maximum(0, x @ weight_in + bias) @ out
     pre = exact.from_float32((x @ weight_in + bias)[:, units].astype(np.float32))
     post, radius = widths.activation(pre, np.zeros(4))
-    assert np.array_equal(post.lower().round(6) @ out[units], direct.round(6)) and not radius.any()
+    assert np.array_equal(post.lower().round(6) @ out[units], direct.round(6)) and radius.max() < 1e-200
+
+
+def test_ramps_whose_neurons_differ_at_a_known_coordinate() -> None:
+    """The second coordinate is 3, give or take 1/4: what two neurons differ by there is a width of 3/2 +- 1/8."""
+    weight_in = np.array([[1, 1, 1], [1, 0.5, 0.5]], dtype=np.float32)
+    bias, out = np.zeros(3, dtype=np.float32), np.array([[1], [-1], [1]], dtype=np.float32)
+    level = exact.from_float32(np.array([9, 3], dtype=np.float32))
+    units, widths = ramps(weight_in, bias, out, Known(np.array([False, True]), level, np.array([0.5, 0.25])))
+    assert units.tolist() == [0, 2] and widths.bounded.tolist() == [True, False]
+    assert widths.width.number(0) == Fraction(3, 2) and 0.125 <= widths.slack[0] < 0.125 * (1 + 1e-9)
+    for known in (
+        Known(np.array([False, False]), level, np.zeros(2)),
+        Known(np.array([False, True]), level, np.array([0, 4])),
+    ):
+        assert ramps(weight_in, bias, out, known)[0].tolist() == [0, 1, 2]  # not known; the width may be negative
 
 
 # --- balls ---------------------------------------------------------------------------------------------------------

@@ -156,7 +156,7 @@ def test_commands_on_a_checkpoint(imported: bool, tmp_path: Path, capsys: pytest
     code, _, err = run(capsys, "bound", model, "--output", "a", "--rival", "b")
     assert code == 3 and "is a folder; this needs a trained model" in err
     code, _, err = run(capsys, "prove", used, "--claim", "computes")
-    assert code == 3 and "its claims are margin, never-outputs, invariant, robust, monotone" in err
+    assert code == 3 and "its claims are margin, logit-difference, never-outputs, invariant, robust, monotone" in err
     circuit = tmp_path / "circuit.json"
     options = ("--method", "patching", "--top", "3", "--pairs", "8", "--lengths", "2", "--vocab", "1,2,3")
     code, data, _ = run(capsys, "explain", used, *options, "-o", circuit)
