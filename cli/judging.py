@@ -70,8 +70,8 @@ def judge_circuit(path: Path, circuit_path: Path, options: Judging, as_json: boo
     circuit, stored = _read_circuit(circuit_path, judged.model)
     if not circuit.edges:
         raise BadInput(
-            f"the circuit in {circuit_path} keeps no edge, so there is nothing to judge: was it written with a threshold "
-            "that no edge reached?"
+            f"the circuit in {circuit_path} keeps no edge, so there is nothing to judge: was it cut at "
+            "a threshold that no edge reached?"
         )
     domain = judged.domain
     ablation = options.ablation or ("zero" if circuit.ablation == "any" else circuit.ablation)

@@ -171,7 +171,7 @@ def test_ramps_are_found_exactly() -> None:
 def test_ramps_whose_neurons_differ_at_a_known_coordinate() -> None:
     """The second coordinate is 3, give or take 1/4: what two neurons differ by there is a width of 3/2 +- 1/8."""
     weight_in = np.array([[1, 1, 1], [1, 0.5, 0.5]], dtype=np.float32)
-    bias, out = np.zeros(3, dtype=np.float32), np.array([[1], [-1], [1]], dtype=np.float32)
+    bias, out = np.zeros(3, dtype=np.float32), np.array([[1], [-1], [2]], dtype=np.float32)
     level = exact.from_float32(np.array([9, 3], dtype=np.float32))
     units, widths = ramps(weight_in, bias, out, Known(np.array([False, True]), level, np.array([0.5, 0.25])))
     assert units.tolist() == [0, 2] and widths.bounded.tolist() == [True, False]

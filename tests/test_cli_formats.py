@@ -158,7 +158,7 @@ def test_commands_on_a_checkpoint(imported: bool, tmp_path: Path, capsys: pytest
     code, _, err = run(capsys, "prove", used, "--claim", "computes")
     assert code == 3 and "its claims are margin, logit-difference, never-outputs, invariant, robust, monotone" in err
     circuit = tmp_path / "circuit.json"
-    options = ("--method", "patching", "--top", "3", "--pairs", "8", "--lengths", "2", "--vocab", "1,2,3")
+    options = ("--method", "patching", "--top", "20", "--pairs", "8", "--lengths", "2", "--vocab", "1,2,3")
     code, data, _ = run(capsys, "explain", used, *options, "-o", circuit)
     assert code == 0 and circuit.exists()
     options = ("--ablation", "zero", "--seconds", 5, "--edge-seconds", 1, "--lengths", "1:2", "--vocab", "1,2,3")
