@@ -38,14 +38,14 @@ def check_arithmetic() -> None:
 
 @dataclass(frozen=True, eq=False)
 class Ball:
-    """All x with |x - mid| <= rad, elementwise. A NaN or infinite radius says nothing."""
+    """All x with |x - mid| <= rad, elementwise. A NaN or infinite radius says nothing; midpoints are finite."""
 
     mid: Floats
     rad: Floats
 
     def __add__(self, other: Ball) -> Ball:
         mid = self.mid + other.mid
-        return Ball(mid, grow(self.rad + other.rad + np.abs(mid) * UNIT))
+        return known(mid, grow(self.rad + other.rad + np.abs(mid) * UNIT))
 
     def __matmul__(self, other: Ball) -> Ball:
         """|XY - fl(mx my)| <= rx (|my| + ry) + |mx| ry + n 2^-52 |mx||my|."""
@@ -54,7 +54,7 @@ class Ball:
         rad = (self.rad + left * (n * UNIT)) @ right
         if other.rad.any():
             rad = rad + (left + self.rad) @ other.rad
-        return Ball(self.mid @ other.mid, grow(rad))
+        return known(self.mid @ other.mid, grow(rad))
 
     def __getitem__(self, key: Any) -> Ball:
         return Ball(self.mid[key], self.rad[key])
@@ -81,11 +81,17 @@ class Ball:
         return between(np.maximum(self.low(), 0), np.maximum(self.high(), 0))
 
 
+def known(mid: Floats, rad: Floats) -> Ball:
+    """The ball; where a midpoint overflowed, or nothing is known of how far it is off, any number at all."""
+    lost = ~np.isfinite(mid) | np.isnan(rad)
+    return Ball(np.where(lost, 0.0, mid), np.where(lost, np.inf, rad)) if lost.any() else Ball(mid, rad)
+
+
 def times(x: Ball, factor: Ball) -> Ball:
     """Elementwise product."""
     mid = x.mid * factor.mid
     rad = (np.abs(x.mid) + x.rad) * factor.rad + x.rad * np.abs(factor.mid) + np.abs(mid) * UNIT
-    return Ball(mid, grow(rad))
+    return known(mid, grow(rad))
 
 
 def total(x: Ball) -> Ball:
@@ -93,13 +99,13 @@ def total(x: Ball) -> Ball:
     terms = x.mid.shape[0] * x.mid.shape[1]
     require(terms <= 2**20, f"a sum of {terms} terms")
     rad = (x.rad + np.abs(x.mid) * (terms * UNIT)).sum(axis=(0, 1), keepdims=True)
-    return Ball(x.mid.sum(axis=(0, 1), keepdims=True), grow(rad))
+    return known(x.mid.sum(axis=(0, 1), keepdims=True), grow(rad))
 
 
 def divided(x: Ball, count: int) -> Ball:
     """x / count for a count from 1 to 2^20."""
     mid = x.mid / count
-    return Ball(mid, grow(x.rad / count + np.abs(mid) * UNIT))
+    return known(mid, grow(x.rad / count + np.abs(mid) * UNIT))
 
 
 def point(array: npt.ArrayLike) -> Ball:
@@ -111,7 +117,7 @@ def point(array: npt.ArrayLike) -> Ball:
 def between(low: Floats, high: Floats) -> Ball:
     """A ball that contains [low, high]."""
     mid = low / 2 + high / 2
-    return Ball(mid, grow(np.maximum(high - mid, mid - low)))
+    return known(mid, grow(np.maximum(high - mid, mid - low)))
 
 
 def exp_near(x: Floats) -> Floats:

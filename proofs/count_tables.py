@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .balls import Ball, Floats, exp, point, times
+from .balls import Ball, Floats, exp, known, point, times
 from .bodies import Labels
 from .core import Bits, Ints
 from .format import require
@@ -97,7 +97,7 @@ def lower_product(d: Floats, low: Floats, high: Floats) -> Floats:
 def _difference(x: Ball, label: int) -> Ball:
     """The label's entry of the last axis minus every entry."""
     mid = x.mid[..., label, None] - x.mid
-    return Ball(mid, (x.rad[..., label, None] + x.rad) * (1 + 2.0**-48) + np.abs(mid) * 2.0**-50 + 2.0**-1000)
+    return known(mid, (x.rad[..., label, None] + x.rad) * (1 + 2.0**-48) + np.abs(mid) * 2.0**-50 + 2.0**-1000)
 
 
 Moves = list[tuple[int, int, Ints]]

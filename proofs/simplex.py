@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from .balls import UNIT, Ball, Floats, between
+from .balls import UNIT, Ball, Floats, between, known
 from .exact import TINY
 
 ROUNDS = 64
@@ -18,6 +18,7 @@ def sparsemax(scores: Ball, visible: npt.NDArray[np.bool_]) -> Ball:
     ends is at most 1, and at least any at which S of the lower ends is at least 1; x - 1 <= t < x for the largest x.
     Everything is shifted by the largest midpoint, which moves t as much.
     """
+    scores = known(scores.mid, scores.rad)
     top = np.where(visible, scores.mid, -np.inf).max(axis=-1, keepdims=True)
     shifted = scores + Ball(-top, np.zeros_like(top))
     low = np.where(visible, shifted.low(), -np.inf)

@@ -148,14 +148,20 @@ def matmul(a: Ball, b: Ball, contraction: Callable[[Tensor, Tensor], Tensor] = t
     rad = contraction(a.rad + gamma(n) * size + _TINY, b.mid.abs())
     if bool(b.rad.any()):
         rad = rad + contraction(size + a.rad, b.rad)
-    return Ball(mid, _up(rad * (1 + 2 * gamma(n + 8))))
+    return _known(mid, _up(rad * (1 + 2 * gamma(n + 8))))
+
+
+def _known(mid: Tensor, rad: Tensor) -> Ball:
+    """The ball; where a midpoint overflowed, any number at all."""
+    lost = ~torch.isfinite(mid) | torch.isnan(rad)
+    return Ball(mid.masked_fill(lost, 0.0), rad.masked_fill(lost, torch.inf)) if bool(lost.any()) else Ball(mid, rad)
 
 
 def total(a: Ball, axis: int) -> Ball:
     """The sum over an axis, which stays with size 1."""
     n = a.mid.shape[axis]
     rad = a.rad.sum(axis, keepdim=True) + gamma(n) * a.mid.abs().sum(axis, keepdim=True)
-    return Ball(a.mid.sum(axis, keepdim=True), _up(rad * (1 + 2 * gamma(n + 8))))
+    return _known(a.mid.sum(axis, keepdim=True), _up(rad * (1 + 2 * gamma(n + 8))))
 
 
 def relu(a: Ball) -> Ball:
