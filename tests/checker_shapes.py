@@ -17,14 +17,13 @@ from certiformer.verifier.reading import Subject
 SHAPES: dict[str, dict[str, Any]] = {
     "read out at the last position": {"readout": "last"},
     "causal, last, LayerNorm": {"readout": "last", "causal": True, "layer_norm": 1e-2},
-    "mean, gelu": {"readout": "mean", "activation": "gelu"},
     "causal, mean, LayerNorm, silu": {"readout": "mean", "causal": True, "layer_norm": 0.5, "activation": "silu"},
-    "causal, mean, sparsemax, leaky ReLU, MLP read-out": {
+    "causal, mean, sparsemax, gelu, MLP read-out": {
         "readout": "mean",
         "causal": True,
         "d_readout": 5,
         "attention": "sparsemax",
-        "activation": "leaky_relu",
+        "activation": "gelu",
     },
     "LayerNorm, gelu_new": {"layer_norm": 1e-5, "activation": "gelu_new"},
 }

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
 
 from hypothesis import HealthCheck, settings
+
+sys.path.append(str(Path(__file__).parent.parent))  # for `benchmarks`, whose plants and programs are tested
 
 settings.register_profile(
     "certiformer",
