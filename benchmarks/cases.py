@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 Token = int | str
 
@@ -65,23 +65,7 @@ SMALL: tuple[Case, ...] = (
 SEQUENCES = 1000
 """Sequences in the forward measurements, all of length `max_len`."""
 
-SCALE: tuple[Case, ...] = (
-    Case("length", _LETTERS, 20),
-    Case("reverse", _LETTERS, 20),
-    Case("hist", _LETTERS, 20),
-    Case("sort", _numbers(10), 20),
-    Case("sort_unique", _numbers(10), 20),
-    Case("sort_freq", _LETTERS, 20),
-    Case("frac_prevs", _LETTERS, 20),
-    Case("pair_balance", _BRACKETS, 20),
-    Case("shuffle_dyck1", _BRACKETS, 20),
-    Case("shuffle_dyck2", _BRACKETS, 20),
-    Case("count", _LETTERS, 20),
-    Case("count_less_freq", _LETTERS, 20),
-    Case("detect_pattern", _LETTERS, 20),
-    Case("shift_by", _LETTERS, 20),
-    Case("nary_sequencemap", _numbers(10), 20),
-)
+SCALE: tuple[Case, ...] = tuple(replace(case, max_len=20) for case in SMALL)
 """The same library at vocabulary 10, length 20."""
 
 SCALE_EXACTNESS = (100, 1000)

@@ -116,6 +116,13 @@ class TransformerConfig:
         return sum(math.prod(shape) for shape in parameter_shapes(self).values())
 
     @property
+    def rare(self) -> tuple[str, ...]:
+        """What this model has that only enumeration covers, in words."""
+        found = ["sparsemax attention"] if self.attention == "sparsemax" else []
+        found += ["an MLP at the read-out"] if self.d_readout else []
+        return (*found, "leaky_relu") if self.activation == "leaky_relu" else tuple(found)
+
+    @property
     def reader(self) -> str:
         """The matrix that reads the residual stream for the logits: the unembedding, or the read-out MLP's."""
         return "readout.W_in" if self.d_readout else "unembed.W_U"

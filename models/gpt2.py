@@ -269,12 +269,7 @@ def _inexpressible(config: TransformerConfig, d_head: int, biased: bool) -> list
         problems.append("bidirectional attention (causal=False)")
     if config.positional != "learned":
         problems.append(f"positional={config.positional!r}")
-    if config.attention != "softmax":
-        problems.append(f"{config.attention} attention")
-    if config.activation == "leaky_relu":
-        problems.append("the activation leaky_relu")
-    if config.d_readout:
-        problems.append("an MLP at the read-out (d_readout)")
+    problems += config.rare
     if config.readout == "mean":
         problems.append("a read-out from the mean (readout='mean')")
     if config.readout == "last" and biased:

@@ -31,7 +31,7 @@ from certiformer.verifier.compose import prove_by_composition
 from certiformer.verifier.enumeration import enumerate_inputs
 from certiformer.verifier.smt_encoding import Encoding
 from certiformer.verifier.smt_gates import FALSE
-from certiformer.verifier.smt_worker import Queries
+from certiformer.verifier.smt_worker import Z3
 from certiformer.verifier.verdicts import Certificate
 
 from .random_programs import MAX_LEN, Case, case
@@ -133,7 +133,7 @@ def formula(one: Case, lengths: Iterable[int] = (1, 2, 3), program: SOp | None =
         if differs == FALSE:
             continue
         inputs = [literal for choice in encoding.tokens for literal in choice.values()]
-        queries = Queries()
+        queries = Z3()
         queries.load(gates.count, gates.clauses([differs]))
         if queries.check([], inputs, 60.0)["answer"] != "sat":
             return f"no word of length {n} is possible"

@@ -38,7 +38,7 @@ EXTRAS_ONLY: dict[str, tuple[str, ...]] = {
     "haiku": ("compiler/tracr",),
     "tracr": ("compiler/tracr",),
     "onnx": ("models/onnx_export.py",),
-    "cvc5": ("verifier/smt_worker_cvc5.py",),
+    "cvc5": ("verifier/smt_worker.py",),
     "hypothesis": ("testing/",),
     "pytest": ("testing/",),
 }

@@ -69,7 +69,7 @@ def test_without_agreement_z3_alone_does_not_count(
 ) -> None:
     """A planted second solver. Nothing is called free of failures, and the reason is said."""
     (tmp_path / "worker.py").write_text(WORKER.replace("{answer}", ANSWERS[answer]))
-    monkeypatch.setitem(smt_solver.WORKERS, "cvc5", tmp_path / "worker.py")
+    monkeypatch.setitem(smt_solver.WORKERS, "cvc5", str(tmp_path / "worker.py"))
     verdict = prove_program(sorted_claim(), DOMAIN, engines=["smt"], confirm="cvc5", seconds=3)
     assert isinstance(verdict, cf.Unknown) and verdict.certificate is None
     assert SAID[answer] in verdict.reason and "length 4" in verdict.reason

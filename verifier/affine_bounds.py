@@ -75,10 +75,8 @@ def output_bounds(
     single = isinstance(regions, (TokenSets, EmbeddingBall))
     wanted: list[Region] = [regions] if isinstance(regions, (TokenSets, EmbeddingBall)) else list(regions)
     n = check_regions(model, wanted)
-    if model.config.attention != "softmax" or model.config.activation == "leaky_relu":
-        raise InputError("bounds over regions do not cover sparsemax attention and leaky_relu yet")
-    if model.config.d_readout:
-        raise InputError("bounds over regions do not cover an MLP at the read-out (d_readout) yet")
+    if model.config.rare:
+        raise InputError(f"bounds over regions do not cover {' and '.join(model.config.rare)} yet")
     rows = _directions(directions, model.config.d_vocab_out)
     if isinstance(leaves, bool) or not isinstance(leaves, int) or leaves < 1:
         raise InputError(f"leaves must be an integer of at least 1, got {leaves!r}")

@@ -29,10 +29,8 @@ def obstacle(model: Transformer) -> str | None:
         return f"path bounds do not cover the activation {config.activation!r} yet"
     if config.readout == "each":
         return "path bounds are for models with one read-out ('last' or 'mean')"
-    if config.attention != "softmax":
-        return f"path bounds do not cover {config.attention} attention"
-    if config.d_readout:
-        return "path bounds do not cover an MLP at the read-out yet"
+    if config.rare:
+        return f"path bounds do not cover {' and '.join(config.rare)} yet"
     if not config.causal and not (len(config.layers) == 1 and config.readout == "last"):
         return "path bounds are for causal models, and for one layer read out at the last position"
     return None

@@ -37,10 +37,8 @@ def obstacle(config: TransformerConfig) -> str | None:
         return "the separable sign test is for models without LayerNorm"
     if config.readout != "last":
         return f"the separable sign test is for the read-out 'last'; the model has {config.readout!r}"
-    if config.attention != "softmax":
-        return f"the separable sign test is for softmax attention; the model has {config.attention}"
-    if config.d_readout:
-        return "the separable sign test is for models without an MLP at the read-out"
+    if config.rare:
+        return f"the separable sign test does not cover {' and '.join(config.rare)}"
     return None
 
 

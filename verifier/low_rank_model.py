@@ -49,9 +49,8 @@ def obstacle(config: TransformerConfig) -> str | None:
     """Why a model is not of this kind; None if it is."""
     if len(config.layers) != 1:
         return f"low-rank factors are for one layer; the model has {len(config.layers)}"
-    if config.attention != "softmax" or config.d_readout:
-        what = "sparsemax attention" if config.attention != "softmax" else "an MLP at the read-out"
-        return f"low-rank factors are not for {what}"
+    if config.rare:
+        return f"low-rank factors are not for {' and '.join(config.rare)}"
     if config.layer_norm is not None:
         return "low-rank factors are for models without LayerNorm"
     if config.activation != "relu":

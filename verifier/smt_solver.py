@@ -21,10 +21,8 @@ from ..models.errors import CertiformerError
 MEMORY_MIB = 4096
 GRACE = 2.0
 """Seconds that the process may overrun the limit it was told before it is killed."""
-WORKERS = {
-    "z3": Path(__file__).with_name("smt_worker.py"),
-    "cvc5": Path(__file__).with_name("smt_worker_cvc5.py"),
-}
+_WORKER = str(Path(__file__).with_name("smt_worker.py"))
+WORKERS = {"z3": _WORKER, "cvc5": _WORKER}
 """What each solver's process runs."""
 
 
@@ -121,7 +119,7 @@ class Solver:
         if self._process is None:
             if request["do"] != "load":
                 raise SolverFailed("the solver has no formula any more", "load it again")
-            command = [sys.executable, "-I", str(WORKERS[self.name]), str(self.memory_mib)]
+            command = [sys.executable, "-I", WORKERS[self.name], str(self.memory_mib), self.name]
             pipe = subprocess.PIPE
             self._process = subprocess.Popen(
                 command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, start_new_session=True

@@ -1,6 +1,6 @@
-"""The solver's process: reads queries from stdin, answers on stdout. Imports z3 and the standard library alone.
+"""A solver's process: queries from stdin, answers on stdout. Imports the solver and the standard library alone.
 
-A request is a JSON line; `load` is followed by the bytes of the clauses. One answer, a JSON line, for each request.
+Its arguments are its memory in MiB and the solver's name. A request is a JSON line; `load` is followed by the bytes of the clauses. One answer, a JSON line, for each request.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from array import array
 from typing import Any
 
 
-class Queries:
+class Z3:
     """One formula at a time, and questions about it under assumptions."""
 
     def __init__(self) -> None:
         import z3
 
         self.z3: Any = z3
+        self.errors: tuple[type[BaseException], ...] = (MemoryError, z3.Z3Exception)
         self.solver: Any = None
         self.positive: list[Any] = []
         self.negative: list[Any] = []
@@ -52,12 +53,56 @@ class Queries:
         return found
 
 
+class Cvc5:
+    """One formula at a time, and whether it can be satisfied: no assumptions, no models."""
+
+    def __init__(self) -> None:
+        import cvc5
+
+        self.cvc5: Any = cvc5
+        self.errors: tuple[type[BaseException], ...] = (MemoryError, RuntimeError)
+        self.solver: Any = None
+        self.loaded = (0, array("i"))
+
+    def load(self, count: int, flat: array[int]) -> None:
+        """The solver is made when it is asked: its time limit has to be known before."""
+        self.loaded = (count, flat)
+
+    def check(self, assumptions: list[int], wanted: list[int], seconds: float) -> dict[str, Any]:
+        if assumptions:
+            return {"answer": "unknown", "why": "cvc5 is asked without assumptions only"}
+        count, flat = self.loaded
+        kinds = self.cvc5.Kind
+        terms = self.cvc5.TermManager()
+        solver = self.cvc5.Solver(terms)
+        solver.setLogic("QF_UF")
+        solver.setOption("tlimit-per", str(max(1, int(seconds * 1000))))
+        boolean = terms.getBooleanSort()
+        positive = [terms.mkConst(boolean, f"v{number}") for number in range(count + 1)]
+        negative = [terms.mkTerm(kinds.NOT, variable) for variable in positive]
+        place = 0
+        while place < len(flat):
+            size = flat[place]
+            literals = [positive[x] if x > 0 else negative[-x] for x in flat[place + 1 : place + 1 + size]]
+            place += 1 + size
+            if not literals:
+                return {"answer": "unsat"}
+            solver.assertFormula(literals[0] if size == 1 else terms.mkTerm(kinds.OR, *literals))
+        found = solver.checkSat()
+        if found.isUnsat() or found.isSat():
+            return {"answer": "unsat" if found.isUnsat() else "sat", "true": []}
+        return {"answer": "unknown", "why": str(found.getUnknownExplanation()).replace("TIMEOUT", "timeout")}
+
+
+SOLVERS = {"z3": Z3, "cvc5": Cvc5}
+
+
 def main() -> None:
     """Answers until stdin ends."""
     source, target = sys.stdin.buffer, sys.stdout.buffer
     memory = int(sys.argv[1]) << 20
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-    queries = Queries()
+    queries = SOLVERS[sys.argv[2]]()
     for line in source:
         request = json.loads(line)
         try:
@@ -68,7 +113,7 @@ def main() -> None:
                 answer: dict[str, Any] = {"answer": "loaded"}
             else:
                 answer = queries.check(request["assume"], request["wanted"], request["seconds"])
-        except (MemoryError, queries.z3.Z3Exception) as error:
+        except queries.errors as error:
             answer = {"answer": "unknown", "why": f"{type(error).__name__}: {error}"}
         target.write(json.dumps(answer).encode() + b"\n")
         target.flush()
