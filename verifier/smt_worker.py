@@ -1,6 +1,7 @@
 """A solver's process: queries from stdin, answers on stdout. Imports the solver and the standard library alone.
 
-Its arguments are its memory in MiB and the solver's name. A request is a JSON line; `load` is followed by the bytes of the clauses. One answer, a JSON line, for each request.
+Its arguments are its memory in MiB and the solver's name. A request is a JSON line; `load` is followed by the bytes of
+the clauses. One answer, a JSON line, for each request.
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ class Cvc5:
         return {"answer": "unknown", "why": str(found.getUnknownExplanation()).replace("TIMEOUT", "timeout")}
 
 
-SOLVERS = {"z3": Z3, "cvc5": Cvc5}
+SOLVERS: dict[str, type[Z3] | type[Cvc5]] = {"z3": Z3, "cvc5": Cvc5}
 
 
 def main() -> None:
