@@ -237,6 +237,14 @@ def mutated_source(module: str, old: str, new: str) -> str:
     return source.replace(old, new)
 
 
+def mutated_module(module: str, old: str, new: str) -> ModuleType:
+    """A module executed anew from its changed source; the imported one stays as it is."""
+    changed = ModuleType(f"certiformer.{module}")
+    changed.__package__ = changed.__name__.rpartition(".")[0]
+    exec(compile(mutated_source(module, old, new), f"<mutated {module}>", "exec", dont_inherit=True), changed.__dict__)
+    return changed
+
+
 @cache
 def _code(module: str) -> CodeType:
     return compile(source_of(module), f"<{module}>", "exec", dont_inherit=True)

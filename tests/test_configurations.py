@@ -27,7 +27,7 @@ from certiformer.proofs.model import Model, parse_model
 from certiformer.proofs.precise import Precise
 from certiformer.verifier import balls, precise, sharing
 
-from .planted import mutated_source
+from .planted import mutated_module
 from .test_balls import exact_logits
 
 BITS = 192
@@ -187,9 +187,7 @@ PLANTS = [
 
 @pytest.mark.parametrize(("way", "old", "new", "why"), PLANTS, ids=[f"{way}: {why}" for way, _, _, why in PLANTS])
 def test_a_changed_line_is_noticed(way: str, old: str, new: str, why: str) -> None:
-    changed = ModuleType(f"certiformer.{way}")
-    changed.__package__ = changed.__name__.rpartition(".")[0]
-    exec(compile(mutated_source(way, old, new), f"<mutated {way}>", "exec", dont_inherit=True), changed.__dict__)
+    changed = mutated_module(way, old, new)
     noticed = 0
     for case, exact in examples():
         try:

@@ -13,7 +13,7 @@ import pytest
 from certiformer.proofs import smooth
 from certiformer.verifier import activations
 
-from .planted import mutated_source
+from .planted import mutated_module
 from .smooth_cases import BITS, CONDITIONS, SMOOTH, checker, engine, exactly
 
 RULES: dict[str, Any] = {"verifier.activations": engine, "proofs.smooth": checker}
@@ -121,9 +121,7 @@ PLANTS = [
     ("module", "old", "new", "why"), PLANTS, ids=[f"{m.split('.')[0]}: {w}" for m, _, _, w in PLANTS]
 )
 def test_a_changed_line_breaks_a_condition(module: str, old: str, new: str, why: str) -> None:
-    changed = ModuleType(f"certiformer.{module}")
-    changed.__package__ = changed.__name__.rpartition(".")[0]
-    exec(compile(mutated_source(module, old, new), f"<mutated {module}>", "exec", dont_inherit=True), changed.__dict__)
+    changed = mutated_module(module, old, new)
     broken = 0
     for condition in CONDITIONS:
         try:

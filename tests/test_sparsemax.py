@@ -21,7 +21,7 @@ from certiformer.verifier import balls as engine_balls
 from certiformer.verifier.balls import Unsupported
 from certiformer.verifier.reading import Subject
 
-from .planted import mutated_source
+from .planted import mutated_module
 
 Floats = npt.NDArray[np.float64]
 Rational = list[Fraction]
@@ -116,9 +116,7 @@ PLANTS = [
 
 @pytest.mark.parametrize(("name", "old", "new", "why"), PLANTS, ids=[f"{name}: {why}" for name, _, _, why in PLANTS])
 def test_a_planted_fault_is_noticed(name: str, old: str, new: str, why: str) -> None:
-    changed = ModuleType(f"certiformer.{name}")
-    changed.__package__ = changed.__name__.rpartition(".")[0]
-    exec(compile(mutated_source(name, old, new), f"<{name}>", "exec", dont_inherit=True), changed.__dict__)
+    changed = mutated_module(name, old, new)
     assert first_miss(name, changed, 300), f"nothing fails: {why}"
 
 
@@ -131,9 +129,7 @@ BAD_GUESSES = [
 @pytest.mark.parametrize("off", [0.1, -0.1, 5.0, -5.0])
 @pytest.mark.parametrize(("name", "old", "new"), BAD_GUESSES, ids=["engine", "checker"])
 def test_a_bad_guess_of_the_threshold_is_harmless(name: str, old: str, new: str, off: float) -> None:
-    changed = ModuleType(f"certiformer.{name}")
-    changed.__package__ = changed.__name__.rpartition(".")[0]
-    exec(compile(mutated_source(name, old, new.format(off)), f"<{name}>", "exec", dont_inherit=True), changed.__dict__)
+    changed = mutated_module(name, old, new.format(off))
     assert first_miss(name, changed, 150) is None
 
 
